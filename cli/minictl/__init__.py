@@ -1,0 +1,1 @@
+"""minictl: Docker Swarm's command line, spelled with `minictl`."""

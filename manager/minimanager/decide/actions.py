@@ -1,0 +1,58 @@
+"""What a decision asks for. The committer turns actions into one guarded transaction; a loser is decided anew."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from minimanager.domain.objects import NodeStatus, Task
+
+
+@dataclass(frozen=True, slots=True)
+class CreateTask:
+    """Write a task whose key must not exist yet, provided its service is still the one that the decision saw."""
+
+    task: Task
+    service_version: int
+    """`meta.version` of the service."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateTask:
+    """Replace a task; `task.meta.version` is the version that the decision saw."""
+
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteTask:
+    """Remove a task and its status; `version` is the task's version that the decision saw."""
+
+    task_id: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteService:
+    """Remove a service that has no tasks left, with its name and ports."""
+
+    service_id: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateNodeStatus:
+    """Mark a node, for example as down; `status.meta.version` is the version that the decision saw."""
+
+    status: NodeStatus
+
+
+Action = CreateTask | UpdateTask | DeleteTask | DeleteService | UpdateNodeStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Actions to commit now, and when to look again even if nothing changes."""
+
+    actions: tuple[Action, ...] = ()
+    wake_at_ns: int | None = None
+    """Nanoseconds since the epoch; None: only when something changes."""

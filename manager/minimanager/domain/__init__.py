@@ -1,0 +1,1 @@
+"""The objects of the cluster and the rules that they must keep. Pure: values in, values out."""

@@ -1,0 +1,353 @@
+"""The cluster's objects, as immutable values.
+
+They mirror `miniproto/v1/objects.proto` field by field (a test compares the two), so that the pure packages need no
+protobuf. Times are nanoseconds since the Unix epoch and durations nanoseconds: `_ns` says so. `meta.version` is the
+etcd revision of the last change; it is 0 in an object that was not read from the store.
+
+One writer per key: each class says who writes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+SECOND = 1_000_000_000
+"""Nanoseconds."""
+
+HOUR = 3600 * SECOND
+"""Nanoseconds."""
+
+_EMPTY: Mapping[str, str] = {}
+
+
+def _labels() -> Mapping[str, str]:
+    return _EMPTY
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    version: int = 0
+    created_at_ns: int = 0
+    updated_at_ns: int = 0
+
+
+# --- cluster ---
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSpec:
+    name: str = "default"
+    labels: Mapping[str, str] = field(default_factory=_labels)
+    task_history_limit: int = 5
+    """Finished tasks kept per slot; negative keeps all (SwarmKit's default: 5)."""
+    heartbeat_period_ns: int = 5 * SECOND
+    """SwarmKit's default."""
+    certificate_lifetime_ns: int = 2160 * HOUR
+    """90 days, SwarmKit's default; at least 1 h."""
+
+
+@dataclass(frozen=True, slots=True)
+class JoinToken:
+    sealed: bytes = b""
+    expires_at_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Written by the API."""
+
+    id: str
+    meta: Meta = Meta()
+    spec: ClusterSpec = ClusterSpec()
+    root_ca_pem: bytes = b""
+    sealed_root_key: bytes = b""
+    worker_token: JoinToken = JoinToken()
+    manager_token: JoinToken = JoinToken()
+    default_address_pools: tuple[str, ...] = ("10.0.0.0/8",)
+    subnet_size: int = 24
+    removed_nodes: tuple[str, ...] = ()
+
+
+# --- nodes ---
+
+
+class NodeRole(IntEnum):
+    WORKER = 0
+    MANAGER = 1
+
+
+class Availability(IntEnum):
+    ACTIVE = 0
+    PAUSE = 1
+    DRAIN = 2
+
+
+class NodeState(IntEnum):
+    UNKNOWN = 0
+    DOWN = 1
+    READY = 2
+    DISCONNECTED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    name: str = ""
+    labels: Mapping[str, str] = field(default_factory=_labels)
+    role: NodeRole = NodeRole.WORKER
+    availability: Availability = Availability.ACTIVE
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Written by the API and the CA; `ingress_address` is given when the node joins."""
+
+    id: str
+    meta: Meta = Meta()
+    spec: NodeSpec = NodeSpec()
+    ingress_address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeResources:
+    nano_cpus: int = 0
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDescription:
+    hostname: str = ""
+    os: str = ""
+    architecture: str = ""
+    resources: NodeResources = NodeResources()
+    engine_version: str = ""
+    runtime: str = ""
+    runtime_version: str = ""
+    engine_labels: Mapping[str, str] = field(default_factory=_labels)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """Written by the manager that holds the node's session; by the leader when none does."""
+
+    id: str
+    meta: Meta = Meta()
+    state: NodeState = NodeState.UNKNOWN
+    message: str = ""
+    description: NodeDescription = NodeDescription()
+    address: str = ""
+    session_manager: str = ""
+    since_ns: int = 0
+    manager_address: str = ""
+
+
+# --- services and tasks ---
+
+
+class ServiceMode(IntEnum):
+    REPLICATED = 0
+
+
+class RestartCondition(IntEnum):
+    ANY = 0
+    ON_FAILURE = 1
+    NONE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class RestartPolicy:
+    """SwarmKit's defaults (`api/defaults/service.go`)."""
+
+    condition: RestartCondition = RestartCondition.ANY
+    delay_ns: int = 5 * SECOND
+    max_attempts: int = 0
+    window_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceLimits:
+    nano_cpus: int = 0
+    memory_bytes: int = 0
+    pids: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceReservations:
+    nano_cpus: int = 0
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    limits: ResourceLimits = ResourceLimits()
+    reservations: ResourceReservations = ResourceReservations()
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSpec:
+    image: str = ""
+    labels: Mapping[str, str] = field(default_factory=_labels)
+    command: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    hostname: str = ""
+    user: str = ""
+    groups: tuple[str, ...] = ()
+    dir: str = ""
+    stop_signal: str = ""
+    stop_grace_period_ns: int = 10 * SECOND
+    read_only: bool = False
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    container: ContainerSpec = ContainerSpec()
+    resources: Resources = Resources()
+    restart: RestartPolicy = RestartPolicy()
+    force_update: int = 0
+
+
+class PortProtocol(IntEnum):
+    TCP = 0
+    UDP = 1
+
+
+class PublishMode(IntEnum):
+    INGRESS = 0
+    HOST = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PortConfig:
+    protocol: PortProtocol = PortProtocol.TCP
+    target_port: int = 0
+    published_port: int = 0
+    publish_mode: PublishMode = PublishMode.INGRESS
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSpec:
+    name: str = ""
+    labels: Mapping[str, str] = field(default_factory=_labels)
+    mode: ServiceMode = ServiceMode.REPLICATED
+    replicas: int = 1
+    task: TaskSpec = TaskSpec()
+    ports: tuple[PortConfig, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Written by the API; removed by the leader once `removing` and without tasks."""
+
+    id: str
+    meta: Meta = Meta()
+    spec: ServiceSpec = ServiceSpec()
+    spec_version: int = 1
+    ports: tuple[PortConfig, ...] = ()
+    removing: bool = False
+
+
+class TaskState(IntEnum):
+    """Swarm's task states (swarmkit `api/types.proto`); an observed state only grows."""
+
+    NEW = 0
+    PENDING = 64
+    ASSIGNED = 192
+    ACCEPTED = 256
+    PREPARING = 320
+    READY = 384
+    STARTING = 448
+    RUNNING = 512
+    COMPLETE = 576
+    SHUTDOWN = 640
+    FAILED = 704
+    REJECTED = 768
+    REMOVE = 800
+    ORPHANED = 832
+
+    @property
+    def finished(self) -> bool:
+        """Whether a task in this state has ended for good."""
+        return self > TaskState.RUNNING
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkAttachment:
+    network_id: str = ""
+    address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Written by the leader's loops. What the node observed is in `TaskStatus`, under a key of its own."""
+
+    id: str
+    meta: Meta = Meta()
+    service_id: str = ""
+    service_name: str = ""
+    slot: int = 0
+    node_id: str = ""
+    spec: TaskSpec = TaskSpec()
+    spec_version: int = 0
+    desired_state: TaskState = TaskState.RUNNING
+    state: TaskState = TaskState.NEW
+    state_since_ns: int = 0
+    message: str = ""
+    error: str = ""
+    attachments: tuple[NetworkAttachment, ...] = ()
+    ports: tuple[PortConfig, ...] = ()
+    not_before_ns: int = 0
+
+    @property
+    def name(self) -> str:
+        """`<service>.<slot>`, as `service ps` shows it."""
+        return f"{self.service_name}.{self.slot}"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStatus:
+    """Written by the manager that holds the node's session."""
+
+    id: str
+    meta: Meta = Meta()
+    state: TaskState = TaskState.NEW
+    state_since_ns: int = 0
+    message: str = ""
+    error: str = ""
+    container_id: str = ""
+    pid: int = 0
+    exit_code: int = 0
+    oom_killed: bool = False
+    host_ports: tuple[PortConfig, ...] = ()
+    node_id: str = ""
+
+
+# --- networks ---
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSpec:
+    name: str = ""
+    labels: Mapping[str, str] = field(default_factory=_labels)
+    driver: str = "overlay"
+    ingress: bool = False
+    mtu: int = 1450
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """Written by the API."""
+
+    id: str
+    meta: Meta = Meta()
+    spec: NetworkSpec = NetworkSpec()
+    subnet: str = ""
+    gateway: str = ""
+    vni: int = 0
+
+
+Object = Cluster | Node | NodeStatus | Service | Task | TaskStatus | Network
+"""Everything that has a key of its own in the store."""

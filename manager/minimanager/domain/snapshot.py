@@ -1,0 +1,57 @@
+"""One consistent, immutable view of the cluster: what every decision is a function of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from minimanager.domain.objects import (
+    Cluster,
+    Network,
+    Node,
+    NodeStatus,
+    Service,
+    Task,
+    TaskState,
+    TaskStatus,
+)
+
+_NO_TASKS: Mapping[str, Task] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The objects at one revision, by id, with the two indexes that the decisions need.
+
+    `statuses` and `node_statuses` are keyed by the id of the task or node they speak of.
+    """
+
+    revision: int = 0
+    cluster: Cluster | None = None
+    nodes: Mapping[str, Node] = field(default_factory=dict)
+    node_statuses: Mapping[str, NodeStatus] = field(default_factory=dict)
+    services: Mapping[str, Service] = field(default_factory=dict)
+    networks: Mapping[str, Network] = field(default_factory=dict)
+    tasks: Mapping[str, Task] = field(default_factory=dict)
+    statuses: Mapping[str, TaskStatus] = field(default_factory=dict)
+    tasks_by_service: Mapping[str, Mapping[str, Task]] = field(default_factory=dict)
+    tasks_by_node: Mapping[str, Mapping[str, Task]] = field(default_factory=dict)
+
+    def of_service(self, service_id: str) -> Mapping[str, Task]:
+        """The service's tasks by id, finished ones included."""
+        return self.tasks_by_service.get(service_id, _NO_TASKS)
+
+    def of_node(self, node_id: str) -> Mapping[str, Task]:
+        """The tasks assigned to the node by id, finished ones included."""
+        return self.tasks_by_node.get(node_id, _NO_TASKS)
+
+    def state(self, task: Task) -> TaskState:
+        """The observed state: the later of what the manager and the node say."""
+        status = self.statuses.get(task.id)
+        return task.state if status is None else max(task.state, status.state)
+
+    @property
+    def ingress(self) -> Network | None:
+        """The cluster's ingress network."""
+        return next((network for network in self.networks.values() if network.spec.ingress), None)

@@ -1,0 +1,100 @@
+"""What the agent asks of the network, as values, and the `DataPlane` protocol that makes the kernel follow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayNetwork:
+    id: str
+    name: str
+    subnet: IPv4Network
+    gateway: IPv4Address
+    vni: int
+    mtu: int
+    ingress: bool
+    node_address: IPv4Address | None = None
+    """This node's own address on it; ingress networks only."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteEndpoint:
+    """An address of a network and the node behind which it lives; local ones are listed too."""
+
+    network_id: str
+    address: IPv4Address
+    node_id: str
+    vtep: IPv4Address
+    task_id: str = ""
+    """Empty: the node's own address on the ingress network."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    network_id: str
+    address: IPv4Address
+
+
+@dataclass(frozen=True, slots=True)
+class HostPort:
+    """A port of the node itself that leads to one task here (`mode=host`)."""
+
+    protocol: str
+    """"tcp" or "udp"."""
+    published_port: int
+    """0: the data plane chooses one of 32768-60999 that is free."""
+    target_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """The network namespace of one task."""
+
+    task_id: str
+    attachments: tuple[Attachment, ...]
+    host_ports: tuple[HostPort, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Fabric:
+    """What is common to all tasks of the node: the networks in use here and who is where on them."""
+
+    node_id: str
+    data_path_address: IPv4Address
+    networks: tuple[OverlayNetwork, ...] = ()
+    endpoints: tuple[RemoteEndpoint, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AttachedSandbox:
+    netns: Path
+    host_ports: tuple[HostPort, ...]
+    """With every published port chosen."""
+    hosts_address: IPv4Address | None
+    """The address that stands for the container in its own /etc/hosts."""
+
+
+class DataPlane(Protocol):
+    """Level-triggered: state what should be, and the kernel follows. Raises `miniworker.network.errors.NetworkError`."""
+
+    async def set_fabric(self, fabric: Fabric) -> None:
+        """Make bridges, VXLAN devices, forwarding and neighbor entries and return routes equal to this."""
+
+    async def attach(self, sandbox: Sandbox) -> AttachedSandbox:
+        """Make the task's namespace with its interfaces and addresses. Again: the same answer.
+
+        Raises PortInUseError when a host port is taken.
+        """
+
+    async def detach(self, task_id: str) -> None:
+        """Remove the task's namespace and host ports. Unknown: nothing."""
+
+    async def adopt(self, task_ids: frozenset[str]) -> None:
+        """After a restart: keep the sandboxes of these tasks and remove all others that are ours."""
+
+    async def clear(self) -> None:
+        """Remove everything of ours from the kernel: the node leaves the cluster."""

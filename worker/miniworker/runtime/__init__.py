@@ -1,0 +1,1 @@
+"""Containers: the `Runtime` protocol and what implements it."""

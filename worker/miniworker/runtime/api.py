@@ -1,0 +1,195 @@
+"""The `Runtime` protocol: what the agent needs of whatever runs containers on this node.
+
+Every call is idempotent and takes the task's id, so that an agent that was killed halfway repeats it. Containers
+outlive the agent: `list` finds them again. One contract suite runs on every implementation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Protocol
+
+from minicommon.errors import MiniError
+
+SECOND = 1_000_000_000
+"""Nanoseconds."""
+
+
+class RuntimeFaultError(MiniError):
+    """The runtime refused or failed; the text says what it said."""
+
+
+class ImageError(MiniError):
+    """The image cannot be had or is broken; a task that needs it is REJECTED. The text names the image."""
+
+
+class NoSuchContainerError(MiniError):
+    """The runtime knows no container of this id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """0 means no limit."""
+
+    nano_cpus: int = 0
+    memory_bytes: int = 0
+    pids: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerConfig:
+    """Everything that decides what a container is."""
+
+    id: str
+    """The task's id."""
+    name: str
+    """`<service>.<slot>.<task id>`."""
+    image: str
+    netns: Path | None = None
+    """The network namespace to run in, ready with its addresses; None: one of its own with only loopback."""
+    command: tuple[str, ...] = ()
+    """Replaces the image's entrypoint, and its command with it, when not empty."""
+    args: tuple[str, ...] = ()
+    """Replaces the image's command when not empty."""
+    env: tuple[str, ...] = ()
+    """KEY=value, over the image's; a bare KEY removes it."""
+    hostname: str = ""
+    """Empty: the first 12 characters of the id."""
+    user: str = ""
+    groups: tuple[str, ...] = ()
+    dir: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    read_only: bool = False
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    stop_signal: str = ""
+    """Empty: the image's, else SIGTERM."""
+    stop_grace_period_ns: int = 10 * SECOND
+    limits: Limits = Limits()
+    hosts: tuple[tuple[str, str], ...] = ()
+    """(address, name) lines for /etc/hosts, besides localhost's."""
+    dns: tuple[str, ...] = ()
+    """Name servers for /etc/resolv.conf; empty: the host's."""
+
+
+class ContainerStatus(Enum):
+    CREATED = "created"
+    RUNNING = "running"
+    EXITED = "exited"
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a container ended."""
+
+    code: int
+    """128 + n when signal n ended it."""
+    oom_killed: bool
+    finished_at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A container as the runtime sees it."""
+
+    id: str
+    name: str
+    status: ContainerStatus
+    labels: Mapping[str, str]
+    pid: int = 0
+    """0 unless it runs."""
+    exit: Exit | None = None
+    """Set once it has exited."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeInfo:
+    name: str
+    """"oci" or "docker"."""
+    version: str
+    """As the runtime tells it: "runc 1.1.5"."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    stream: str
+    """"stdout" or "stderr"."""
+    time_ns: int
+    data: bytes
+    """Without the line's end; `partial` lines continue in the next of the same stream."""
+    partial: bool = False
+
+
+Progress = Callable[[str], None]
+"""Told what is being done, in a few words: "pulling whoami:1: 3.2MB/7.1MB"."""
+
+
+class Runtime(Protocol):
+    """Raises RuntimeFaultError, or what a method names."""
+
+    async def info(self) -> RuntimeInfo:
+        """Name and version of what runs here."""
+
+    async def pull(self, image: str, *, progress: Progress | None = None) -> str:
+        """Make the image present, from its registry when it is newer there; its digest or id.
+
+        A failed pull falls back to a local copy, as Swarm does. Raises ImageError when there is none.
+        """
+
+    async def create(self, config: ContainerConfig) -> None:
+        """Make the container ready to start. One of the same id is left as it is. Raises ImageError."""
+
+    async def start(self, container_id: str) -> int:
+        """Start it; the pid of its first process. Started already: the same answer."""
+
+    async def wait(self, container_id: str) -> Exit:
+        """Return when it has exited, at once if it has. Raises NoSuchContainerError."""
+
+    async def stop(self, container_id: str) -> None:
+        """Send its stop signal, wait its grace period, then kill; return when it has exited. Exited: nothing."""
+
+    async def remove(self, container_id: str) -> None:
+        """Kill it if need be and remove every trace of it. Unknown id: nothing."""
+
+    async def list(self) -> tuple[Container, ...]:
+        """Every container that this runtime's `create` made and `remove` has not removed."""
+
+    def logs(
+        self, container_id: str, *, follow: bool = False, tail: int | None = None
+    ) -> AsyncIterator[LogLine]:
+        """Its output, oldest first; the last `tail` lines; with `follow`, until it has exited and all was read."""
+
+    async def close(self) -> None:
+        """Let go of the runtime; containers go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    id: str
+    """sha256:... of the image's configuration."""
+    references: tuple[str, ...]
+    digests: tuple[str, ...]
+    created_at_ns: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRemoval:
+    untagged: tuple[str, ...]
+    deleted: tuple[str, ...]
+
+
+class Images(Protocol):
+    """The node's images, for `minictl image`. Raises ImageError."""
+
+    async def load(self, chunks: AsyncIterator[bytes]) -> tuple[str, ...]:
+        """Load a docker-archive or OCI archive (tar, gzip or zstd); the references or ids loaded."""
+
+    async def list_images(self) -> tuple[ImageInfo, ...]:
+        """Every image, newest first."""
+
+    async def remove_image(self, ref: str, *, force: bool = False) -> ImageRemoval:
+        """Untag, and delete what is left without a name. Refused while a container uses it, unless forced."""
