@@ -32,7 +32,7 @@ class SystemClock:
         return time.time_ns()
 
     async def sleep_until(self, when_ns: int) -> None:
-        while (left := when_ns - time.time_ns()) > 0:
+        while (left := when_ns - time.time_ns()) > 0:  # noqa: ASYNC110  the wall clock may be set back
             await asyncio.sleep(left / SECOND)
 
 

@@ -33,8 +33,8 @@ class Supervisor:
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        return await self._group.__aexit__(kind, error, trace)
+    ) -> None:
+        await self._group.__aexit__(kind, error, trace)
 
     def start(self, name: str, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run `work`; it may return when it is done."""

@@ -79,7 +79,7 @@ class AttachedSandbox:
 
 
 class DataPlane(Protocol):
-    """Level-triggered: state what should be, and the kernel follows. Raises `miniworker.network.errors.NetworkError`."""
+    """Level-triggered: state what should be, and the kernel follows. Raises `network.errors.NetworkError`."""
 
     async def set_fabric(self, fabric: Fabric) -> None:
         """Make bridges, VXLAN devices, forwarding and neighbor entries and return routes equal to this."""
