@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from minimanager.domain.objects import NodeStatus, Task
+from minimanager.domain.objects import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,10 @@ class CreateTask:
 
 @dataclass(frozen=True, slots=True)
 class UpdateTask:
-    """Replace a task; `task.meta.version` is the version that the decision saw."""
+    """Replace a task; `task.meta.version` is the version that the decision saw.
+
+    Addresses that the task no longer has are given back, new ones are claimed, in the same transaction.
+    """
 
     task: Task
 
@@ -39,14 +42,7 @@ class DeleteService:
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class UpdateNodeStatus:
-    """Mark a node, for example as down; `status.meta.version` is the version that the decision saw."""
-
-    status: NodeStatus
-
-
-Action = CreateTask | UpdateTask | DeleteTask | DeleteService | UpdateNodeStatus
+Action = CreateTask | UpdateTask | DeleteTask | DeleteService
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,105 @@
+"""Where a node keeps what. One place, so that the daemon and the processes it starts cannot disagree.
+
+Everything under `data_dir` survives a reboot; everything under `run_dir` is made anew. Both belong to root, 0700.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_DATA_DIR = Path("/var/lib/mini")
+DEFAULT_RUN_DIR = Path("/run/mini")
+
+
+@dataclass(frozen=True, slots=True)
+class NodePaths:
+    data_dir: Path = DEFAULT_DATA_DIR
+    run_dir: Path = DEFAULT_RUN_DIR
+
+    # --- membership: present only while the node belongs to a cluster ---
+
+    @property
+    def swarm_dir(self) -> Path:
+        """Removed whole by `swarm leave`."""
+        return self.data_dir / "swarm"
+
+    @property
+    def membership(self) -> Path:
+        """JSON: what this node is a member of. Written last when joining, so a half-joined node has none."""
+        return self.swarm_dir / "membership.json"
+
+    @property
+    def root_ca(self) -> Path:
+        return self.swarm_dir / "root-ca.pem"
+
+    @property
+    def node_certificate(self) -> Path:
+        return self.swarm_dir / "node.pem"
+
+    @property
+    def node_key(self) -> Path:
+        return self.swarm_dir / "node.key"
+
+    # --- managers only ---
+
+    @property
+    def manager_settings(self) -> Path:
+        """JSON of `minicommon.settings.ManagerSettings`."""
+        return self.swarm_dir / "manager.json"
+
+    @property
+    def bootstrap(self) -> Path:
+        """JSON of `minicommon.settings.Bootstrap`; the manager removes it once the cluster exists in etcd."""
+        return self.swarm_dir / "bootstrap.json"
+
+    @property
+    def cluster_key(self) -> Path:
+        """32 raw bytes: what seals the secrets in etcd."""
+        return self.swarm_dir / "cluster.key"
+
+    @property
+    def etcd_data(self) -> Path:
+        return self.swarm_dir / "etcd"
+
+    @property
+    def etcd_pki(self) -> Path:
+        """ca.pem, ca.key, server.{pem,key}, peer.{pem,key}, client.{pem,key}: the etcd CA's own."""
+        return self.swarm_dir / "etcd-pki"
+
+    # --- the agent and the runtime ---
+
+    @property
+    def agent_database(self) -> Path:
+        return self.swarm_dir / "agent.db"
+
+    @property
+    def runtime_dir(self) -> Path:
+        """Images and containers of the `oci` runtime; survives `swarm leave`."""
+        return self.data_dir / "oci"
+
+    @property
+    def log_dir(self) -> Path:
+        """Output of the supervised children."""
+        return self.data_dir / "log"
+
+    # --- sockets ---
+
+    @property
+    def local_socket(self) -> Path:
+        """The node daemon's API, and through it the control API: what minictl talks to."""
+        return self.run_dir / "mini.sock"
+
+    @property
+    def manager_socket(self) -> Path:
+        """The control API of this node's manager."""
+        return self.run_dir / "manager.sock"
+
+    @property
+    def ingress_socket(self) -> Path:
+        return self.run_dir / "ingress.sock"
+
+    @property
+    def netns_dir(self) -> Path:
+        """One bind-mounted network namespace per task."""
+        return self.run_dir / "netns"
