@@ -77,7 +77,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path, kind: type[T]) -> T:
     """The settings dataclass stored at `path`. Raises ValueError, naming the field, when it does not fit."""
-    return _decode(json.loads(path.read_text()), kind, str(path))
+    decoded: T = _decode(json.loads(path.read_text()), kind, str(path))
+    return decoded
 
 
 def _encode(value: Any) -> Any:
