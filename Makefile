@@ -14,13 +14,13 @@ setup: ## system packages and the virtual environment
 	@scripts/setup
 
 demo: setup ## a three-node cluster on this machine, a replicated service, curl through every node
-	@scripts/demo
+	@scripts/as-root $(BIN)/python scripts/demo
 
 demo-down: ## remove what an interrupted demo left
-	@scripts/demo --down
+	@scripts/as-root $(BIN)/python scripts/demo --down
 
 test: setup ## every test
-	$(BIN)/pytest
+	scripts/as-root $(BIN)/pytest
 
 lint: ## the static part of verify
 	$(BIN)/ruff check .
@@ -47,5 +47,6 @@ gen-check: ## fails when the generated code does not match proto/
 	  cmp -s "$$tmp/$$file" "proto/$$file" || { echo "proto/$$file is out of date: run 'make gen'"; exit 1; }; \
 	done
 
-bench: setup ## the figures of the README
-	$(BIN)/python -m bench
+bench: ## the figures of the README
+	@scripts/setup --bench
+	scripts/as-root $(BIN)/python -m bench

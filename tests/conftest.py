@@ -1,0 +1,16 @@
+"""Rules for all tests: what needs root says so and is skipped with the reason where there is none."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.geteuid() == 0:
+        return
+    skip = pytest.mark.skip(reason="needs root: network namespaces, mounts and cgroups")
+    for item in items:
+        if item.get_closest_marker("root"):
+            item.add_marker(skip)
