@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 VENV ?= .venv
 BIN := $(VENV)/bin
-SOURCES := common manager worker cli tests bench
+SOURCES := common manager worker cli tests bench scripts
 PROTOS := $(wildcard proto/miniproto/v1/*.proto)
 
 .PHONY: help setup demo demo-down test verify lint fix gen gen-check bench clean
@@ -14,10 +14,10 @@ setup: ## system packages and the virtual environment
 	@scripts/setup
 
 demo: setup ## a three-node cluster on this machine, a replicated service, curl through every node
-	@scripts/as-root $(BIN)/python scripts/demo
+	@scripts/as-root $(BIN)/python scripts/demo.py
 
 demo-down: ## remove what an interrupted demo left
-	@scripts/as-root $(BIN)/python scripts/demo --down
+	@scripts/as-root $(BIN)/python scripts/demo.py --down
 
 test: setup ## every test
 	scripts/as-root $(BIN)/pytest
