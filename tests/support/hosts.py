@@ -50,6 +50,7 @@ mount --make-rprivate /
 ip link set lo up
 mount -t tmpfs -o mode=755 lab-run /run
 mount --bind "$LAB_HOSTS" /etc/hosts
+mount --bind /dev/null /etc/resolv.conf
 while read -r kind target options; do
   umount "$target"
   mount -t "$kind" -o "$options" lab-cgroup "$target"
@@ -62,7 +63,8 @@ _ENTER = 'for file in {files}; do echo 0 > "$file"; done; exec "$@"'
 """Moves a process that came in from outside into the host's cgroups."""
 
 _CGROUP_CONTROLLERS = frozenset(
-    "cpu cpuacct cpuset memory devices freezer blkio pids net_cls net_prio perf_event hugetlb rdma misc".split()
+    ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids")
+    + ("net_cls", "net_prio", "perf_event", "hugetlb", "rdma", "misc")
 )
 
 
