@@ -26,7 +26,7 @@ from miniproto.v1 import access_pb2 as miniproto_dot_v1_dot_access__pb2
 from miniproto.v1 import objects_pb2 as miniproto_dot_v1_dot_objects__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17miniproto/v1/join.proto\x12\x07mini.v1\x1a\x19miniproto/v1/access.proto\x1a\x1aminiproto/v1/objects.proto\"\x18\n\x16RootCertificateRequest\">\n\x17RootCertificateResponse\x12\x13\n\x0broot_ca_pem\x18\x01 \x01(\x0c\x12\x0e\n\x06now_ns\x18\x02 \x01(\x03\"x\n\x17IssueCertificateRequest\x12\x0f\n\x07\x63sr_pem\x18\x01 \x01(\x0c\x12\r\n\x05token\x18\x02 \x01(\t\x12\x10\n\x08hostname\x18\x03 \x01(\t\x12+\n\x0c\x61vailability\x18\x04 \x01(\x0e\x32\x15.mini.v1.Availability\"\xa0\x01\n\x18IssueCertificateResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x1f\n\x04role\x18\x03 \x01(\x0e\x32\x11.mini.v1.NodeRole\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x04 \x01(\x0c\x12\x13\n\x0broot_ca_pem\x18\x05 \x01(\x0c\x12\x10\n\x08managers\x18\x06 \x03(\t\"*\n\x17RenewCertificateRequest\x12\x0f\n\x07\x63sr_pem\x18\x01 \x01(\x0c\"H\n\x18RenewCertificateResponse\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\x0c\x12\x13\n\x0broot_ca_pem\x18\x02 \x01(\x0c\"\x0e\n\x0cLeaveRequest\"\x0f\n\rLeaveResponse2\xc7\x01\n\x04Join\x12]\n\x0fRootCertificate\x12\x1f.mini.v1.RootCertificateRequest\x1a .mini.v1.RootCertificateResponse\"\x07\x8a\xce\x18\x03\n\x01\x01\x12`\n\x10IssueCertificate\x12 .mini.v1.IssueCertificateRequest\x1a!.mini.v1.IssueCertificateResponse\"\x07\x8a\xce\x18\x03\n\x01\x01\x32\xb1\x01\n\nMembership\x12\x61\n\x10RenewCertificate\x12 .mini.v1.RenewCertificateRequest\x1a!.mini.v1.RenewCertificateResponse\"\x08\x8a\xce\x18\x04\n\x02\x03\x04\x12@\n\x05Leave\x12\x15.mini.v1.LeaveRequest\x1a\x16.mini.v1.LeaveResponse\"\x08\x8a\xce\x18\x04\n\x02\x03\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17miniproto/v1/join.proto\x12\x07mini.v1\x1a\x19miniproto/v1/access.proto\x1a\x1aminiproto/v1/objects.proto\"\x18\n\x16RootCertificateRequest\">\n\x17RootCertificateResponse\x12\x13\n\x0broot_ca_pem\x18\x01 \x01(\x0c\x12\x0e\n\x06now_ns\x18\x02 \x01(\x03\"\x9a\x01\n\x17IssueCertificateRequest\x12\x0f\n\x07\x63sr_pem\x18\x01 \x01(\x0c\x12\r\n\x05token\x18\x02 \x01(\t\x12\x10\n\x08hostname\x18\x03 \x01(\t\x12+\n\x0c\x61vailability\x18\x04 \x01(\x0e\x32\x15.mini.v1.Availability\x12 \n\x05roles\x18\x05 \x03(\x0e\x32\x11.mini.v1.NodeRole\"\xa0\x01\n\x18IssueCertificateResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x1f\n\x04role\x18\x03 \x01(\x0e\x32\x11.mini.v1.NodeRole\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x04 \x01(\x0c\x12\x13\n\x0broot_ca_pem\x18\x05 \x01(\x0c\x12\x10\n\x08managers\x18\x06 \x03(\t\"*\n\x17RenewCertificateRequest\x12\x0f\n\x07\x63sr_pem\x18\x01 \x01(\x0c\"H\n\x18RenewCertificateResponse\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\x0c\x12\x13\n\x0broot_ca_pem\x18\x02 \x01(\x0c\"\x0e\n\x0cLeaveRequest\"\x0f\n\rLeaveResponse2\xc7\x01\n\x04Join\x12]\n\x0fRootCertificate\x12\x1f.mini.v1.RootCertificateRequest\x1a .mini.v1.RootCertificateResponse\"\x07\x8a\xce\x18\x03\n\x01\x01\x12`\n\x10IssueCertificate\x12 .mini.v1.IssueCertificateRequest\x1a!.mini.v1.IssueCertificateResponse\"\x07\x8a\xce\x18\x03\n\x01\x01\x32\xb1\x01\n\nMembership\x12\x61\n\x10RenewCertificate\x12 .mini.v1.RenewCertificateRequest\x1a!.mini.v1.RenewCertificateResponse\"\x08\x8a\xce\x18\x04\n\x02\x03\x04\x12@\n\x05Leave\x12\x15.mini.v1.LeaveRequest\x1a\x16.mini.v1.LeaveResponse\"\x08\x8a\xce\x18\x04\n\x02\x03\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,20 +45,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROOTCERTIFICATEREQUEST']._serialized_end=115
   _globals['_ROOTCERTIFICATERESPONSE']._serialized_start=117
   _globals['_ROOTCERTIFICATERESPONSE']._serialized_end=179
-  _globals['_ISSUECERTIFICATEREQUEST']._serialized_start=181
-  _globals['_ISSUECERTIFICATEREQUEST']._serialized_end=301
-  _globals['_ISSUECERTIFICATERESPONSE']._serialized_start=304
-  _globals['_ISSUECERTIFICATERESPONSE']._serialized_end=464
-  _globals['_RENEWCERTIFICATEREQUEST']._serialized_start=466
-  _globals['_RENEWCERTIFICATEREQUEST']._serialized_end=508
-  _globals['_RENEWCERTIFICATERESPONSE']._serialized_start=510
-  _globals['_RENEWCERTIFICATERESPONSE']._serialized_end=582
-  _globals['_LEAVEREQUEST']._serialized_start=584
-  _globals['_LEAVEREQUEST']._serialized_end=598
-  _globals['_LEAVERESPONSE']._serialized_start=600
-  _globals['_LEAVERESPONSE']._serialized_end=615
-  _globals['_JOIN']._serialized_start=618
-  _globals['_JOIN']._serialized_end=817
-  _globals['_MEMBERSHIP']._serialized_start=820
-  _globals['_MEMBERSHIP']._serialized_end=997
+  _globals['_ISSUECERTIFICATEREQUEST']._serialized_start=182
+  _globals['_ISSUECERTIFICATEREQUEST']._serialized_end=336
+  _globals['_ISSUECERTIFICATERESPONSE']._serialized_start=339
+  _globals['_ISSUECERTIFICATERESPONSE']._serialized_end=499
+  _globals['_RENEWCERTIFICATEREQUEST']._serialized_start=501
+  _globals['_RENEWCERTIFICATEREQUEST']._serialized_end=543
+  _globals['_RENEWCERTIFICATERESPONSE']._serialized_start=545
+  _globals['_RENEWCERTIFICATERESPONSE']._serialized_end=617
+  _globals['_LEAVEREQUEST']._serialized_start=619
+  _globals['_LEAVEREQUEST']._serialized_end=633
+  _globals['_LEAVERESPONSE']._serialized_start=635
+  _globals['_LEAVERESPONSE']._serialized_end=650
+  _globals['_JOIN']._serialized_start=653
+  _globals['_JOIN']._serialized_end=852
+  _globals['_MEMBERSHIP']._serialized_start=855
+  _globals['_MEMBERSHIP']._serialized_end=1032
 # @@protoc_insertion_point(module_scope)

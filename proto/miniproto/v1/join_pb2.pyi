@@ -68,10 +68,15 @@ class IssueCertificateRequest(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     HOSTNAME_FIELD_NUMBER: _builtins.int
     AVAILABILITY_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
     csr_pem: _builtins.bytes
     token: _builtins.str
     hostname: _builtins.str
     availability: _objects_pb2.Availability.ValueType
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedScalarFieldContainer[_objects_pb2.NodeRole.ValueType]:
+        """what the joiner can be; a token of another role is refused before the node exists"""
+
     def __init__(
         self,
         *,
@@ -79,10 +84,11 @@ class IssueCertificateRequest(_message.Message):
         token: _builtins.str = ...,
         hostname: _builtins.str = ...,
         availability: _objects_pb2.Availability.ValueType = ...,
+        roles: _abc.Iterable[_objects_pb2.NodeRole.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["availability", b"availability", "csr_pem", b"csr_pem", "hostname", b"hostname", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["availability", b"availability", "csr_pem", b"csr_pem", "hostname", b"hostname", "roles", b"roles", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
