@@ -19,6 +19,12 @@ JOIN_PORT = 2377
 CONTROL_PORT = 2378
 """Mutual TLS: control API, dispatcher, membership."""
 
+MAX_TXN_OPS = 4096
+"""Operations in one etcd transaction; etcd's own default of 128 would make group commit pointless."""
+
+MAX_REQUEST_BYTES = 8 * 1024 * 1024
+"""Bytes in one etcd request; etcd's own default is 1.5 MiB."""
+
 T = TypeVar("T")
 
 
@@ -33,6 +39,10 @@ class EtcdSettings:
     key: str = ""
     managed: bool = True
     """This node's daemon runs the member; else the user does."""
+    max_txn_ops: int = MAX_TXN_OPS
+    """`--max-txn-ops`: a managed member is started with it, an external one must allow at least as much."""
+    max_request_bytes: int = MAX_REQUEST_BYTES
+    """`--max-request-bytes`, likewise."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,12 @@ reading.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from minicommon.errors import MiniError
+from minicommon.errors import FailedPreconditionError, MiniError
+from minicommon.settings import MAX_REQUEST_BYTES, MAX_TXN_OPS
 
 
 class CompactedError(MiniError):
@@ -25,6 +26,18 @@ class CompactedError(MiniError):
 
 class TooLargeError(MiniError):
     """A value or a transaction is over the store's limits; nothing was written."""
+
+
+class LeaseGoneError(FailedPreconditionError):
+    """The lease that a key should hang on has ended; nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may hold: etcd's `--max-txn-ops` and `--max-request-bytes`."""
+
+    max_txn_ops: int = MAX_TXN_OPS
+    max_request_bytes: int = MAX_REQUEST_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +81,21 @@ Operation = Put | Delete
 
 
 @dataclass(frozen=True, slots=True)
+class Txn:
+    """Operations that are done, all of them, when all comparisons hold."""
+
+    compares: tuple[Compare, ...]
+    operations: tuple[Operation, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TxnResult:
     """`succeeded`: every comparison held and every operation was done; else nothing was."""
 
     succeeded: bool
     revision: int
+    found: Mapping[str, KeyValue] = field(default_factory=dict)
+    """When it did not succeed: those of the compared keys that exist, so that the loser knows what it lost to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +129,10 @@ class StoreStatus:
 class Store(Protocol):
     """etcd, as much of it as an orchestrator needs."""
 
+    @property
+    def limits(self) -> Limits:
+        """What one transaction may hold."""
+
     async def get(self, key: str) -> KeyValue | None:
         """The key's present value (linearizable)."""
 
@@ -120,6 +147,13 @@ class Store(Protocol):
 
     async def txn(self, compares: Sequence[Compare], operations: Sequence[Operation]) -> TxnResult:
         """All or nothing. Raises TooLargeError before sending when over the store's limits."""
+
+    async def txn_many(self, txns: Sequence[Txn]) -> Sequence[TxnResult]:
+        """Several transactions in one request and one revision; each succeeds or fails by itself.
+
+        They must be independent: no key that one of them writes may occur in another (ValueError).
+        Raises TooLargeError before sending when all of them together are over the store's limits.
+        """
 
     async def grant_lease(self, ttl_seconds: int) -> int:
         """A new lease's id; its keys go when it is not renewed in time."""
