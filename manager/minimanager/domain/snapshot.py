@@ -24,7 +24,8 @@ _NO_TASKS: Mapping[str, Task] = MappingProxyType({})
 class Snapshot:
     """The objects at one revision, by id, with the two indexes that the decisions need.
 
-    `statuses` and `node_statuses` are keyed by the id of the task or node they speak of.
+    `statuses` and `node_statuses` are keyed by the id of the task or node they speak of. `tasks_by_node` has the tasks
+    that no node has yet under the empty id.
     """
 
     revision: int = 0
@@ -45,6 +46,11 @@ class Snapshot:
     def of_node(self, node_id: str) -> Mapping[str, Task]:
         """The tasks assigned to the node by id, finished ones included."""
         return self.tasks_by_node.get(node_id, _NO_TASKS)
+
+    @property
+    def unassigned(self) -> Mapping[str, Task]:
+        """The tasks that no node has yet, by id."""
+        return self.tasks_by_node.get("", _NO_TASKS)
 
     def state(self, task: Task) -> TaskState:
         """The observed state: the later of what the manager and the node say."""

@@ -1,0 +1,92 @@
+"""Which services a change makes worth a look. Asking too often is cheap, not asking is a bug."""
+
+from __future__ import annotations
+
+from minimanager.domain.objects import (
+    Cluster,
+    Node,
+    NodeStatus,
+    Object,
+    Service,
+    Task,
+    TaskStatus,
+)
+from minimanager.domain.snapshot import Snapshot
+
+_NONE: frozenset[str] = frozenset()
+
+
+def everything(snapshot: Snapshot) -> frozenset[str]:
+    """All services, and the ids of those that are gone but have left tasks: for a new leader."""
+    return frozenset(snapshot.services) | frozenset(snapshot.tasks_by_service)
+
+
+def affected(snapshot: Snapshot, kind: str, old: Object | None, new: Object | None) -> frozenset[str]:
+    """The ids of the services to look at again after an object of `kind` changed from `old` to `new`.
+
+    `kind` is the store's; `snapshot` has the change already. None: the object did not or does not exist.
+    """
+    present = new if new is not None else old
+    match present:
+        case Service(id=service_id):
+            return frozenset((service_id,))
+        case Task():
+            return _after_task(snapshot, old, new)
+        case TaskStatus():
+            return _after_status(snapshot, old, new)
+        case Node(id=node_id):
+            return _around_node(snapshot, node_id) if _placement(old) != _placement(new) else _NONE
+        case NodeStatus(id=node_id):
+            return _around_node(snapshot, node_id) if _health(old) != _health(new) else _NONE
+        case Cluster():
+            return everything(snapshot) if _history(old) != _history(new) else _NONE
+        case _:
+            return waiting(snapshot) if kind == "network" else _NONE
+
+
+def waiting(snapshot: Snapshot) -> frozenset[str]:
+    """The services with tasks that no node has yet."""
+    return frozenset(task.service_id for task in snapshot.unassigned.values())
+
+
+def _after_task(snapshot: Snapshot, old: Object | None, new: Object | None) -> frozenset[str]:
+    own = frozenset(task.service_id for task in (old, new) if isinstance(task, Task))
+    return own | waiting(snapshot) if _frees(old, new) else own
+
+
+def _frees(old: Object | None, new: Object | None) -> bool:
+    """Whether the change gives back addresses or room on a node."""
+    if not isinstance(old, Task):
+        return False
+    if not isinstance(new, Task):
+        return bool(old.node_id or old.attachments)
+    return len(new.attachments) < len(old.attachments) or (new.state.finished and not old.state.finished)
+
+
+def _after_status(snapshot: Snapshot, old: Object | None, new: Object | None) -> frozenset[str]:
+    """Only an end matters: it makes room, opens the gate of a successor and asks for one."""
+    if not isinstance(new, TaskStatus) or not new.state.finished:
+        return _NONE
+    if isinstance(old, TaskStatus) and old.state.finished:
+        return _NONE
+    task = snapshot.tasks.get(new.id)
+    return waiting(snapshot) | ({task.service_id} if task is not None else _NONE)
+
+
+def _around_node(snapshot: Snapshot, node_id: str) -> frozenset[str]:
+    here = frozenset(task.service_id for task in snapshot.of_node(node_id).values())
+    return here | waiting(snapshot)
+
+
+def _placement(node: Object | None) -> object:
+    """What decisions read of a node."""
+    return node.spec.availability if isinstance(node, Node) else None
+
+
+def _health(status: Object | None) -> object:
+    """What decisions read of a node's status."""
+    return (status.state, status.description.resources) if isinstance(status, NodeStatus) else None
+
+
+def _history(cluster: Object | None) -> object:
+    return cluster.spec.task_history_limit if isinstance(cluster, Cluster) else None

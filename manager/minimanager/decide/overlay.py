@@ -1,0 +1,119 @@
+"""The snapshot as it will be once the actions decided so far are done.
+
+One pass decides in steps (orchestrate, allocate, schedule, reap) and each step must see what the one before it wants.
+The overlay holds those wishes and in the end folds them: a task that was made, given addresses and placed in one pass
+is one `CreateTask`; one that is as it was before is nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from minimanager.decide.actions import Action, CreateTask, Decision, DeleteService, DeleteTask, UpdateTask
+from minimanager.domain.objects import Availability, NodeState, Service, Task, TaskState
+from minimanager.domain.snapshot import Snapshot
+
+
+class Overlay:
+    """One pass over `snapshot` at `now_ns`; `new_id` gives the ids of new tasks."""
+
+    def __init__(self, snapshot: Snapshot, now_ns: int, new_id: Callable[[], str]) -> None:
+        self.snapshot = snapshot
+        self.now_ns = now_ns
+        self.new_id = new_id
+        self._changed: dict[str, Task] = {}
+        self._created: dict[str, dict[str, Task]] = {}
+        self._deleted: dict[str, Task] = {}
+        self._services: list[Service] = []
+        self._wake_at_ns: int | None = None
+
+    # --- reading ---
+
+    def of_service(self, service_id: str) -> list[Task]:
+        """The service's tasks as they are to be."""
+        present = [
+            self._changed.get(task.id, task)
+            for task in self.snapshot.of_service(service_id).values()
+            if task.id not in self._deleted
+        ]
+        created = self._created.get(service_id)
+        return [*present, *created.values()] if created else present
+
+    def of_node(self, node_id: str) -> Iterator[Task]:
+        """The tasks that the snapshot has on the node, as they are to be; not those newly placed."""
+        for task in self.snapshot.of_node(node_id).values():
+            if task.id not in self._deleted:
+                yield self._changed.get(task.id, task)
+
+    def state(self, task: Task) -> TaskState:
+        """The observed state."""
+        status = self.snapshot.statuses.get(task.id)
+        return task.state if status is None or status.state < task.state else status.state
+
+    def finished(self, task: Task) -> bool:
+        """Whether the task has ended for good."""
+        return self.state(task) > TaskState.RUNNING
+
+    def lost(self, node_id: str) -> bool:
+        """Whether the node was removed from the cluster."""
+        return bool(node_id) and node_id not in self.snapshot.nodes
+
+    def down(self, node_id: str) -> bool:
+        """Whether the node is a member but does not answer."""
+        status = self.snapshot.node_statuses.get(node_id)
+        return status is not None and status.state is NodeState.DOWN
+
+    def draining(self, node_id: str) -> bool:
+        """Whether the node is to be emptied."""
+        node = self.snapshot.nodes.get(node_id)
+        return node is not None and node.spec.availability is Availability.DRAIN
+
+    # --- deciding ---
+
+    def create(self, task: Task) -> None:
+        """Add a new task."""
+        self._created.setdefault(task.service_id, {})[task.id] = task
+
+    def put(self, task: Task) -> None:
+        """Replace a task by its next form."""
+        created = self._created.get(task.service_id)
+        if created is not None and task.id in created:
+            created[task.id] = task
+        else:
+            self._changed[task.id] = task
+
+    def delete(self, task: Task) -> None:
+        """Remove a task; one that was made in this pass is simply not made."""
+        created = self._created.get(task.service_id)
+        if created is None or created.pop(task.id, None) is None:
+            self._changed.pop(task.id, None)
+            self._deleted[task.id] = task
+
+    def delete_service(self, service: Service) -> None:
+        """Remove a service that has no tasks in the snapshot."""
+        self._services.append(service)
+
+    def wake_at(self, when_ns: int) -> None:
+        """Look again at `when_ns` at the latest."""
+        if self._wake_at_ns is None or when_ns < self._wake_at_ns:
+            self._wake_at_ns = when_ns
+
+    # --- the result ---
+
+    def decision(self) -> Decision:
+        """The pass as actions: changes first, so that what they give back is free; deletions, then new tasks."""
+        return Decision(tuple(self._actions()), self._wake_at_ns)
+
+    def _actions(self) -> Iterator[Action]:
+        for task in self._changed.values():
+            if task != self.snapshot.tasks[task.id]:
+                yield UpdateTask(replace(task, meta=replace(task.meta, updated_at_ns=self.now_ns)))
+        for task in self._deleted.values():
+            yield DeleteTask(task.id, task.meta.version)
+        for service_id, tasks in self._created.items():
+            version = self.snapshot.services[service_id].meta.version
+            for task in tasks.values():
+                yield CreateTask(task, version)
+        for service in self._services:
+            yield DeleteService(service.id, service.meta.version)

@@ -1,0 +1,104 @@
+"""Which nodes can take a task, in the order in which the questions are asked, and why the others cannot.
+
+Each filter says how many tasks of a kind a node has room for; the first that says none is the node's reason. The
+texts are Swarm's (swarmkit `manager/scheduler/filter.go`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from minimanager.decide.scheduler.nodes import Column, NodeColumns, fixed_host_ports
+from minimanager.domain.objects import Task
+
+UNLIMITED = np.iinfo(np.int64).max // 4
+"""More tasks than any group has; far enough from the end of the type to be added up."""
+
+NO_NODE = "no suitable node"
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    name: str
+    room: Callable[[NodeColumns, Task], Column]
+    """How many more tasks like this each node can take, as far as this filter is concerned."""
+    one: str
+    """The reason, for one node."""
+    many: str
+    """The reason, for `{}` nodes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why one node cannot take a task."""
+
+    node_id: str
+    filter: str
+
+
+def _ready(nodes: NodeColumns, task: Task) -> Column:
+    return np.where(nodes.available, UNLIMITED, 0)
+
+
+def _resources(nodes: NodeColumns, task: Task) -> Column:
+    reserved = task.spec.resources.reservations
+    room = np.full(len(nodes.ids), UNLIMITED, dtype=np.int64)
+    for free, needed in (
+        (nodes.free_nano_cpus, reserved.nano_cpus),
+        (nodes.free_memory_bytes, reserved.memory_bytes),
+    ):
+        if needed > 0:
+            room = np.minimum(room, np.maximum(free, 0) // needed)
+    return room
+
+
+def _host_ports(nodes: NodeColumns, task: Task) -> Column:
+    wanted = fixed_host_ports(task)
+    if not wanted:
+        return np.full(len(nodes.ids), UNLIMITED, dtype=np.int64)
+    room = np.ones(len(nodes.ids), dtype=np.int64)
+    for row, used in nodes.ports.items():
+        if wanted & used:
+            room[row] = 0
+    return room
+
+
+PIPELINE: tuple[Filter, ...] = (
+    Filter("ready", _ready, "1 node not available for new tasks", "{} nodes not available for new tasks"),
+    Filter("resource", _resources, "insufficient resources on 1 node", "insufficient resources on {} nodes"),
+    Filter(
+        "host-port",
+        _host_ports,
+        "host-mode port already in use on 1 node",
+        "host-mode port already in use on {} nodes",
+    ),
+)
+
+
+def capacity(nodes: NodeColumns, task: Task) -> Column:
+    """How many tasks like this each node can still take."""
+    room = np.full(len(nodes.ids), UNLIMITED, dtype=np.int64)
+    for each in PIPELINE:
+        room = np.minimum(room, each.room(nodes, task))
+    return room
+
+
+def refusals(nodes: NodeColumns, task: Task) -> tuple[Refusal, ...]:
+    """For each node that has no room for the task, the first filter that says so."""
+    reasons: dict[int, str] = {}
+    for each in PIPELINE:
+        for row in np.flatnonzero(each.room(nodes, task) == 0).tolist():
+            reasons.setdefault(row, each.name)
+    return tuple(Refusal(nodes.ids[row], reasons[row]) for row in sorted(reasons))
+
+
+def explain(refused: Sequence[Refusal]) -> str:
+    """The task's error: `no suitable node (insufficient resources on 2 nodes; ...)`, the most frequent reason first."""
+    counts = Counter(refusal.filter for refusal in refused)
+    ranked = sorted((each for each in PIPELINE if counts[each.name]), key=lambda each: -counts[each.name])
+    reasons = [each.one if counts[each.name] == 1 else each.many.format(counts[each.name]) for each in ranked]
+    return f"{NO_NODE} ({'; '.join(reasons)})" if reasons else NO_NODE

@@ -1,0 +1,73 @@
+"""The nodes as columns of numbers: what they have left and how many tasks they carry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minimanager.decide.overlay import Overlay
+from minimanager.decide.slots import host_ports, is_active
+from minimanager.domain.objects import Availability, NodeState, PortProtocol, Task
+
+Column = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+HostPort = tuple[PortProtocol, int]
+
+
+@dataclass(slots=True)
+class NodeColumns:
+    """One row per node, in the order of ids, which breaks every tie."""
+
+    ids: tuple[str, ...]
+    rows: dict[str, int]
+    available: Mask
+    """Ready and active: may take new tasks."""
+    free_nano_cpus: Column
+    free_memory_bytes: Column
+    tasks: Column
+    """Tasks that are to run there, of all services."""
+    ports: dict[int, set[HostPort]] = field(default_factory=dict)
+    """Host-mode ports in use, by row."""
+
+    def add(self, row: int, task: Task) -> None:
+        """Count a task that the node will have to hold."""
+        reserved = task.spec.resources.reservations
+        self.free_nano_cpus[row] -= reserved.nano_cpus
+        self.free_memory_bytes[row] -= reserved.memory_bytes
+        self.tasks[row] += is_active(task)
+        if task.ports and (wanted := fixed_host_ports(task)):
+            self.ports.setdefault(row, set()).update(wanted)
+
+
+def fixed_host_ports(task: Task) -> frozenset[HostPort]:
+    """The ports of the node itself that the task needs; those that the node may choose are not among them."""
+    return frozenset(
+        (port.protocol, port.published_port) for port in host_ports(task.ports) if port.published_port
+    )
+
+
+def columns(overlay: Overlay) -> NodeColumns:
+    """The nodes as they are, with every task that has not ended."""
+    snapshot = overlay.snapshot
+    ids = tuple(sorted(snapshot.nodes))
+    table = NodeColumns(
+        ids=ids,
+        rows={node_id: row for row, node_id in enumerate(ids)},
+        available=np.zeros(len(ids), dtype=np.bool_),
+        free_nano_cpus=np.zeros(len(ids), dtype=np.int64),
+        free_memory_bytes=np.zeros(len(ids), dtype=np.int64),
+        tasks=np.zeros(len(ids), dtype=np.int64),
+    )
+    for row, node_id in enumerate(ids):
+        status = snapshot.node_statuses.get(node_id)
+        if status is not None:
+            active = snapshot.nodes[node_id].spec.availability is Availability.ACTIVE
+            table.available[row] = active and status.state is NodeState.READY
+            table.free_nano_cpus[row] = status.description.resources.nano_cpus
+            table.free_memory_bytes[row] = status.description.resources.memory_bytes
+        for task in overlay.of_node(node_id):
+            if not overlay.finished(task):
+                table.add(row, task)
+    return table
