@@ -63,8 +63,8 @@ _ENTER = 'for file in {files}; do echo 0 > "$file"; done; exec "$@"'
 """Moves a process that came in from outside into the host's cgroups."""
 
 _CGROUP_CONTROLLERS = frozenset(
-    ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids")
-    + ("net_cls", "net_prio", "perf_event", "hugetlb", "rdma", "misc")
+    {"cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids"}
+    | {"net_cls", "net_prio", "perf_event", "hugetlb", "rdma", "misc"}
 )
 
 
