@@ -38,6 +38,7 @@ fix: ## what ruff can mend
 gen: ## generated code from proto/
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iproto --python_out=proto \
 	  --grpc_python_out=proto --mypy_out=quiet:proto --mypy_grpc_out=quiet:proto $(PROTOS)
+	$(BIN)/python -m minictl.client.generate
 
 gen-check: ## fails when the generated code does not match proto/
 	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && \
@@ -46,6 +47,7 @@ gen-check: ## fails when the generated code does not match proto/
 	for file in $$(cd $$tmp && find . -name '*_pb2*'); do \
 	  cmp -s "$$tmp/$$file" "proto/$$file" || { echo "proto/$$file is out of date: run 'make gen'"; exit 1; }; \
 	done
+	@$(BIN)/python -m minictl.client.generate --check
 
 bench: ## the figures of the README
 	@scripts/setup --bench

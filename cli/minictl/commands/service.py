@@ -1,0 +1,258 @@
+"""`minictl service`."""
+
+from __future__ import annotations
+
+from minicommon.errors import ConflictError, NotFoundError
+
+from minictl import service_flags
+from minictl.command import Command
+from minictl.commands import common
+from minictl.errors import ArgumentsError, CliError, FailedError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from minictl.context import Context
+    from minictl.flags import Parsed
+
+_UPDATE_ATTEMPTS = 5
+"""A change is read, applied and written; when somebody else wrote meanwhile it is done again, this often at most."""
+
+
+def _create(context: Context, parsed: Parsed) -> int:
+    from minictl.client import messages
+
+    spec = service_flags.new_spec(parsed, context.environment)
+    response = context.call("Services/Create", messages.CreateServiceRequest(spec=spec))
+    for warning in response.warnings:
+        context.warn(warning)
+    context.print(response.id)
+    if parsed["detach"]:
+        return 0
+    return _wait(context, response.id, response.revision, quiet=parsed["quiet"])
+
+
+def _wait(context: Context, service_id: str, revision: int, *, quiet: bool = False) -> int:
+    from minictl.wait import wait_for_service
+
+    return wait_for_service(context, service_id, min_revision=revision, quiet=quiet)
+
+
+def _update(context: Context, parsed: Parsed) -> int:
+    from minictl.client import messages
+
+    (ref,) = parsed.arguments
+    for attempt in range(1, _UPDATE_ATTEMPTS + 1):
+        service = context.call("Services/Get", messages.GetRequest(ref=ref)).service
+        service_flags.change_spec(service.spec, parsed, context.environment)
+        request = messages.UpdateServiceRequest(
+            ref=service.id, version=service.meta.version, spec=service.spec
+        )
+        try:
+            response = context.call("Services/Update", request)
+            break
+        except ConflictError:
+            if attempt == _UPDATE_ATTEMPTS:
+                raise
+    for warning in response.warnings:
+        context.warn(warning)
+    context.print(ref)
+    if parsed["detach"]:
+        return 0
+    return _wait(context, service.id, response.revision, quiet=parsed["quiet"])
+
+
+def _ls(context: Context, parsed: Parsed) -> int:
+    from minictl.client import messages
+    from minictl.output import listing
+    from minictl.views import service
+
+    request = messages.ListRequest(filters=common.filters(parsed["filter"]))
+    response = context.call("Services/List", request)
+    rows = service.rows(response.services)
+    context.out.write(listing.render(service.LAYOUT, rows, format=parsed["format"], quiet=parsed["quiet"]))
+    return 0
+
+
+def _ps(context: Context, parsed: Parsed) -> int:
+    from minictl.client import messages
+    from minictl.commands.task import print_tasks
+
+    found: list[str] = []
+    missing: list[str] = []
+    for ref in parsed.arguments:
+        try:
+            found.append(context.call("Services/Get", messages.GetRequest(ref=ref)).service.id)
+        except NotFoundError:
+            missing.append(f"no such service: {ref}")
+    if found:
+        pairs = [_node_filter(context, key, value) for key, value in parsed["filter"]]
+        pairs += [("service", service_id) for service_id in found]
+        response = context.call("Tasks/List", messages.ListRequest(filters=common.filters(pairs)))
+        print_tasks(context, parsed, response.tasks)
+    if missing:
+        raise FailedError("\n".join(missing))
+    return 0
+
+
+def _node_filter(context: Context, key: str, value: str) -> tuple[str, str]:
+    return (key, common.node_reference(context, value)) if key == "node" else (key, value)
+
+
+def _inspect(context: Context, parsed: Parsed) -> int:
+    from minictl.client import messages
+    from minictl.output.inspect import inspect
+    from minictl.views import service
+
+    def get(ref: str) -> Any:
+        return context.call("Services/Get", messages.GetRequest(ref=ref))
+
+    if parsed["pretty"]:
+        if parsed["format"]:
+            raise CliError("--format is incompatible with human friendly format")
+        return common.for_each(parsed.arguments, lambda ref: _print_pretty(context, ref))
+    return inspect(
+        context, parsed.arguments, "service", lambda ref: service.to_json(get(ref)), format=parsed["format"]
+    )
+
+
+def _print_pretty(context: Context, ref: str) -> None:
+    from minictl.client import messages
+    from minictl.views import service_pretty
+
+    try:
+        view = context.call("Services/Get", messages.GetRequest(ref=ref))
+    except NotFoundError:
+        raise CliError(f"no such service: {ref}") from None
+    context.print(service_pretty.render(view))
+
+
+def _rm(context: Context, parsed: Parsed) -> int:
+    from minictl.client import messages
+
+    def remove(ref: str) -> None:
+        context.call("Services/Remove", messages.RemoveServiceRequest(ref=ref))
+        context.print(ref)
+
+    return common.for_each(parsed.arguments, remove)
+
+
+def _scale(context: Context, parsed: Parsed) -> int:
+    from minictl.client import messages
+
+    for argument in parsed.arguments:
+        name, _, count = argument.partition("=")
+        if not name or not count:
+            raise ArgumentsError(_scale_usage(argument))
+    scaled: list[tuple[str, int]] = []
+
+    def scale(argument: str) -> None:
+        from minictl.values import parse_uint
+
+        ref, _, text = argument.partition("=")
+        try:
+            replicas = parse_uint(text)
+        except ValueError as error:
+            raise CliError(f"{ref}: invalid replicas value {text}: {error}") from None
+        try:
+            response = context.call(
+                "Services/Scale", messages.ScaleServiceRequest(ref=ref, replicas=replicas)
+            )
+        except NotFoundError as error:
+            raise CliError(f"{ref}: Error response from daemon: {error}") from error
+        for warning in response.warnings:
+            context.warn(warning)
+        context.print(f"{ref} scaled to {replicas}")
+        scaled.append((ref, response.revision))
+
+    def wait(ref: str) -> None:
+        _wait(context, ref, dict(scaled)[ref])
+
+    failure = None
+    try:
+        common.for_each(parsed.arguments, scale)
+    except FailedError as error:
+        failure = error
+    if not parsed["detach"]:
+        common.for_each([ref for ref, _ in scaled], wait)
+    if failure is not None:
+        raise failure
+    return 0
+
+
+def _scale_usage(argument: str) -> str:
+    path = "minictl service scale"
+    return (
+        f"invalid scale specifier '{argument}'.\nSee '{path} --help'.\n\n"
+        f"Usage:  {path} SERVICE=REPLICAS [SERVICE=REPLICAS...]\n\nScale one or multiple replicated services"
+    )
+
+
+COMMANDS = (
+    Command(
+        "create",
+        "Create a new service",
+        _create,
+        arguments="IMAGE [COMMAND] [ARG...]",
+        least=1,
+        most=None,
+        flags=service_flags.CREATE_FLAGS,
+        interspersed=False,
+    ),
+    Command(
+        "inspect",
+        "Display detailed information on one or more services",
+        _inspect,
+        arguments="SERVICE [SERVICE...]",
+        least=1,
+        most=None,
+        flags=(common.INSPECT_FORMAT, common.PRETTY),
+    ),
+    Command(
+        "ls",
+        "List services",
+        _ls,
+        aliases=("list",),
+        shown_aliases=("minictl service ls", "minictl service list"),
+        flags=(common.FILTER, common.LIST_FORMAT, common.quiet_flag()),
+    ),
+    Command(
+        "ps",
+        "List the tasks of one or more services",
+        _ps,
+        arguments="SERVICE [SERVICE...]",
+        least=1,
+        most=None,
+        flags=common.TASK_FLAGS,
+    ),
+    Command(
+        "rm",
+        "Remove one or more services",
+        _rm,
+        arguments="SERVICE [SERVICE...]",
+        least=1,
+        most=None,
+        aliases=("remove",),
+        shown_aliases=("minictl service rm", "minictl service remove"),
+    ),
+    Command(
+        "scale",
+        "Scale one or multiple replicated services",
+        _scale,
+        arguments="SERVICE=REPLICAS [SERVICE=REPLICAS...]",
+        least=1,
+        most=None,
+        flags=(common.DETACH,),
+        show_options=False,
+    ),
+    Command(
+        "update",
+        "Update a service",
+        _update,
+        arguments="SERVICE",
+        least=1,
+        most=1,
+        flags=service_flags.UPDATE_FLAGS,
+    ),
+)

@@ -1,0 +1,281 @@
+"""`minictl swarm`."""
+
+from __future__ import annotations
+
+from minictl import values
+from minictl.command import Command
+from minictl.commands import common
+from minictl.errors import CliError
+from minictl.flags import Flag
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from miniproto.v1.objects_pb2 import ClusterSpec
+
+    from minictl.context import Context
+    from minictl.flags import Parsed
+
+INIT_SECONDS = 180.0
+"""For init and join: etcd and the manager have to start, on a slow disk, too."""
+
+ROLES = ("worker", "manager")
+
+
+def _init(context: Context, parsed: Parsed) -> int:
+    from minictl.client import messages
+
+    availability: Any = common.availability(parsed["availability"])
+    request = messages.InitRequest(
+        advertise_address=parsed["advertise-addr"],
+        listen_address=parsed["listen-addr"] if parsed.changed("listen-addr") else "",
+        default_address_pools=[pool for value in parsed["default-addr-pool"] for pool in value.split(",")],
+        subnet_size=parsed["default-addr-pool-mask-length"],
+        certificate_lifetime_ns=parsed["cert-expiry"],
+        heartbeat_period_ns=parsed["dispatcher-heartbeat"],
+        availability=availability,
+        force_new_cluster=parsed["force-new-cluster"],
+        etcd_endpoints=parsed["etcd-endpoint"],
+        etcd_ca_pem=_read(parsed["etcd-ca"]),
+        etcd_certificate_pem=_read(parsed["etcd-cert"]),
+        etcd_key_pem=_read(parsed["etcd-key"]),
+    )
+    if parsed.changed("task-history-limit"):
+        request.task_history_limit = parsed["task-history-limit"]
+    response = context.call("LocalNode/Init", request, timeout=INIT_SECONDS)
+    context.print(f"Swarm initialized: current node ({response.node_id}) is now a manager.\n")
+    _print_join(context, "worker", response.worker_token, response.join_address)
+    context.print(
+        "To add a manager to this swarm, run 'minictl swarm join-token manager' and follow the instructions."
+    )
+    return 0
+
+
+def _read(path: str) -> bytes:
+    if not path:
+        return b""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise CliError(f"open {path}: {(error.strerror or str(error)).lower()}") from error
+
+
+def _print_join(context: Context, role: str, token: str, address: str) -> None:
+    context.print(f"To add a {role} to this swarm, run the following command:\n")
+    context.print(f"    minictl swarm join --token {token} {address}\n")
+
+
+def _join(context: Context, parsed: Parsed) -> int:
+    from minictl.client import messages
+
+    availability: Any = common.availability(parsed["availability"])
+    request = messages.JoinClusterRequest(
+        token=parsed["token"],
+        remote_addresses=parsed.arguments,
+        advertise_address=parsed["advertise-addr"],
+        listen_address=parsed["listen-addr"] if parsed.changed("listen-addr") else "",
+        availability=availability,
+    )
+    response = context.call("LocalNode/Join", request, timeout=INIT_SECONDS)
+    context.print(f"This node joined a swarm as a {ROLES[response.role]}.")
+    return 0
+
+
+def _join_token(context: Context, parsed: Parsed) -> int:
+    from minictl.client import messages
+
+    (role,) = parsed.arguments
+    if role not in ROLES:
+        raise CliError(f"unknown role {role}")
+    number: Any = ROLES.index(role)
+    request = messages.JoinTokenRequest(role=number, rotate=parsed["rotate"])
+    response = context.call("Clusters/JoinToken", request)
+    if parsed["quiet"]:
+        context.print(response.token)
+        return 0
+    if parsed["rotate"]:
+        context.print(f"Successfully rotated {role} join token.\n")
+    _print_join(context, role, response.token, response.address)
+    return 0
+
+
+def _leave(context: Context, parsed: Parsed) -> int:
+    from minictl.client import messages
+
+    context.call("LocalNode/Leave", messages.LeaveClusterRequest(force=parsed["force"]), timeout=INIT_SECONDS)
+    context.print("Node left the swarm.")
+    return 0
+
+
+def _update(context: Context, parsed: Parsed) -> int:
+    from minictl.client import messages
+
+    if not parsed.given():
+        raise CliError("nothing to update: give a flag (see 'minictl swarm update --help')")
+    cluster = context.call("Clusters/Get", messages.GetClusterRequest()).cluster
+    change_spec(cluster.spec, parsed)
+    context.call(
+        "Clusters/Update", messages.UpdateClusterRequest(version=cluster.meta.version, spec=cluster.spec)
+    )
+    context.print("Swarm updated.")
+    return 0
+
+
+def change_spec(spec: ClusterSpec, parsed: Parsed) -> None:
+    """Only the flags that were given change something."""
+    if parsed.changed("cert-expiry"):
+        spec.certificate_lifetime_ns = parsed["cert-expiry"]
+    if parsed.changed("dispatcher-heartbeat"):
+        spec.heartbeat_period_ns = parsed["dispatcher-heartbeat"]
+    if parsed.changed("task-history-limit"):
+        spec.task_history_limit = parsed["task-history-limit"]
+
+
+def _info(context: Context, parsed: Parsed) -> int:
+    from minictl.client import messages
+    from minictl.views import cluster
+
+    info = context.call("Clusters/Get", messages.GetClusterRequest())
+    if parsed["format"]:
+        return _formatted(context, cluster.to_json(info), parsed["format"])
+    context.print("\n".join(cluster.lines(info)))
+    return 0
+
+
+def _formatted(context: Context, value: dict[str, Any], format: str) -> int:
+    from minictl.output.inspect import show_one
+
+    context.print(show_one(value, format))
+    return 0
+
+
+_AVAILABILITY = Flag(
+    "availability",
+    'Availability of the node ("active", "pause", "drain")',
+    kind=values.STRING,
+    default="active",
+    shown='"active"',
+)
+_ADVERTISE = Flag(
+    "advertise-addr", 'Advertised address (format: "<ip|interface>[:port]")', kind=values.STRING
+)
+_LISTEN = Flag(
+    "listen-addr",
+    'Listen address (format: "<ip|interface>[:port]")',
+    kind=values.NODE_ADDRESS,
+    default="0.0.0.0:2377",
+    shown="0.0.0.0:2377",
+)
+_DATA_PATH = Flag(
+    "data-path-addr",
+    'Address or interface to use for data path traffic (format: "<ip|interface>")',
+    kind=values.STRING,
+    later=True,
+)
+_HISTORY = Flag("task-history-limit", "Task history retention limit", kind=values.INT, default=5, shown="5")
+_EXPIRY = Flag(
+    "cert-expiry",
+    "Validity period for node certificates (ns|us|ms|s|m|h)",
+    kind=values.DURATION,
+    default=2160 * 3600 * 1_000_000_000,
+    shown="2160h0m0s",
+)
+_HEARTBEAT = Flag(
+    "dispatcher-heartbeat",
+    "Dispatcher heartbeat period (ns|us|ms|s|m|h)",
+    kind=values.DURATION,
+    default=5_000_000_000,
+    shown="5s",
+)
+_LATER = (
+    Flag(
+        "autolock",
+        "Enable manager autolocking (requiring an unlock key to start a stopped manager)",
+        later=True,
+    ),
+    Flag(
+        "external-ca",
+        "Specifications of one or more certificate signing endpoints",
+        kind=values.LIST,
+        later=True,
+    ),
+    Flag("max-snapshots", "Number of additional Raft snapshots to retain", kind=values.UINT, later=True),
+    Flag("snapshot-interval", "Number of log entries between Raft snapshots", kind=values.UINT, later=True),
+)
+
+COMMANDS = (
+    Command(
+        "info",
+        "Show the state of the swarm and of its store",
+        _info,
+        flags=(common.INSPECT_FORMAT,),
+    ),
+    Command(
+        "init",
+        "Initialize a swarm",
+        _init,
+        flags=(
+            _ADVERTISE,
+            _AVAILABILITY,
+            _EXPIRY,
+            _DATA_PATH,
+            Flag(
+                "data-path-port", "Port number to use for data path traffic", kind=values.UINT32, later=True
+            ),
+            Flag("default-addr-pool", "default address pool in CIDR format", kind=values.CIDR, shown="[]"),
+            Flag(
+                "default-addr-pool-mask-length",
+                "default address pool subnet mask length",
+                kind=values.UINT32,
+                default=24,
+                shown="24",
+            ),
+            _HEARTBEAT,
+            Flag("etcd-ca", "CA of the etcd given with --etcd-endpoint (a PEM file)", kind=values.STRING),
+            Flag("etcd-cert", "Client certificate for that etcd (a PEM file)", kind=values.STRING),
+            Flag(
+                "etcd-endpoint",
+                "URL of an etcd that you run, instead of one that is started on this node",
+                kind=values.LIST,
+            ),
+            Flag("etcd-key", "Key of the client certificate for that etcd (a PEM file)", kind=values.STRING),
+            Flag("force-new-cluster", "Force create a new cluster from current state"),
+            _LISTEN,
+            _HISTORY,
+            *_LATER,
+        ),
+    ),
+    Command(
+        "join",
+        "Join a swarm as a node and/or manager",
+        _join,
+        arguments="HOST:PORT",
+        least=1,
+        most=1,
+        flags=(
+            _ADVERTISE,
+            _AVAILABILITY,
+            _DATA_PATH,
+            _LISTEN,
+            Flag("token", "Token for entry into the swarm", kind=values.STRING),
+        ),
+    ),
+    Command(
+        "join-token",
+        "Manage join tokens",
+        _join_token,
+        arguments="(worker|manager)",
+        least=1,
+        most=1,
+        flags=(Flag("quiet", "Only display token", short="q"), Flag("rotate", "Rotate join token")),
+    ),
+    Command(
+        "leave",
+        "Leave the swarm",
+        _leave,
+        flags=(Flag("force", "Force this node to leave the swarm, ignoring warnings", short="f"),),
+    ),
+    Command("update", "Update the swarm", _update, flags=(_EXPIRY, _HEARTBEAT, _HISTORY, *_LATER)),
+)

@@ -1,0 +1,1 @@
+"""What commands print: tables as Docker's tab writer sets them, Go templates, JSON."""

@@ -1,0 +1,158 @@
+"""What there is to say while a service converges. Pure: views of the service and the time in, lines out.
+
+A line has a key ("overall progress", "3/5", "verify"); saying a key again replaces the line on a terminal. Lines
+that would not change are not said again. The service is converged when every slot's task runs and has gone on running
+for the monitor period.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from miniproto.v1.control_pb2 import ServiceProgress, TaskView
+
+SECOND = 1_000_000_000
+"""Nanoseconds."""
+
+MONITOR_NS = 5 * SECOND
+"""How long all tasks must have been running (Docker's default update monitor)."""
+
+MAX_BARS = 20
+"""With more replicas only the overall line is shown (docker/cli)."""
+
+MAX_ERROR = 75
+"""Characters of an error, so that the line fits a narrow terminal (docker/cli)."""
+
+STEPS = 9
+"""A running task is at the ninth step; Docker counts its `allocated`, which is never seen."""
+
+RUNNING = 512
+
+_STEP_OF_STATE = {0: 1, 64: 3, 192: 4, 256: 5, 320: 6, 384: 7, 448: 8, RUNNING: 9}
+_NAMES = {
+    0: "new",
+    64: "pending",
+    192: "assigned",
+    256: "accepted",
+    320: "preparing",
+    384: "ready",
+    448: "starting",
+    RUNNING: "running",
+}
+_NAME_WIDTH = max(map(len, _NAMES.values()))
+
+
+class Line:
+    """`step` is how far the bar is, of STEPS; 0: no bar."""
+
+    __slots__ = ("key", "step", "text")
+
+    def __init__(self, key: str, text: str, step: int = 0) -> None:
+        self.key = key
+        self.text = text
+        self.step = step
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Line) and (self.key, self.text, self.step) == (
+            other.key,
+            other.text,
+            other.step,
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Line({self.key!r}, {self.text!r}, {self.step})"
+
+
+class Convergence:
+    """Follows one service. `converged` is final; `wake_ns` is when `tick` has something to say, or None."""
+
+    def __init__(self, *, monitor_ns: int = MONITOR_NS) -> None:
+        self.converged = False
+        self.wake_ns: int | None = None
+        self._monitor_ns = monitor_ns
+        self._said: dict[str, Line] = {}
+        self._bars: dict[int, int] = {}
+        self._since_ns: int | None = None
+
+    def update(self, view: ServiceProgress, now_ns: int) -> list[Line]:
+        """The service or one of its tasks changed."""
+        replicas = view.service.service.spec.replicas
+        lines: list[Line] = []
+        if not self._said:
+            lines.append(Line("overall progress", f"0 out of {replicas} tasks"))
+            if replicas <= MAX_BARS:
+                lines += [Line(f"{bar}/{replicas}", " ") for bar in range(1, replicas + 1)]
+        tasks = _by_slot(view)
+        running = sum(1 for task in tasks.values() if _runs(task))
+        if self._since_ns is None or running != replicas:
+            lines += self._bar_lines(tasks, replicas)
+            lines.append(Line("overall progress", f"{running} out of {replicas} tasks"))
+        if running != replicas:
+            if self._since_ns is not None:
+                lines.append(Line("verify", "Detected task failure"))
+            self._since_ns = self.wake_ns = None
+        elif self._since_ns is None:
+            self._since_ns = now_ns
+        return self._new(lines) + self.tick(now_ns)
+
+    def tick(self, now_ns: int) -> list[Line]:
+        """Time passed."""
+        if self._since_ns is None or self.converged:
+            return []
+        left = self._since_ns + self._monitor_ns - now_ns
+        if left <= 0:
+            self.converged = True
+            self.wake_ns = None
+            return self._new([Line("verify", "Service converged")])
+        seconds = -(-left // SECOND)
+        self.wake_ns = now_ns + left - (seconds - 1) * SECOND
+        return self._new([Line("verify", f"Waiting {seconds} seconds to verify that tasks are stable...")])
+
+    def _bar_lines(self, tasks: dict[int, TaskView], replicas: int) -> list[Line]:
+        lines = []
+        for slot, task in sorted(tasks.items()):
+            bar = self._bars.setdefault(slot, len(self._bars) + 1)
+            if bar > replicas or replicas > MAX_BARS:
+                continue
+            key = f"{bar}/{replicas}"
+            if task.error:
+                lines.append(Line(key, _short(task.error)))
+            elif task.task.desired_state <= RUNNING and task.state in _STEP_OF_STATE:
+                lines.append(Line(key, f"{_NAMES[task.state]:<{_NAME_WIDTH}}", _STEP_OF_STATE[task.state]))
+        return lines
+
+    def _new(self, lines: list[Line]) -> list[Line]:
+        fresh = []
+        for line in lines:
+            if self._said.get(line.key) != line:
+                self._said[line.key] = line
+                fresh.append(line)
+        return fresh
+
+
+def _by_slot(view: ServiceProgress) -> dict[int, TaskView]:
+    """The task of each slot that follows the service's present template; of several, the one that is wanted most."""
+    version = view.service.service.spec_version
+    slots: dict[int, TaskView] = {}
+    for task in view.tasks:
+        if task.task.spec_version != version:
+            continue
+        other = slots.get(task.task.slot)
+        if other is None or _rank(task) < _rank(other):
+            slots[task.task.slot] = task
+    return slots
+
+
+def _rank(task: TaskView) -> tuple[int, int]:
+    return task.task.desired_state, task.state
+
+
+def _runs(task: TaskView) -> bool:
+    return task.task.desired_state <= RUNNING and task.state == RUNNING
+
+
+def _short(error: str) -> str:
+    error = error.replace("\n", " ")
+    return error if len(error) <= MAX_ERROR else error[: MAX_ERROR - 1] + "…"

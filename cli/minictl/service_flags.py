@@ -1,0 +1,316 @@
+"""The flags of `service create` and `service update`: which there are, and what they do to a service's spec."""
+
+from __future__ import annotations
+
+from minictl import values
+from minictl.errors import CliError
+from minictl.flags import Flag
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
+    from miniproto.v1.objects_pb2 import ContainerSpec, ServiceSpec
+
+    from minictl.flags import Parsed
+    from minictl.ports import Port
+
+SECOND = 1_000_000_000
+"""Nanoseconds."""
+
+RESTART_DELAY_NS = 5 * SECOND
+STOP_GRACE_PERIOD_NS = 10 * SECOND
+"""SwarmKit's defaults (`api/defaults/service.go`)."""
+
+CONDITIONS = ("any", "on-failure", "none")
+"""At the place of their numbers in the API."""
+
+_MODES = ("replicated", "global", "replicated-job", "global-job")
+_UNITS = "(ns|us|ms|s|m|h)"
+
+COMMON_FLAGS = (
+    Flag("cap-add", "Add Linux capabilities", kind=values.LIST),
+    Flag("cap-drop", "Drop Linux capabilities", kind=values.LIST),
+    Flag("detach", "Exit immediately instead of waiting for the service to converge", short="d"),
+    Flag("entrypoint", "Overwrite the default ENTRYPOINT of the image", kind=values.COMMAND),
+    Flag("hostname", "Container hostname", kind=values.STRING),
+    Flag("limit-cpu", "Limit CPUs", kind=values.CPUS),
+    Flag("limit-memory", "Limit Memory", kind=values.MEMORY),
+    Flag("limit-pids", "Limit maximum number of processes (default 0 = unlimited)", kind=values.INT),
+    Flag("quiet", "Suppress progress output", short="q"),
+    Flag("read-only", "Mount the container's root filesystem as read only"),
+    Flag("replicas", "Number of tasks", kind=values.UINT),
+    Flag("reserve-cpu", "Reserve CPUs", kind=values.CPUS),
+    Flag("reserve-memory", "Reserve Memory", kind=values.MEMORY),
+    Flag("restart-max-attempts", "Maximum number of restarts before giving up", kind=values.UINT),
+    Flag("restart-window", f"Window used to evaluate the restart policy {_UNITS}", kind=values.DURATION),
+    Flag("stop-signal", "Signal to stop the container", kind=values.STRING),
+    Flag("user", "Username or UID (format: <name|uid>[:<group|gid>])", short="u", kind=values.STRING),
+    Flag("workdir", "Working directory inside the container", short="w", kind=values.STRING),
+)
+
+
+def _with_default(default: bool) -> tuple[Flag, ...]:
+    """Flags that `create` shows with a default and `update` without."""
+    condition, delay, grace = ('"any"', "5s", "10s") if default else ("", "", "")
+    return (
+        Flag(
+            "restart-condition",
+            'Restart when condition is met ("none", "on-failure", "any")',
+            kind=values.STRING,
+            shown=condition,
+        ),
+        Flag("restart-delay", f"Delay between restart attempts {_UNITS}", kind=values.DURATION, shown=delay),
+        Flag(
+            "stop-grace-period",
+            f"Time to wait before force killing a container {_UNITS}",
+            kind=values.DURATION,
+            shown=grace,
+        ),
+    )
+
+
+def _later(names: str, *, boolean: bool = False) -> tuple[Flag, ...]:
+    kind = values.BOOL if boolean else values.STRING
+    return tuple(Flag(name, "", kind=kind, later=True) for name in names.split())
+
+
+_LATER = (
+    *_later(
+        "credential-spec endpoint-mode health-cmd health-interval health-retries health-start-interval"
+        " health-start-period health-timeout isolation log-driver log-opt max-concurrent memory-swap memory-swappiness"
+        " oom-score-adj replicas-max-per-node rollback-delay rollback-failure-action rollback-max-failure-ratio"
+        " rollback-monitor rollback-order rollback-parallelism update-delay update-failure-action"
+        " update-max-failure-ratio update-monitor update-order update-parallelism"
+    ),
+    *_later("init no-healthcheck no-resolve-image with-registry-auth", boolean=True),
+    Flag("tty", "", short="t", later=True),
+)
+"""Docker's flags that this version refuses by name."""
+
+CREATE_FLAGS = (
+    *COMMON_FLAGS,
+    *_with_default(True),
+    Flag("container-label", "Container labels", kind=values.LABEL),
+    Flag("env", "Set environment variables", short="e", kind=values.ENV),
+    Flag("env-file", "Read in a file of environment variables", kind=values.LIST),
+    Flag("group", "Set one or more supplementary user groups for the container", kind=values.LIST),
+    Flag("label", "Service labels", short="l", kind=values.LABEL),
+    Flag(
+        "mode",
+        'Service mode ("replicated", "global", "replicated-job", "global-job")',
+        kind=values.STRING,
+        default="replicated",
+        shown='"replicated"',
+    ),
+    Flag("name", "Service name", kind=values.STRING),
+    Flag("publish", "Publish a port as a node port", short="p", kind=values.PORT),
+    *_LATER,
+    *_later(
+        "config constraint dns dns-option dns-search generic-resource host mount network placement-pref secret sysctl"
+        " ulimit"
+    ),
+)
+
+UPDATE_FLAGS = (
+    *COMMON_FLAGS,
+    *_with_default(False),
+    Flag("args", "Service command args", kind=values.COMMAND),
+    Flag("container-label-add", "Add or update a container label", kind=values.LABEL),
+    Flag("container-label-rm", "Remove a container label by its key", kind=values.LIST),
+    Flag("env-add", "Add or update an environment variable", kind=values.ENV),
+    Flag("env-rm", "Remove an environment variable", kind=values.LIST),
+    Flag("force", "Force update even if no changes require it"),
+    Flag("group-add", "Add an additional supplementary user group to the container", kind=values.LIST),
+    Flag(
+        "group-rm", "Remove a previously added supplementary user group from the container", kind=values.LIST
+    ),
+    Flag("image", "Service image tag", kind=values.STRING),
+    Flag("label-add", "Add or update a service label", kind=values.LABEL),
+    Flag("label-rm", "Remove a label by its key", kind=values.LIST),
+    Flag("publish-add", "Add or update a published port", kind=values.PORT),
+    Flag("publish-rm", "Remove a published port by its target port", kind=values.PORT),
+    *_LATER,
+    *_later(
+        "config-add config-rm constraint-add constraint-rm dns-add dns-rm dns-option-add dns-option-rm dns-search-add"
+        " dns-search-rm generic-resource-add generic-resource-rm host-add host-rm mount-add mount-rm network-add"
+        " network-rm placement-pref-add placement-pref-rm secret-add secret-rm sysctl-add sysctl-rm ulimit-add"
+        " ulimit-rm"
+    ),
+    *_later("rollback", boolean=True),
+)
+
+
+def new_spec(parsed: Parsed, environment: Mapping[str, str]) -> ServiceSpec:
+    """The spec that `service create` asks for; defaults are spelled out. Raises CliError."""
+    from minictl import keyvalues, names
+    from minictl.client import messages
+
+    _check_mode(parsed["mode"])
+    image, *args = parsed.arguments
+    spec = messages.ServiceSpec(
+        name=parsed["name"] or names.random_name(),
+        labels=keyvalues.labels(parsed["label"]),
+        replicas=1,
+    )
+    container = spec.task.container
+    container.image = image
+    container.args.extend(args)
+    for key, value in keyvalues.labels(parsed["container-label"]).items():
+        container.labels[key] = value
+    container.groups.extend(parsed["group"])
+    container.stop_grace_period_ns = STOP_GRACE_PERIOD_NS
+    spec.task.restart.delay_ns = RESTART_DELAY_NS
+    variables = [item for path in parsed["env-file"] for item in keyvalues.read_env_file(path, environment)]
+    variables += keyvalues.resolve_env(parsed["env"], environment)
+    container.env.extend(keyvalues.last_of_each(variables))
+    _set_ports(spec, [port for group in parsed["publish"] for port in group])
+    _apply_common(spec, parsed)
+    return spec
+
+
+def _check_mode(mode: str) -> None:
+    if mode not in _MODES:
+        raise CliError(f"Unknown mode: {mode}, only replicated and global supported")
+    if mode != "replicated":
+        raise CliError(
+            f'the service mode "{mode}" is not supported by this version of minictl, only "replicated" is'
+        )
+
+
+def change_spec(spec: ServiceSpec, parsed: Parsed, environment: Mapping[str, str]) -> None:
+    """Apply the flags of `service update`; what was not given stays. Raises CliError."""
+    from minictl import keyvalues
+
+    container = spec.task.container
+    if parsed.changed("image"):
+        container.image = parsed["image"]
+    if parsed.changed("args"):
+        container.args[:] = parsed["args"]
+    if parsed["force"]:
+        spec.task.force_update += 1
+    _change_labels(spec.labels, parsed["label-add"], parsed["label-rm"])
+    _change_labels(container.labels, parsed["container-label-add"], parsed["container-label-rm"])
+    if parsed.changed("env-add", "env-rm"):
+        added = keyvalues.resolve_env(parsed["env-add"], environment)
+        kept = sorted(keyvalues.last_of_each([*container.env, *added]))
+        container.env[:] = [item for item in kept if item.partition("=")[0] not in parsed["env-rm"]]
+    if parsed.changed("group-add", "group-rm"):
+        groups = {*container.groups, *parsed["group-add"]} - set(parsed["group-rm"])
+        container.groups[:] = sorted(groups)
+    if parsed.changed("publish-add", "publish-rm"):
+        _change_ports(spec, parsed)
+    _apply_common(spec, parsed)
+
+
+def _change_labels(labels: Any, added: Iterable[str], removed: Iterable[str]) -> None:
+    from minictl import keyvalues
+
+    for key, value in keyvalues.labels(added).items():
+        labels[key] = value
+    for key in removed:
+        labels.pop(key, None)
+
+
+def _set_ports(spec: ServiceSpec, ports: Iterable[Port]) -> None:
+    from minictl.client import messages
+
+    spec.ClearField("ports")
+    for port in ports:
+        spec.ports.append(
+            messages.PortConfig(
+                protocol=port.protocol,
+                target_port=port.target,
+                published_port=port.published,
+                publish_mode=port.mode,
+            )
+        )
+
+
+def _change_ports(spec: ServiceSpec, parsed: Parsed) -> None:
+    """Added ports replace the same ones; removal goes by target port, protocol and mode."""
+    from minictl.ports import Port
+
+    present = [
+        Port(port.target_port, port.published_port, port.protocol, port.publish_mode) for port in spec.ports
+    ]
+    removed = [(port.target, port.protocol, port.mode) for group in parsed["publish-rm"] for port in group]
+    kept = [port for port in present if (port.target, port.protocol, port.mode) not in removed]
+    kept += [port for group in parsed["publish-add"] for port in group if port not in kept]
+    _set_ports(spec, sorted(kept, key=lambda port: port.published))
+
+
+def _apply_common(spec: ServiceSpec, parsed: Parsed) -> None:
+    container = spec.task.container
+    if parsed.changed("replicas"):
+        spec.replicas = parsed["replicas"]
+    _apply_container(container, parsed)
+    limits, reservations, restart = (
+        spec.task.resources.limits,
+        spec.task.resources.reservations,
+        spec.task.restart,
+    )
+    for flag, target, field in (
+        ("limit-cpu", limits, "nano_cpus"),
+        ("limit-memory", limits, "memory_bytes"),
+        ("limit-pids", limits, "pids"),
+        ("reserve-cpu", reservations, "nano_cpus"),
+        ("reserve-memory", reservations, "memory_bytes"),
+        ("restart-delay", restart, "delay_ns"),
+        ("restart-max-attempts", restart, "max_attempts"),
+        ("restart-window", restart, "window_ns"),
+    ):
+        if parsed.changed(flag):
+            setattr(target, field, parsed[flag])
+    if parsed.changed("restart-condition"):
+        condition = parsed["restart-condition"]
+        if condition not in CONDITIONS:
+            raise CliError(f'invalid restart condition "{condition}": must be "none", "on-failure" or "any"')
+        number: Any = CONDITIONS.index(condition)
+        restart.condition = number
+
+
+def _apply_container(container: ContainerSpec, parsed: Parsed) -> None:
+    for flag, field in (
+        ("hostname", "hostname"),
+        ("user", "user"),
+        ("workdir", "dir"),
+        ("stop-signal", "stop_signal"),
+        ("stop-grace-period", "stop_grace_period_ns"),
+        ("read-only", "read_only"),
+    ):
+        if parsed.changed(flag):
+            setattr(container, field, parsed[flag])
+    if parsed.changed("entrypoint"):
+        container.command[:] = parsed["entrypoint"]
+    if parsed.changed("cap-add", "cap-drop"):
+        added, dropped = merge_capabilities(container, parsed)
+        container.cap_add[:] = added
+        container.cap_drop[:] = dropped
+
+
+def merge_capabilities(container: ContainerSpec, parsed: Parsed) -> tuple[list[str], list[str]]:
+    """Docker's rule: what is added is no longer dropped, and the other way round; `RESET` forgets what there was."""
+    added, dropped = set(container.cap_add), set(container.cap_drop)
+    now_added = {capability(name) for name in parsed["cap-add"]}
+    now_dropped = {capability(name) for name in parsed["cap-drop"]}
+    if "RESET" in now_added:
+        added.clear()
+    if "RESET" in now_dropped:
+        dropped.clear()
+    now_added.discard("RESET")
+    now_dropped.discard("RESET")
+    if "ALL" in now_added:
+        now_added = {"ALL"}
+    if "ALL" in now_dropped:
+        now_dropped = {"ALL"}
+    return sorted((added - now_dropped) | now_added), sorted(
+        (dropped - now_added) | (now_dropped - now_added)
+    )
+
+
+def capability(name: str) -> str:
+    """`net_admin` and `CAP_NET_ADMIN` are the same; `ALL` and `RESET` are no capabilities."""
+    name = name.strip().upper()
+    return name if name in ("ALL", "RESET") or name.startswith("CAP_") else f"CAP_{name}"

@@ -1,0 +1,141 @@
+"""Services in a list, and as Docker's JSON."""
+
+from __future__ import annotations
+
+from minictl.output.listing import Layout
+from minictl.views import common
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from miniproto.v1.control_pb2 import ServiceView
+    from miniproto.v1.objects_pb2 import ContainerSpec, PortConfig, ServiceSpec, TaskSpec
+
+LAYOUT = Layout(
+    {
+        "ID": "ID",
+        "Name": "NAME",
+        "Mode": "MODE",
+        "Replicas": "REPLICAS",
+        "Image": "IMAGE",
+        "Ports": "PORTS",
+    },
+    ("ID", "Name", "Mode", "Replicas", "Image", "Ports"),
+)
+
+
+def rows(views: Iterable[ServiceView]) -> list[dict[str, Any]]:
+    """One row per service, in the natural order of their names."""
+    ordered = sorted(views, key=lambda view: common.natural_key(view.service.spec.name))
+    return [
+        {
+            "ID": view.service.id[: common.SHORT_ID],
+            "Image": common.familiar_image(view.service.spec.task.container.image),
+            "Mode": "replicated",
+            "Name": view.service.spec.name,
+            "Ports": port_ranges(view.service.ports),
+            "Replicas": f"{view.running}/{view.desired}",
+        }
+        for view in ordered
+    ]
+
+
+def port_ranges(ports: Iterable[PortConfig]) -> str:
+    """Published ingress ports; neighbors are put together: "*:80-81->80-81/tcp, *:53->53/udp"."""
+    from minictl.ports import MODE_NAMES, PROTOCOL_NAMES
+
+    runs: list[list[int]] = []
+    shown = [port for port in ports if MODE_NAMES[port.publish_mode] == "ingress"]
+    for port in sorted(shown, key=lambda port: (port.protocol, port.published_port)):
+        published, target = port.published_port, port.target_port
+        if runs:
+            protocol, first, last, first_target, last_target = runs[-1]
+            is_range = last_target != first_target
+            follows = published - last <= 1 and target - last_target <= 1
+            if protocol == port.protocol and follows and not (is_range and target <= last_target):
+                runs[-1] = [protocol, first, published, first_target, target]
+                continue
+        runs.append([port.protocol, published, published, target, target])
+    return ", ".join(
+        f"*:{_span(first, last)}->{_span(first_target, last_target)}/{PROTOCOL_NAMES[protocol]}"
+        for protocol, first, last, first_target, last_target in runs
+    )
+
+
+def _span(first: int, last: int) -> str:
+    return f"{first}-{last}" if last > first else str(first)
+
+
+def to_json(view: ServiceView) -> dict[str, Any]:
+    """The service as `docker service inspect` prints it."""
+    service = view.service
+    spec = spec_json(service.spec)
+    endpoint: dict[str, Any] = {"Spec": spec["EndpointSpec"]}
+    if service.ports:
+        endpoint["Ports"] = [common.port_json(port) for port in service.ports]
+    return {"ID": service.id, **common.meta(service.meta), "Spec": spec, "Endpoint": endpoint}
+
+
+def spec_json(spec: ServiceSpec) -> dict[str, Any]:
+    endpoint: dict[str, Any] = {"Mode": "vip"}
+    if spec.ports:
+        endpoint["Ports"] = [common.port_json(port) for port in spec.ports]
+    return {
+        "Name": spec.name,
+        "Labels": dict(sorted(spec.labels.items())),
+        "TaskTemplate": task_json(spec.task),
+        "Mode": {"Replicated": {"Replicas": spec.replicas}},
+        "EndpointSpec": endpoint,
+    }
+
+
+def task_json(task: TaskSpec) -> dict[str, Any]:
+    """A task template, with what is set of its resources."""
+    limits, reservations = task.resources.limits, task.resources.reservations
+    resources = {
+        "Limits": _set(NanoCPUs=limits.nano_cpus, MemoryBytes=limits.memory_bytes, Pids=limits.pids),
+        "Reservations": _set(NanoCPUs=reservations.nano_cpus, MemoryBytes=reservations.memory_bytes),
+    }
+    restart = task.restart
+    policy = {
+        "Condition": common.condition_name(restart.condition),
+        "Delay": restart.delay_ns,
+        "MaxAttempts": restart.max_attempts,
+        **_set(Window=restart.window_ns),
+    }
+    return {
+        "ContainerSpec": container_json(task.container),
+        "Resources": {name: value for name, value in resources.items() if value},
+        "RestartPolicy": policy,
+        "Placement": {},
+        "ForceUpdate": task.force_update,
+        "Runtime": "container",
+    }
+
+
+def container_json(container: ContainerSpec) -> dict[str, Any]:
+    return {
+        "Image": container.image,
+        **_set(
+            Labels=dict(sorted(container.labels.items())),
+            Command=list(container.command),
+            Args=list(container.args),
+            Hostname=container.hostname,
+            Env=list(container.env),
+            Dir=container.dir,
+            User=container.user,
+            Groups=list(container.groups),
+            StopSignal=container.stop_signal,
+            ReadOnly=container.read_only,
+            StopGracePeriod=container.stop_grace_period_ns,
+            CapabilityAdd=list(container.cap_add),
+            CapabilityDrop=list(container.cap_drop),
+        ),
+    }
+
+
+def _set(**values: Any) -> dict[str, Any]:
+    """Only what is not empty or zero, as Go's omitempty."""
+    return {name: value for name, value in values.items() if value}

@@ -1,0 +1,87 @@
+"""`service inspect --pretty`, in Docker's layout: the sections of what a service has."""
+
+from __future__ import annotations
+
+from minictl import units
+from minictl.views import common
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from miniproto.v1.control_pb2 import ServiceView
+    from miniproto.v1.objects_pb2 import ContainerSpec, PortConfig, Resources, ServiceSpec
+
+
+def render(view: ServiceView) -> str:
+    """The whole text, which begins and ends with a newline."""
+    service = view.service
+    lines = ["", f"ID:\t\t{service.id}", *_head(service.spec), "Placement:"]
+    lines += _container(service.spec.task.container)
+    lines += _resources(service.spec.task.resources)
+    lines.append("Endpoint Mode:\tvip")
+    if service.ports:
+        lines.append("Ports:")
+        for port in service.ports:
+            lines += _port(port)
+        lines[-1] += " "
+    return "\n".join(lines) + "\n"
+
+
+def _head(spec: ServiceSpec) -> list[str]:
+    lines = [f"Name:\t\t{spec.name}"]
+    if spec.labels:
+        lines.append("Labels:")
+        lines += [f" {key}={value}" if value else f" {key}" for key, value in sorted(spec.labels.items())]
+    lines.append("Service Mode:\tReplicated")
+    if spec.replicas:
+        lines.append(f" Replicas:\t{spec.replicas}")
+    return lines
+
+
+def _container(container: ContainerSpec) -> list[str]:
+    lines = ["ContainerSpec:", f" Image:\t\t{container.image}"]
+    if container.args:
+        lines.append(" Args:\t\t" + "".join(f"{argument} " for argument in container.args))
+    if container.env:
+        lines.append(" Env:\t\t" + "".join(f"{variable} " for variable in container.env))
+    if container.dir:
+        lines.append(f" Dir:\t\t{container.dir}")
+    if container.user:
+        lines.append(f" User: {container.user}")
+    if container.cap_add or container.cap_drop:
+        lines.append("Capabilities:")
+        lines += [f" Add: {', '.join(container.cap_add)}"] if container.cap_add else []
+        lines += [f" Drop: {', '.join(container.cap_drop)}"] if container.cap_drop else []
+    return lines
+
+
+def _resources(resources: Resources) -> list[str]:
+    lines: list[str] = []
+    reservations, limits = resources.reservations, resources.limits
+    if reservations.nano_cpus or reservations.memory_bytes:
+        lines += [" Reservations:", *_amounts(reservations.nano_cpus, reservations.memory_bytes)]
+    if limits.nano_cpus or limits.memory_bytes:
+        lines += [" Limits:", *_amounts(limits.nano_cpus, limits.memory_bytes)]
+    if lines or limits.pids:
+        lines.insert(0, "Resources:")
+    if limits.pids:
+        lines.append(f"  PIDs:\t\t{limits.pids}")
+    return lines
+
+
+def _amounts(nano_cpus: int, memory_bytes: int) -> list[str]:
+    lines = []
+    if nano_cpus:
+        lines.append(f"  CPU:\t\t{nano_cpus / 1e9:g}")
+    if memory_bytes:
+        lines.append(f"  Memory:\t{units.bytes_size(memory_bytes)}")
+    return lines
+
+
+def _port(port: PortConfig) -> list[str]:
+    shown = common.port_json(port)
+    return [
+        f" PublishedPort = {shown.get('PublishedPort', 0)}",
+        f"  Protocol = {shown['Protocol']}",
+        f"  TargetPort = {shown['TargetPort']}",
+        f"  PublishMode = {shown['PublishMode']}",
+    ]

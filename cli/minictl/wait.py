@@ -1,0 +1,130 @@
+"""Waiting for a service to converge: the stream of its changes in, progress in place or as plain lines out."""
+
+from __future__ import annotations
+
+import os
+
+from minicommon.errors import DeadlineError
+
+from minictl.errors import CliError
+from minictl.progress import STEPS, Convergence
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol, TextIO
+
+    from minictl.client.channel import Responses
+    from minictl.context import Context
+    from minictl.progress import Line
+
+    class Screen(Protocol):
+        def show(self, line: Line) -> None: ...
+
+
+_BAR_WIDTH = 50
+_DEFAULT_COLUMNS = 80
+
+
+class Plain:
+    """One line of text per line, without the bars, which would only repeat; for files and pipes."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._waiting = False
+
+    def show(self, line: Line) -> None:
+        if line.step:
+            return
+        counting = line.key == "verify" and line.text.startswith("Waiting")
+        if not (counting and self._waiting):
+            self._out.write(f"{line.key}: {line.text}\n")
+            self._out.flush()
+        self._waiting = counting
+
+
+class Terminal:
+    """Each key has its line; a new text is written over the old one. The cursor rests under the last line."""
+
+    def __init__(self, out: TextIO, columns: int) -> None:
+        self._out = out
+        self._columns = columns
+        self._rows: dict[str, int] = {}
+
+    def show(self, line: Line) -> None:
+        text = f"{line.key}: {line.text}"
+        if line.step:
+            bar = f" {bar_text(line.step)}"
+            text += bar if len(text) + len(bar) <= self._columns else ""
+        row = self._rows.get(line.key)
+        if row is None:
+            self._rows[line.key] = len(self._rows)
+            self._out.write(f"{text[: self._columns]}\n")
+        else:
+            up = len(self._rows) - row
+            self._out.write(f"\x1b[{up}A\x1b[2K\r{text[: self._columns]}\x1b[{up}B\r")
+        self._out.flush()
+
+
+def bar_text(step: int) -> str:
+    """`[=====>     ]`, as docker draws it."""
+    filled = step * 100 // STEPS // 2
+    return f"[{'=' * filled}>{' ' * (_BAR_WIDTH - filled)}]"
+
+
+def screen_for(out: TextIO) -> Screen:
+    """Lines in place on a terminal, plain lines elsewhere."""
+    if not out.isatty():
+        return Plain(out)
+    try:
+        columns = os.get_terminal_size(out.fileno()).columns
+    except OSError:
+        columns = 0
+    return Terminal(out, columns or _DEFAULT_COLUMNS)
+
+
+class _Quiet:
+    def show(self, line: Line) -> None:
+        return
+
+
+def wait_for_service(context: Context, service_id: str, *, min_revision: int = 0, quiet: bool = False) -> int:
+    """Return 0 once the service has converged, or when the user does not want to wait any longer.
+
+    Raises CliError when the service is removed meanwhile.
+    """
+    from minictl.client import messages
+
+    screen = _Quiet() if quiet else screen_for(context.out)
+    request = messages.WatchServiceRequest(ref=service_id, min_revision=min_revision)
+    context.out.flush()
+    try:
+        changes = context.channel.stream("Tasks/WatchService", request)
+        _follow(context, changes, screen, service_id)
+    except KeyboardInterrupt:
+        if not quiet:
+            context.print("Operation continuing in background.")
+            context.print(f"Use `minictl service ps {service_id}` to check progress.")
+    return 0
+
+
+def _follow(context: Context, changes: Responses, screen: Screen, service_id: str) -> None:
+    state = Convergence()
+    while not state.converged:
+        timeout = None
+        if state.wake_ns is not None:
+            timeout = max(state.wake_ns - context.now_ns(), 1) / 1e9
+        try:
+            change = changes.receive(timeout)
+        except DeadlineError:
+            lines = state.tick(context.now_ns())
+        else:
+            if change is None:
+                raise CliError(
+                    f"the daemon stopped telling about service {service_id}; it goes on in the background"
+                )
+            if change.removed:
+                raise CliError(f"service {service_id} was removed while waiting for it")
+            lines = state.update(change, context.now_ns())
+        for line in lines:
+            screen.show(line)
+    changes.cancel()
