@@ -1,0 +1,245 @@
+"""The agent put together: takes assignments in, keeps a runner per task, and tells how far each has come."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from random import Random
+
+from minicommon.clock import Clock
+from minicommon.log import fields
+from minicommon.supervise import Supervisor
+from miniproto.v1 import dispatcher_pb2 as dispatch
+from miniproto.v1 import objects_pb2 as pb
+
+from miniworker.agent.assignments import AssignmentSet, Change
+from miniworker.agent.executor import ContainerExecutor
+from miniworker.agent.follower import Follower
+from miniworker.agent.hooks.chain import HookChain
+from miniworker.agent.hooks.sandbox import SandboxHook
+from miniworker.agent.ingress_client import IngressTables
+from miniworker.agent.reporter import Reporter
+from miniworker.agent.session import Dial, Session, SessionState
+from miniworker.agent.state import AgentState
+from miniworker.agent.statuses import from_status, to_status
+from miniworker.agent.task_machine import Progress
+from miniworker.agent.task_runner import TaskRunner
+from miniworker.network.api import DataPlane, Fabric
+from miniworker.runtime.api import NoSuchContainerError, Runtime
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentIdentity:
+    """Who the agent is for the cluster."""
+
+    node_id: str
+    data_path_address: IPv4Address
+    description: pb.NodeDescription
+    manager_address: str = ""
+    """host:port of this node's control API, when it is a manager."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentParts:
+    """What the agent works with."""
+
+    runtime: Runtime
+    data_plane: DataPlane
+    ingress: IngressTables
+    state: AgentState
+    dial: Dial
+    clock: Clock
+    random: Random
+
+
+class Agent:
+    """`run` until it is cancelled; containers go on without it. `evict` ends them."""
+
+    def __init__(self, identity: AgentIdentity, parts: AgentParts, *, managers: tuple[str, ...]) -> None:
+        self._identity = identity
+        self._parts = parts
+        self._reporter = Reporter()
+        self._runners: dict[str, TaskRunner] = {}
+        self._stored_statuses: Mapping[str, pb.TaskStatus] = {}
+        self._assignments = AssignmentSet()
+        self._managers = managers
+        self._group = Supervisor()
+        self._synced = asyncio.Event()
+        self._fabric: Follower[Fabric] = Follower(
+            "networks", parts.data_plane.set_fabric, clock=parts.clock, done=self._applied
+        )
+        self._ports: Follower[tuple[dispatch.PublishedPort, ...]] = Follower(
+            "ingress", parts.ingress.apply, clock=parts.clock, done=self._applied
+        )
+        self._executor = ContainerExecutor(
+            parts.runtime, HookChain([SandboxHook(parts.data_plane, self)]), node_id=identity.node_id
+        )
+        self._session = Session(
+            self,
+            self._reporter,
+            managers=lambda: self._managers,
+            dial=parts.dial,
+            clock=parts.clock,
+            random=parts.random,
+        )
+
+    @property
+    def session(self) -> SessionState:
+        return self._session.state
+
+    @property
+    def problem(self) -> str:
+        """What keeps the node from doing its work; empty when nothing does."""
+        return self._session.state.problem or self._fabric.problem or self._ports.problem
+
+    @property
+    def managers(self) -> tuple[str, ...]:
+        return self._managers
+
+    async def wait_synced(self) -> None:
+        """Return once a manager has told the complete set for the first time."""
+        await self._synced.wait()
+
+    async def run(self) -> None:
+        async with self._group as group:
+            await self._restore()
+            group.start_eternal("fabric", self._fabric.run())
+            group.start_eternal("ingress table", self._ports.run())
+            group.start_eternal("ingress watch", self._parts.ingress.watch(self._ports.again))
+            group.start_eternal("session", self._session.run())
+            group.start("strays", self._remove_strays())
+
+    async def evict(self) -> None:
+        """Stop and remove every container and everything in the kernel: the node leaves."""
+        containers = await self._parts.runtime.list()
+        await asyncio.gather(*(self._evict(container.id) for container in containers))
+        await self._parts.data_plane.clear()
+
+    async def wait_for_networks(self, network_ids: frozenset[str]) -> None:
+        """Return once all of them are in the kernel: what the sandbox hook waits for."""
+        await self._fabric.wait_for(lambda fabric: network_ids <= _network_ids(fabric))
+
+    # --- what the session says ---
+
+    def hello(self) -> dispatch.Hello:
+        return dispatch.Hello(
+            description=self._identity.description,
+            data_path_address=str(self._identity.data_path_address),
+            manager_address=self._identity.manager_address,
+        )
+
+    def welcome(self, welcome: dispatch.Welcome) -> None:
+        managers = tuple(sorted(welcome.managers))
+        if managers and managers != self._managers:
+            self._managers = managers
+            self._parts.state.save_managers(managers)
+
+    def assignments(self, message: dispatch.Assignments) -> None:
+        change = self._assignments.apply(message)
+        self._parts.state.save_assignments(change.changed, change.removed)
+        self._update_tasks(change)
+        self._follow()
+        if message.complete:
+            self._synced.set()
+
+    # --- inside ---
+
+    async def _restore(self) -> None:
+        """Take up the work where the last process left it."""
+        stored = self._parts.state.load()
+        self._assignments = AssignmentSet(stored.assignments)
+        self._stored_statuses = stored.statuses
+        self._managers = stored.managers or self._managers
+        tasks = tuple(self._assignments.tasks())
+        await self._parts.data_plane.adopt(frozenset(task.id for task in tasks))
+        if stored.assignments:
+            self._follow()
+        for task in tasks:
+            self._start(task)
+        if tasks:
+            logger.info("Tasks of the last run taken up.", extra=fields(tasks=len(tasks)))
+
+    def _follow(self) -> None:
+        identity, revision = self._identity, self._assignments.revision
+        fabric = self._assignments.fabric(
+            node_id=identity.node_id, data_path_address=identity.data_path_address
+        )
+        self._fabric.want(fabric, revision)
+        self._ports.want(tuple(self._assignments.ports()), revision)
+
+    def _applied(self) -> None:
+        self._reporter.applied(min(self._fabric.applied_revision, self._ports.applied_revision))
+
+    def _update_tasks(self, change: Change) -> None:
+        for item in change.changed.values():
+            if item.HasField("task"):
+                self._update_task(item.task)
+        for task_id in [task_id for task_id in self._runners if not self._assignments.has_task(task_id)]:
+            self._unassigned(task_id)
+
+    def _update_task(self, task: dispatch.AssignedTask) -> None:
+        if runner := self._runners.get(task.id):
+            runner.want(task.desired_state)
+        else:
+            self._start(task)
+
+    def _unassigned(self, task_id: str) -> None:
+        """The manager has forgotten the task: its remains go, and nobody wants to hear of it."""
+        self._reporter.forget(task_id)
+        runner = self._runners[task_id]
+        runner.want(pb.TASK_STATE_REMOVE)
+        if runner.progress.removed:
+            self._forget(task_id)
+
+    def _forget(self, task_id: str) -> None:
+        del self._runners[task_id]
+        self._parts.state.forget_status(task_id)
+
+    def _start(self, task: dispatch.AssignedTask) -> None:
+        stored = self._stored_statuses.get(task.id)
+        progress = from_status(stored) if stored else Progress()
+        if stored:
+            self._reporter.put(stored)
+        runner = TaskRunner(
+            task, progress, executor=self._executor, report=self._report, clock=self._parts.clock
+        )
+        self._runners[task.id] = runner
+        self._group.start(f"task {task.id}", self._run(task.id, runner))
+
+    async def _run(self, task_id: str, runner: TaskRunner) -> None:
+        await runner.run()
+        if not self._assignments.has_task(task_id):
+            self._forget(task_id)
+
+    def _report(self, task_id: str, progress: Progress) -> None:
+        status = to_status(
+            task_id, progress, node_id=self._identity.node_id, since_ns=self._parts.clock.now_ns()
+        )
+        self._parts.state.save_status(status)
+        if self._assignments.has_task(task_id):
+            self._reporter.put(status)
+
+    async def _remove_strays(self) -> None:
+        """Containers that nobody wants any more: known only once the manager has told the complete set."""
+        await self._synced.wait()
+        for container in await self._parts.runtime.list():
+            if container.id not in self._runners:
+                logger.info("Removing a container that is not assigned.", extra=fields(task_id=container.id))
+                await self._evict(container.id)
+
+    async def _evict(self, task_id: str) -> None:
+        try:
+            await self._parts.runtime.stop(task_id)
+        except NoSuchContainerError:
+            return
+        await self._parts.runtime.remove(task_id)
+        await self._parts.data_plane.detach(task_id)
+
+
+def _network_ids(fabric: Fabric | None) -> frozenset[str]:
+    return frozenset(network.id for network in fabric.networks) if fabric else frozenset()

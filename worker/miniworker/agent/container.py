@@ -1,0 +1,73 @@
+"""From an assigned task to the container that runs it: names and labels are Swarm's, so that its tools find them."""
+
+from __future__ import annotations
+
+from miniproto.v1 import dispatcher_pb2 as dispatch
+from miniproto.v1 import objects_pb2 as pb
+
+from miniworker.agent.statuses import protocol_name
+from miniworker.network.api import HostPort
+from miniworker.runtime.api import ContainerConfig, Limits
+
+LABEL_PREFIX = "com.docker.swarm."
+"""moby `daemon/cluster/executor/container/container.go`."""
+
+TASK_ID_LABEL = LABEL_PREFIX + "task.id"
+
+DEFAULT_STOP_GRACE_NS = 10_000_000_000
+"""Swarm's default stop grace period: 10 s."""
+
+
+def container_config(task: dispatch.AssignedTask, *, node_id: str) -> ContainerConfig:
+    """What the runtime is to create; the hooks add what they prepare."""
+    spec = task.spec.container
+    limits = task.spec.resources.limits
+    return ContainerConfig(
+        id=task.id,
+        name=container_name(task),
+        image=spec.image,
+        command=tuple(spec.command),
+        args=tuple(spec.args),
+        env=tuple(spec.env),
+        hostname=spec.hostname,
+        user=spec.user,
+        groups=tuple(spec.groups),
+        dir=spec.dir,
+        labels={**spec.labels, **_swarm_labels(task, node_id)},
+        read_only=spec.read_only,
+        cap_add=tuple(spec.cap_add),
+        cap_drop=tuple(spec.cap_drop),
+        stop_signal=spec.stop_signal,
+        stop_grace_period_ns=spec.stop_grace_period_ns or DEFAULT_STOP_GRACE_NS,
+        limits=Limits(nano_cpus=limits.nano_cpus, memory_bytes=limits.memory_bytes, pids=limits.pids),
+    )
+
+
+def container_name(task: dispatch.AssignedTask) -> str:
+    """`<service>.<slot>.<task id>`."""
+    return f"{task.name}.{task.id}"
+
+
+def container_hostname(config: ContainerConfig) -> str:
+    """The name that the container has for itself."""
+    return config.hostname or config.id[:12]
+
+
+def host_ports(task: dispatch.AssignedTask) -> tuple[HostPort, ...]:
+    """The ports that the task publishes on this node alone."""
+    return tuple(
+        HostPort(protocol_name(port.protocol), port.published_port, port.target_port)
+        for port in task.ports
+        if port.publish_mode == pb.PUBLISH_MODE_HOST
+    )
+
+
+def _swarm_labels(task: dispatch.AssignedTask, node_id: str) -> dict[str, str]:
+    return {
+        LABEL_PREFIX + "task": "",
+        TASK_ID_LABEL: task.id,
+        LABEL_PREFIX + "task.name": container_name(task),
+        LABEL_PREFIX + "node.id": node_id,
+        LABEL_PREFIX + "service.id": task.service_id,
+        LABEL_PREFIX + "service.name": task.service_name,
+    }

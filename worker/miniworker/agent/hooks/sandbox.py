@@ -1,0 +1,49 @@
+"""The hook for networks: the task's namespace, with its addresses in place before the first process starts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Address
+from typing import Protocol
+
+from miniproto.v1 import dispatcher_pb2 as dispatch
+
+from miniworker.agent.container import container_hostname, host_ports
+from miniworker.agent.hooks.api import Prepared
+from miniworker.network.api import Attachment, DataPlane, Sandbox
+
+
+class NetworksReady(Protocol):
+    """Tells when the node has the networks that a task names."""
+
+    async def wait_for_networks(self, network_ids: frozenset[str]) -> None:
+        """Return once all of them are in the kernel."""
+
+
+class SandboxHook:
+    """Attaches a task to its networks and binds its host-mode ports."""
+
+    def __init__(self, data_plane: DataPlane, networks: NetworksReady) -> None:
+        self._data_plane = data_plane
+        self._networks = networks
+
+    async def wait_ready(self, task: dispatch.AssignedTask) -> None:
+        await self._networks.wait_for_networks(frozenset(item.network_id for item in task.attachments))
+
+    async def prepare(self, task: dispatch.AssignedTask, prepared: Prepared) -> Prepared:
+        attachments = tuple(
+            Attachment(item.network_id, IPv4Address(item.address)) for item in task.attachments
+        )
+        attached = await self._data_plane.attach(Sandbox(task.id, attachments, host_ports(task)))
+        config = prepared.config
+        hosts = config.hosts
+        if attached.hosts_address is not None:
+            hosts = (*hosts, (str(attached.hosts_address), container_hostname(config)))
+        return replace(
+            prepared,
+            config=replace(config, netns=attached.netns, hosts=hosts),
+            host_ports=attached.host_ports,
+        )
+
+    async def cleanup(self, task_id: str) -> None:
+        await self._data_plane.detach(task_id)

@@ -1,0 +1,197 @@
+"""The agent's side of the stream to a manager: open it, keep it, open it again.
+
+Any manager will do. After a failure the next try goes to another one, if there is one, after a pause that doubles from
+100 ms to 8 s (SwarmKit's longest) and is drawn at random below that, so that a thousand nodes do not return at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Protocol, TypeVar
+
+import grpc
+from minicommon.clock import MILLISECOND, SECOND, Clock
+from minicommon.errors import DeadlineError, UnavailableError
+from minicommon.log import fields
+from miniproto.v1 import dispatcher_pb2 as dispatch
+from miniproto.v1 import dispatcher_pb2_grpc as rpc
+
+from miniworker.agent.reporter import Reporter
+
+logger = logging.getLogger(__name__)
+
+FIRST_RETRY_NS = 100 * MILLISECOND
+LONGEST_RETRY_NS = 8 * SECOND
+"""SwarmKit `agent/session.go`."""
+
+WELCOME_NS = 5 * SECOND
+"""How long a manager may take to say Welcome (SwarmKit's limit of an agent's RPC)."""
+
+Dial = Callable[[str], grpc.aio.Channel]
+"""A channel to the control API at host:port."""
+
+T = TypeVar("T")
+Call = grpc.aio.StreamStreamCall[dispatch.WorkerMessage, dispatch.ManagerMessage]
+
+
+class SessionSink(Protocol):
+    """Who takes what the manager says."""
+
+    def hello(self) -> dispatch.Hello:
+        """What to say first."""
+
+    def welcome(self, welcome: dispatch.Welcome) -> None:
+        """A session is open."""
+
+    def assignments(self, message: dispatch.Assignments) -> None:
+        """The set or a change of it; first a complete one in each session."""
+
+
+@dataclass(slots=True)
+class SessionState:
+    """What others may know of the session."""
+
+    connected: bool = False
+    manager: str = ""
+    problem: str = ""
+    """Why there is none."""
+
+
+class Session:
+    def __init__(
+        self,
+        sink: SessionSink,
+        reporter: Reporter,
+        *,
+        managers: Callable[[], tuple[str, ...]],
+        dial: Dial,
+        clock: Clock,
+        random: Random,
+    ) -> None:
+        self._sink = sink
+        self._reporter = reporter
+        self._managers = managers
+        self._dial = dial
+        self._clock = clock
+        self._random = random
+        self._failures = 0
+        self.state = SessionState()
+
+    async def run(self) -> None:
+        """Hold a session for ever."""
+        while True:
+            address = self._choose()
+            try:
+                await self._hold(address)
+                self._ended(address, "the manager closed the session")
+            except (
+                grpc.aio.AioRpcError,
+                UnavailableError,
+                DeadlineError,
+                asyncio.InvalidStateError,
+            ) as error:
+                self._ended(address, _reason(error))
+            await self._pause()
+
+    def _choose(self) -> str:
+        known = self._managers()
+        others = [address for address in known if address != self.state.manager]
+        return self._random.choice(others if self._failures and others else known)
+
+    def _ended(self, address: str, reason: str) -> None:
+        was_connected, self.state.connected = self.state.connected, False
+        if was_connected or reason != self.state.problem:
+            logger.warning("Session with a manager ended.", extra=fields(manager=address, error=reason))
+        self.state.problem = reason
+        self._failures += 1
+
+    async def _pause(self) -> None:
+        longest = min(FIRST_RETRY_NS << min(self._failures - 1, 20), LONGEST_RETRY_NS)
+        await self._clock.sleep_until(self._clock.now_ns() + self._random.randrange(longest))
+
+    async def _hold(self, address: str) -> None:
+        self.state.manager = address
+        async with self._dial(address) as channel:
+            call: Call = rpc.DispatcherStub(channel).Session()
+            try:
+                await call.write(dispatch.WorkerMessage(hello=self._sink.hello()))
+                welcome = await self._within(WELCOME_NS, _read(call))
+                if not welcome.HasField("welcome"):
+                    raise UnavailableError(f"{address} did not begin the session with a Welcome")
+                await self._talk(call, welcome.welcome)
+            finally:
+                call.cancel()
+
+    async def _talk(self, call: Call, welcome: dispatch.Welcome) -> None:
+        self._sink.welcome(welcome)
+        heartbeat = asyncio.create_task(self._beat(call, welcome.heartbeat_period_ns))
+        writers = {heartbeat}
+        try:
+            while True:
+                message = await _read(call)
+                if not message.HasField("assignments"):
+                    continue
+                self._sink.assignments(message.assignments)
+                if not self.state.connected and message.assignments.complete:
+                    # Reports only now: a status of a task that is not assigned any more would be refused.
+                    self._connected(welcome)
+                    writers.add(asyncio.create_task(self._report(call)))
+        finally:
+            await _end(writers)
+
+    def _connected(self, welcome: dispatch.Welcome) -> None:
+        self._failures = 0
+        self.state.connected = True
+        self.state.problem = ""
+        self._reporter.restart()
+        logger.info(
+            "Session opened.", extra=fields(manager=self.state.manager, session_id=welcome.session_id)
+        )
+
+    async def _report(self, call: Call) -> None:
+        while True:
+            for message in await self._reporter.take():
+                await call.write(message)
+
+    async def _beat(self, call: Call, period_ns: int) -> None:
+        while True:
+            await self._clock.sleep_until(self._clock.now_ns() + period_ns)
+            await call.write(dispatch.WorkerMessage(heartbeat=dispatch.Heartbeat()))
+
+    async def _within(self, limit_ns: int, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work`. Raises DeadlineError when it takes longer."""
+        task = asyncio.create_task(work)
+        timer = asyncio.ensure_future(self._clock.sleep_until(self._clock.now_ns() + limit_ns))
+        try:
+            await asyncio.wait({task, timer}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise DeadlineError(f"no answer within {limit_ns // SECOND} s")
+            return task.result()
+        finally:
+            await _end({task, timer})
+
+
+async def _read(call: Call) -> dispatch.ManagerMessage:
+    """The next message. Raises AioRpcError or UnavailableError at the end of the stream."""
+    message: Any = await call.read()
+    if message is grpc.aio.EOF:
+        raise UnavailableError(await call.details() or "the manager closed the session")
+    assert isinstance(message, dispatch.ManagerMessage)
+    return message
+
+
+async def _end(tasks: set[asyncio.Task[Any]] | set[Any]) -> None:
+    """Cancel the tasks and wait until they are over; what a writer of a broken stream raised is the reader's too."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, grpc.aio.AioRpcError):
+        return f"{error.code().name}: {error.details()}"
+    return str(error)

@@ -1,0 +1,60 @@
+"""Between a task's progress and the status message that tells it."""
+
+from __future__ import annotations
+
+from miniproto.v1 import objects_pb2 as pb
+
+from miniworker.agent.task_machine import Progress
+from miniworker.network.api import HostPort
+
+_PROTOCOLS = {"tcp": pb.PORT_PROTOCOL_TCP, "udp": pb.PORT_PROTOCOL_UDP}
+_NAMES = {number: name for name, number in _PROTOCOLS.items()}
+
+
+def protocol_name(number: pb.PortProtocol.ValueType) -> str:
+    """ "tcp" or "udp"."""
+    return _NAMES[number]
+
+
+def to_status(task_id: str, progress: Progress, *, node_id: str, since_ns: int) -> pb.TaskStatus:
+    return pb.TaskStatus(
+        id=task_id,
+        state=progress.state,
+        state_since_ns=since_ns,
+        message=progress.message,
+        error=progress.error,
+        container_id=progress.container_id,
+        pid=progress.pid,
+        exit_code=progress.exit_code,
+        oom_killed=progress.oom_killed,
+        host_ports=[_port_config(port) for port in progress.host_ports],
+        node_id=node_id,
+    )
+
+
+def from_status(status: pb.TaskStatus) -> Progress:
+    """The progress that a stored status tells, to go on from after a restart."""
+    return Progress(
+        state=status.state,
+        message=status.message,
+        error=status.error,
+        pulled=status.state > pb.TASK_STATE_PREPARING,
+        launched=status.state >= pb.TASK_STATE_STARTING,
+        host_ports=tuple(
+            HostPort(protocol_name(port.protocol), port.published_port, port.target_port)
+            for port in status.host_ports
+        ),
+        container_id=status.container_id,
+        pid=status.pid,
+        exit_code=status.exit_code,
+        oom_killed=status.oom_killed,
+    )
+
+
+def _port_config(port: HostPort) -> pb.PortConfig:
+    return pb.PortConfig(
+        protocol=_PROTOCOLS[port.protocol],
+        target_port=port.target_port,
+        published_port=port.published_port,
+        publish_mode=pb.PUBLISH_MODE_HOST,
+    )

@@ -1,0 +1,193 @@
+"""What a task does next: a pure function of what is wanted and how far it has come.
+
+    ASSIGNED -> ACCEPTED -> PREPARING (pull, create) -> READY -> STARTING -> RUNNING -> COMPLETE | FAILED
+                                 |                                   \\-> FAILED
+                                 \\-> REJECTED                    SHUTDOWN from anywhere, when it is wanted
+
+`next_step` names one step; whoever performs it brings the result back as an event, and `after` gives the new progress.
+A state only ever grows, and a task that has ended stays ended: the manager puts another task in its slot. Messages and
+errors are worded as Swarm's agent does (swarmkit `agent/exec/controller.go`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import TypeAlias
+
+from miniproto.v1 import objects_pb2 as pb
+
+from miniworker.network.api import HostPort
+from miniworker.runtime.api import Exit
+
+State: TypeAlias = pb.TaskState.ValueType
+
+
+class Step(Enum):
+    ACCEPT = "accept"
+    PREPARE = "prepare"
+    PULL = "pull"
+    """Get the image and wait for what the hooks need: it may take for ever, and can be broken off."""
+    CREATE = "create"
+    LAUNCH = "launch"
+    START = "start"
+    WATCH = "watch"
+    STOP = "stop"
+    CLEAN = "clean"
+    """Give back what the task held besides its container, which stays for its logs."""
+    REMOVE = "remove"
+    WAIT = "wait"
+    """Nothing to do until the desired state changes."""
+    DONE = "done"
+    """Nothing is left of the task on this node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a task has come."""
+
+    state: State = pb.TASK_STATE_ASSIGNED
+    message: str = ""
+    error: str = ""
+    pulled: bool = False
+    launched: bool = False
+    """The container may have run: it is stopped with its signal, and stays for its logs."""
+    host_ports: tuple[HostPort, ...] = ()
+    container_id: str = ""
+    pid: int = 0
+    exit_code: int = 0
+    oom_killed: bool = False
+    cleaned: bool = False
+    removed: bool = False
+
+    @property
+    def ended(self) -> bool:
+        return self.state > pb.TASK_STATE_RUNNING
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A step without a result of its own succeeded."""
+
+    step: Step
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    container_id: str
+    host_ports: tuple[HostPort, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """The container ended by itself."""
+
+    exit: Exit
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A step cannot succeed, however often it is tried."""
+
+    step: Step
+    error: str
+
+
+Event = Done | Created | Started | Exited | Failed
+
+
+def next_step(desired: State, progress: Progress) -> Step:
+    """The one thing to do now for a task that is wanted in `desired`."""
+    if progress.removed:
+        return Step.DONE
+    if progress.ended:
+        if not progress.cleaned:
+            return Step.CLEAN
+        return Step.REMOVE if desired >= pb.TASK_STATE_REMOVE else Step.WAIT
+    if desired >= pb.TASK_STATE_SHUTDOWN:
+        return Step.STOP
+    return _forward(desired, progress)
+
+
+def _forward(desired: State, progress: Progress) -> Step:
+    match progress.state:
+        case pb.TASK_STATE_ACCEPTED:
+            return Step.PREPARE
+        case pb.TASK_STATE_PREPARING:
+            return Step.CREATE if progress.pulled else Step.PULL
+        case pb.TASK_STATE_READY:
+            return Step.LAUNCH if desired > pb.TASK_STATE_READY else Step.WAIT
+        case pb.TASK_STATE_STARTING:
+            return Step.START
+        case pb.TASK_STATE_RUNNING:
+            return Step.WATCH
+        case _:
+            return Step.ACCEPT
+
+
+def after(progress: Progress, event: Event) -> Progress:
+    """The progress once `event` has happened. Its state is never lower than before."""
+    following = _after_end(progress, event) if progress.ended else _after(progress, event)
+    return following if following.state >= progress.state else progress
+
+
+def _after(progress: Progress, event: Event) -> Progress:
+    match event:
+        case Done(step):
+            return _after_step(progress, step)
+        case Created(container_id, host_ports):
+            return replace(
+                progress,
+                state=pb.TASK_STATE_READY,
+                message="prepared",
+                container_id=container_id,
+                host_ports=host_ports,
+            )
+        case Started(pid):
+            return replace(progress, state=pb.TASK_STATE_RUNNING, message="started", pid=pid)
+        case Exited(exit_):
+            return _after_exit(progress, exit_)
+        case Failed(_, error):
+            early = progress.state < pb.TASK_STATE_STARTING
+            state = pb.TASK_STATE_REJECTED if early else pb.TASK_STATE_FAILED
+            return replace(progress, state=state, error=error, pid=0)
+
+
+def _after_step(progress: Progress, step: Step) -> Progress:
+    match step:
+        case Step.ACCEPT:
+            return replace(progress, state=pb.TASK_STATE_ACCEPTED, message="accepted")
+        case Step.PREPARE:
+            return replace(progress, state=pb.TASK_STATE_PREPARING, message="preparing")
+        case Step.PULL:
+            return replace(progress, pulled=True)
+        case Step.LAUNCH:
+            return replace(progress, state=pb.TASK_STATE_STARTING, message="starting", launched=True)
+        case Step.STOP:
+            return replace(progress, state=pb.TASK_STATE_SHUTDOWN, message="shutdown", pid=0)
+        case _:
+            return progress
+
+
+def _after_exit(progress: Progress, exit_: Exit) -> Progress:
+    ended = replace(progress, pid=0, exit_code=exit_.code, oom_killed=exit_.oom_killed)
+    if exit_.code == 0:
+        return replace(ended, state=pb.TASK_STATE_COMPLETE, message="finished")
+    cause = ": out of memory" if exit_.oom_killed else ""
+    return replace(ended, state=pb.TASK_STATE_FAILED, error=f"task: non-zero exit ({exit_.code}){cause}")
+
+
+def _after_end(progress: Progress, event: Event) -> Progress:
+    """An ended task can only be tidied away."""
+    match event:
+        case Done(Step.CLEAN):
+            return replace(progress, cleaned=True)
+        case Done(Step.REMOVE):
+            return replace(progress, removed=True)
+        case _:
+            return progress

@@ -1,0 +1,135 @@
+"""One task's loop: ask the machine for the next step, perform it, take the result, report, again.
+
+A change of the desired state takes effect between steps; a pull and the wait for the container's end, which may take
+for ever, are broken off when it makes them pointless. What must not be given up (stopping, tidying) is tried until it
+works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from minicommon.clock import MILLISECOND, SECOND, Clock
+from minicommon.errors import MiniError
+from minicommon.log import fields
+from miniproto.v1 import dispatcher_pb2 as dispatch
+from miniproto.v1 import objects_pb2 as pb
+
+from miniworker.agent import task_machine as machine
+from miniworker.agent.executor import Executor
+from miniworker.agent.task_machine import Event, Failed, Progress, Step
+from miniworker.runtime.api import NoSuchContainerError, RuntimeFaultError
+
+logger = logging.getLogger(__name__)
+
+Report = Callable[[str, Progress], None]
+"""Told each new progress of a task, by its id."""
+
+_INTERRUPTIBLE = frozenset({Step.PULL, Step.WATCH})
+_MUST_SUCCEED = frozenset({Step.STOP, Step.CLEAN, Step.REMOVE})
+
+FIRST_RETRY_NS = 100 * MILLISECOND
+LONGEST_RETRY_NS = 8 * SECOND
+"""As the session's: SwarmKit's 8 s."""
+
+
+class TaskRunner:
+    """Runs one task until nothing is left of it, or until its `run` is cancelled: then the container goes on."""
+
+    def __init__(
+        self,
+        task: dispatch.AssignedTask,
+        progress: Progress,
+        *,
+        executor: Executor,
+        report: Report,
+        clock: Clock,
+    ) -> None:
+        self._task = task
+        self._desired = task.desired_state
+        self._progress = progress
+        self._executor = executor
+        self._report = report
+        self._clock = clock
+        self._changed = asyncio.Event()
+        self._retries = 0
+
+    @property
+    def progress(self) -> Progress:
+        return self._progress
+
+    def want(self, desired: pb.TaskState.ValueType) -> None:
+        """Change the desired state. It never goes back."""
+        if desired > self._desired:
+            self._desired = desired
+            self._changed.set()
+
+    async def run(self) -> None:
+        while (step := self._next()) is not Step.DONE:
+            self._changed.clear()
+            if step is Step.WAIT:
+                await self._changed.wait()
+            elif (event := await self._perform(step)) is not None:
+                self._take(event)
+
+    def _next(self) -> Step:
+        return machine.next_step(self._desired, self._progress)
+
+    def _take(self, event: Event) -> None:
+        before, self._progress = self._progress, machine.after(self._progress, event)
+        self._retries = 0
+        if _told(before) != _told(self._progress):
+            self._report(self._task.id, self._progress)
+
+    async def _perform(self, step: Step) -> Event | None:
+        """The step's event; None when it was broken off or has to be tried again."""
+        try:
+            if step in _INTERRUPTIBLE:
+                return await self._interruptible(step)
+            return await self._executor.perform(step, self._task, self._progress)
+        except MiniError as error:
+            return await self._failed(step, error)
+
+    async def _interruptible(self, step: Step) -> Event | None:
+        work = asyncio.create_task(self._executor.perform(step, self._task, self._progress))
+        try:
+            while not work.done() and self._next() is step:
+                await self._work_or_change(work)
+            return await work if work.done() else None
+        finally:
+            if not work.done():
+                work.cancel()
+                await asyncio.wait({work})
+
+    async def _work_or_change(self, work: asyncio.Task[Event]) -> None:
+        change = asyncio.create_task(self._changed.wait())
+        try:
+            await asyncio.wait({work, change}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            change.cancel()
+        self._changed.clear()
+
+    async def _failed(self, step: Step, error: MiniError) -> Event | None:
+        if step in _MUST_SUCCEED or (step is Step.WATCH and isinstance(error, RuntimeFaultError)):
+            await self._pause(step, error)
+            return None
+        if isinstance(error, NoSuchContainerError):
+            return Failed(step, "task: its container is gone")
+        logger.warning("Task step failed.", extra=fields(task_id=self._task.id, step=step.value, error=error))
+        return Failed(step, error.message)
+
+    async def _pause(self, step: Step, error: MiniError) -> None:
+        delay = min(FIRST_RETRY_NS << min(self._retries, 20), LONGEST_RETRY_NS)
+        self._retries += 1
+        logger.warning(
+            "Task step failed and will be tried again.",
+            extra=fields(task_id=self._task.id, step=step.value, error=error, retry_ns=delay),
+        )
+        await self._clock.sleep_until(self._clock.now_ns() + delay)
+
+
+def _told(progress: Progress) -> tuple[object, ...]:
+    """What of a progress others are told."""
+    return (progress.state, progress.message, progress.error, progress.container_id, progress.pid)

@@ -1,0 +1,69 @@
+"""A `DataPlane` without a kernel: the same rules, kept in memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from minicommon.errors import FailedPreconditionError
+
+from miniworker.network.api import AttachedSandbox, Fabric, HostPort, Sandbox
+
+_FIRST_CHOSEN_PORT = 32768
+
+
+class FakeDataPlane:
+    """Refuses what the real one refuses: a network that is not in the fabric, a host port that is taken."""
+
+    def __init__(self, netns_dir: Path = Path("/run/mini/netns")) -> None:
+        self._netns_dir = netns_dir
+        self.fabric: Fabric | None = None
+        self.sandboxes: dict[str, Sandbox] = {}
+
+    async def set_fabric(self, fabric: Fabric) -> None:
+        self.fabric = fabric
+
+    async def attach(self, sandbox: Sandbox) -> AttachedSandbox:
+        known = {network.id for network in self.fabric.networks} if self.fabric else set()
+        for attachment in sandbox.attachments:
+            if attachment.network_id not in known:
+                raise FailedPreconditionError(f"network {attachment.network_id} is not on this node")
+        if sandbox.task_id not in self.sandboxes:
+            ports = self._choose(sandbox.host_ports)
+            self.sandboxes[sandbox.task_id] = replace(sandbox, host_ports=ports)
+        kept = self.sandboxes[sandbox.task_id]
+        return AttachedSandbox(
+            netns=self._netns_dir / sandbox.task_id,
+            host_ports=kept.host_ports,
+            hosts_address=kept.attachments[0].address if kept.attachments else IPv4Address("172.18.0.2"),
+        )
+
+    async def detach(self, task_id: str) -> None:
+        self.sandboxes.pop(task_id, None)
+
+    async def adopt(self, task_ids: frozenset[str]) -> None:
+        self.sandboxes = {key: value for key, value in self.sandboxes.items() if key in task_ids}
+
+    async def clear(self) -> None:
+        self.sandboxes.clear()
+        self.fabric = None
+
+    def _choose(self, wanted: tuple[HostPort, ...]) -> tuple[HostPort, ...]:
+        held = {
+            (port.protocol, port.published_port): task_id
+            for task_id, sandbox in self.sandboxes.items()
+            for port in sandbox.host_ports
+        }
+        chosen: list[HostPort] = []
+        for port in wanted:
+            number = port.published_port or _FIRST_CHOSEN_PORT
+            while not port.published_port and (port.protocol, number) in held:
+                number += 1
+            if holder := held.get((port.protocol, number)):
+                raise FailedPreconditionError(
+                    f"port {number}/{port.protocol} is in use on this node by task {holder}"
+                )
+            held[port.protocol, number] = "this task"
+            chosen.append(replace(port, published_port=number))
+        return tuple(chosen)
