@@ -4,6 +4,7 @@ A message is `number name type` per field: `*` repeated, `?` with presence, `@` 
 A method is its request, its response and which side streams: "", "client" or "server".
 """
 
+# fmt: off
 # ruff: noqa: E501
 
 MESSAGES: dict[str, str] = {
@@ -76,57 +77,15 @@ MESSAGES: dict[str, str] = {
 }
 
 ENUMS: dict[str, tuple[tuple[str, int], ...]] = {
-    "NodeRole": (
-        ("NODE_ROLE_WORKER", 0),
-        ("NODE_ROLE_MANAGER", 1),
-    ),
-    "Availability": (
-        ("AVAILABILITY_ACTIVE", 0),
-        ("AVAILABILITY_PAUSE", 1),
-        ("AVAILABILITY_DRAIN", 2),
-    ),
-    "NodeState": (
-        ("NODE_STATE_UNKNOWN", 0),
-        ("NODE_STATE_DOWN", 1),
-        ("NODE_STATE_READY", 2),
-        ("NODE_STATE_DISCONNECTED", 3),
-    ),
+    "NodeRole": (("NODE_ROLE_WORKER", 0), ("NODE_ROLE_MANAGER", 1),),
+    "Availability": (("AVAILABILITY_ACTIVE", 0), ("AVAILABILITY_PAUSE", 1), ("AVAILABILITY_DRAIN", 2),),
+    "NodeState": (("NODE_STATE_UNKNOWN", 0), ("NODE_STATE_DOWN", 1), ("NODE_STATE_READY", 2), ("NODE_STATE_DISCONNECTED", 3),),
     "ServiceMode": (("SERVICE_MODE_REPLICATED", 0),),
-    "RestartCondition": (
-        ("RESTART_CONDITION_ANY", 0),
-        ("RESTART_CONDITION_ON_FAILURE", 1),
-        ("RESTART_CONDITION_NONE", 2),
-    ),
-    "PortProtocol": (
-        ("PORT_PROTOCOL_TCP", 0),
-        ("PORT_PROTOCOL_UDP", 1),
-    ),
-    "PublishMode": (
-        ("PUBLISH_MODE_INGRESS", 0),
-        ("PUBLISH_MODE_HOST", 1),
-    ),
-    "TaskState": (
-        ("TASK_STATE_NEW", 0),
-        ("TASK_STATE_PENDING", 64),
-        ("TASK_STATE_ASSIGNED", 192),
-        ("TASK_STATE_ACCEPTED", 256),
-        ("TASK_STATE_PREPARING", 320),
-        ("TASK_STATE_READY", 384),
-        ("TASK_STATE_STARTING", 448),
-        ("TASK_STATE_RUNNING", 512),
-        ("TASK_STATE_COMPLETE", 576),
-        ("TASK_STATE_SHUTDOWN", 640),
-        ("TASK_STATE_FAILED", 704),
-        ("TASK_STATE_REJECTED", 768),
-        ("TASK_STATE_REMOVE", 800),
-        ("TASK_STATE_ORPHANED", 832),
-    ),
-    "LocalState": (
-        ("LOCAL_STATE_INACTIVE", 0),
-        ("LOCAL_STATE_PENDING", 1),
-        ("LOCAL_STATE_ACTIVE", 2),
-        ("LOCAL_STATE_ERROR", 3),
-    ),
+    "RestartCondition": (("RESTART_CONDITION_ANY", 0), ("RESTART_CONDITION_ON_FAILURE", 1), ("RESTART_CONDITION_NONE", 2),),
+    "PortProtocol": (("PORT_PROTOCOL_TCP", 0), ("PORT_PROTOCOL_UDP", 1),),
+    "PublishMode": (("PUBLISH_MODE_INGRESS", 0), ("PUBLISH_MODE_HOST", 1),),
+    "TaskState": (("TASK_STATE_NEW", 0), ("TASK_STATE_PENDING", 64), ("TASK_STATE_ASSIGNED", 192), ("TASK_STATE_ACCEPTED", 256), ("TASK_STATE_PREPARING", 320), ("TASK_STATE_READY", 384), ("TASK_STATE_STARTING", 448), ("TASK_STATE_RUNNING", 512), ("TASK_STATE_COMPLETE", 576), ("TASK_STATE_SHUTDOWN", 640), ("TASK_STATE_FAILED", 704), ("TASK_STATE_REJECTED", 768), ("TASK_STATE_REMOVE", 800), ("TASK_STATE_ORPHANED", 832),),
+    "LocalState": (("LOCAL_STATE_INACTIVE", 0), ("LOCAL_STATE_PENDING", 1), ("LOCAL_STATE_ACTIVE", 2), ("LOCAL_STATE_ERROR", 3),),
 }
 
 METHODS: dict[str, tuple[str, str, str]] = {

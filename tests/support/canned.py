@@ -1,0 +1,131 @@
+"""Objects of a small cluster, as the control API shows them."""
+
+from __future__ import annotations
+
+from miniproto.v1 import control_pb2 as control
+from miniproto.v1 import node_pb2
+from miniproto.v1 import objects_pb2 as objects
+
+SECOND = 1_000_000_000
+NOW_NS = 1_795_000_000 * SECOND
+MINUTE = 60 * SECOND
+
+SERVICE_ID = "web0" + "1" * 21
+NODE_ID = "n" * 25
+OTHER_NODE_ID = "m" * 25
+
+
+def service(name: str = "web", *, replicas: int = 2, running: int = 2) -> control.ServiceView:
+    spec = objects.ServiceSpec(
+        name=name,
+        labels={"tier": "front"},
+        replicas=replicas,
+        task=objects.TaskSpec(
+            container=objects.ContainerSpec(
+                image="docker.io/library/whoami:1@sha256:" + "a" * 64,
+                env=["A=1", "B=2"],
+                args=["-v"],
+                user="nobody",
+                stop_grace_period_ns=10 * SECOND,
+                cap_add=["CAP_NET_ADMIN"],
+            ),
+            resources=objects.Resources(
+                limits=objects.ResourceLimits(nano_cpus=SECOND // 2, memory_bytes=64 << 20, pids=100),
+                reservations=objects.ResourceReservations(memory_bytes=32 << 20),
+            ),
+            restart=objects.RestartPolicy(delay_ns=5 * SECOND),
+        ),
+        ports=[objects.PortConfig(target_port=4567, published_port=4567)],
+    )
+    return control.ServiceView(
+        service=objects.Service(
+            id=SERVICE_ID if name == "web" else (name + "2" * 25)[:25],
+            meta=objects.Meta(version=21, created_at_ns=NOW_NS - 120 * SECOND, updated_at_ns=NOW_NS - 60 * SECOND),
+            spec=spec,
+            spec_version=1,
+            ports=spec.ports,
+        ),
+        running=running,
+        desired=replicas,
+    )
+
+
+def task(
+    slot: int = 1,
+    *,
+    identity: str = "t1",
+    state: int = 512,
+    desired: int = 512,
+    age: int = 125,
+    error: str = "",
+    hostname: str = "core-01",
+    spec_version: int = 1,
+) -> control.TaskView:
+    state_value = objects.TaskState.ValueType(state)
+    return control.TaskView(
+        task=objects.Task(
+            id=(identity + "0" * 25)[:25],
+            meta=objects.Meta(version=30, created_at_ns=NOW_NS - age * SECOND, updated_at_ns=NOW_NS - age * SECOND),
+            service_id=SERVICE_ID,
+            service_name="web",
+            slot=slot,
+            node_id=NODE_ID,
+            spec=service().service.spec.task,
+            spec_version=spec_version,
+            desired_state=objects.TaskState.ValueType(desired),
+            state=objects.TASK_STATE_ASSIGNED,
+        ),
+        status=objects.TaskStatus(id=identity, state=state_value, container_id="f" * 64, pid=77),
+        state=state_value,
+        state_since_ns=NOW_NS - age * SECOND,
+        error=error,
+        node_hostname=hostname,
+    )
+
+
+def node(hostname: str = "core-01", *, manager: bool = True, identity: str = NODE_ID) -> control.NodeView:
+    role = objects.NODE_ROLE_MANAGER if manager else objects.NODE_ROLE_WORKER
+    return control.NodeView(
+        node=objects.Node(
+            id=identity,
+            meta=objects.Meta(version=9, created_at_ns=NOW_NS - 3600 * SECOND, updated_at_ns=NOW_NS),
+            spec=objects.NodeSpec(labels={"disk": "ssd"}, role=role),
+        ),
+        status=objects.NodeStatus(
+            id=identity,
+            state=objects.NODE_STATE_READY,
+            description=objects.NodeDescription(
+                hostname=hostname,
+                os="linux",
+                architecture="x86_64",
+                resources=objects.NodeResources(nano_cpus=2 * SECOND, memory_bytes=8 << 30),
+                engine_version="0.1.0",
+                runtime="oci",
+            ),
+            address="10.77.0.11",
+            manager_address="10.77.0.11:2378" if manager else "",
+        ),
+        leader=manager,
+        reachable=manager,
+    )
+
+
+def network() -> objects.Network:
+    return objects.Network(
+        id="ingressnet" + "3" * 15,
+        meta=objects.Meta(version=3, created_at_ns=NOW_NS - 3600 * SECOND),
+        spec=objects.NetworkSpec(name="ingress", driver="overlay", ingress=True, mtu=1450),
+        subnet="10.0.0.0/24",
+        gateway="10.0.0.1",
+        vni=4096,
+    )
+
+
+def image() -> node_pb2.Image:
+    return node_pb2.Image(
+        id="sha256:" + "ab" * 32,
+        references=["whoami:1"],
+        digests=["whoami@sha256:" + "cd" * 32],
+        created_at_ns=NOW_NS - 2 * 3600 * SECOND,
+        size_bytes=1_234_567,
+    )
