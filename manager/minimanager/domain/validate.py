@@ -1,0 +1,117 @@
+"""Whether a specification may be stored. A message names the field, what is allowed and what was given.
+
+The rules are Swarm's (swarmkit `manager/controlapi`), and so are the words where Swarm has any. Each function raises
+InvalidArgumentError; those that return a specification return it in normal form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from minicommon.errors import FailedPreconditionError, InvalidArgumentError
+from minicommon.units import format_duration
+
+from minimanager.domain.names import check_name
+from minimanager.domain.objects import HOUR, SECOND, ClusterSpec, NodeSpec, PortConfig, ServiceSpec
+from minimanager.domain.validate_task import validate_task
+
+MAX_REPLICAS = 1_000_000
+"""Ten times the tasks that a cluster is built for; more is a slip of the finger."""
+
+MAX_LABEL_BYTES = 65_536
+"""Of all labels of one object together: they are in every list."""
+
+MIN_HEARTBEAT_NS, MAX_HEARTBEAT_NS = SECOND // 10, 600 * SECOND
+"""Faster than the lower bound, beats cost more than they tell; slower than the upper, no failure is ever noticed."""
+
+MIN_CERTIFICATE_LIFETIME_NS = HOUR
+"""swarmkit `ca/certificates.go`."""
+
+MAX_CERTIFICATE_LIFETIME_NS = 20 * 365 * 24 * HOUR
+"""A certificate that outlives the root (20 years) could not be verified."""
+
+DEFAULT_CLUSTER_NAME = "default"
+
+
+def validate_service(spec: ServiceSpec) -> ServiceSpec:
+    """A service's specification, in normal form."""
+    check_name(spec.name)
+    check_labels(spec.labels)
+    if not 0 <= spec.replicas <= MAX_REPLICAS:
+        raise InvalidArgumentError(f"replicas: must be 0 to {MAX_REPLICAS}, not {spec.replicas}")
+    check_ports(spec.ports)
+    return replace(spec, task=validate_task(spec.task))
+
+
+def ensure_may_change(old: ServiceSpec, new: ServiceSpec) -> None:
+    """Raises FailedPreconditionError for what an update may not do: rename, or change the mode."""
+    if old.name != new.name:
+        raise FailedPreconditionError(
+            f"renaming services is not supported: the service is {old.name!r}, the update says {new.name!r}"
+        )
+    if old.mode is not new.mode:
+        raise FailedPreconditionError("service mode change is not allowed")
+
+
+def validate_node(spec: NodeSpec) -> NodeSpec:
+    """A node's specification. Its name is optional: it is shown under its host name."""
+    if spec.name:
+        check_name(spec.name)
+    check_labels(spec.labels)
+    return spec
+
+
+def validate_cluster(spec: ClusterSpec) -> ClusterSpec:
+    """The cluster's specification."""
+    if spec.name != DEFAULT_CLUSTER_NAME:
+        raise InvalidArgumentError(
+            f"modification of cluster name is not allowed: it is {DEFAULT_CLUSTER_NAME!r}, not {spec.name!r}"
+        )
+    check_labels(spec.labels)
+    lifetime_ns = spec.certificate_lifetime_ns
+    if lifetime_ns < MIN_CERTIFICATE_LIFETIME_NS:
+        minimum = format_duration(MIN_CERTIFICATE_LIFETIME_NS)
+        raise InvalidArgumentError(
+            f"minimum certificate expiry time is: {minimum}, not {format_duration(lifetime_ns)}"
+        )
+    if lifetime_ns > MAX_CERTIFICATE_LIFETIME_NS:
+        maximum = format_duration(MAX_CERTIFICATE_LIFETIME_NS)
+        raise InvalidArgumentError(
+            f"maximum certificate expiry time is: {maximum}, not {format_duration(lifetime_ns)}"
+        )
+    if not MIN_HEARTBEAT_NS <= spec.heartbeat_period_ns <= MAX_HEARTBEAT_NS:
+        bounds = f"{format_duration(MIN_HEARTBEAT_NS)} to {format_duration(MAX_HEARTBEAT_NS)}"
+        raise InvalidArgumentError(
+            f"heartbeat period: must be {bounds}, not {format_duration(spec.heartbeat_period_ns)}"
+        )
+    return spec
+
+
+def check_labels(labels: Mapping[str, str]) -> None:
+    """Keys are not empty, nothing holds a NUL, and all together are at most MAX_LABEL_BYTES."""
+    for key, value in labels.items():
+        if not key:
+            raise InvalidArgumentError("labels: a key must not be empty")
+        if "\0" in key or "\0" in value:
+            raise InvalidArgumentError(f"labels: {key!r} must not contain a NUL character")
+    size = sum(len(key.encode()) + len(value.encode()) for key, value in labels.items())
+    if size > MAX_LABEL_BYTES:
+        raise InvalidArgumentError(f"labels: must be at most {MAX_LABEL_BYTES} bytes together, not {size}")
+
+
+def check_ports(ports: tuple[PortConfig, ...]) -> None:
+    """Numbers are in range and none is published twice; 0 asks for a free one and conflicts with none."""
+    seen: set[tuple[int, int]] = set()
+    for port in ports:
+        if not 1 <= port.target_port <= 65_535:
+            raise InvalidArgumentError(f"ports: target port must be 1 to 65535, not {port.target_port}")
+        if not 0 <= port.published_port <= 65_535:
+            raise InvalidArgumentError(
+                f"ports: published port must be 1 to 65535, or 0 for any, not {port.published_port}"
+            )
+        key = (port.protocol, port.published_port)
+        if port.published_port and key in seen:
+            name = f"{port.published_port}/{port.protocol.name.lower()}"
+            raise InvalidArgumentError(f"EndpointSpec: duplicate published ports provided: {name}")
+        seen.add(key)
