@@ -87,9 +87,15 @@ class Cache:
                     heapq.heappush(self._waiters, (revision, next(self._sequence), future))
                     await future
         except TimeoutError as error:
+            self._forget_cancelled()
             raise DeadlineError(
                 f"this manager has not seen revision {revision} within {timeout:g} s; it is at {self._revision}"
             ) from error
+
+    def _forget_cancelled(self) -> None:
+        """A revision that never comes must not leave its waiters behind."""
+        self._waiters = [waiter for waiter in self._waiters if not waiter[2].done()]
+        heapq.heapify(self._waiters)
 
     async def run(self) -> NoReturn:
         """Follow the store for ever.
