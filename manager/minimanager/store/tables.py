@@ -50,15 +50,15 @@ class _Index:
         self._own.clear()
         return self._groups.data
 
-    def move(self, task_id: str, old: str, new: str, task: Task | None) -> None:
-        """Take the task out of group `old` and, unless it is None, put it in group `new`; "" is no group."""
-        if old and (task is None or old != new):
+    def move(self, task_id: str, old: str | None, new: str | None, task: Task | None) -> None:
+        """Take the task out of group `old` and, unless it is None, put it in group `new`; None is no group."""
+        if old is not None and (task is None or old != new):
             group = self._group(old)
             del group[task_id]
             if not group:
                 del self._groups.writable()[old]
                 self._own.discard(old)
-        if new and task is not None:
+        if new is not None and task is not None:
             self._group(new)[task_id] = task
 
     def _group(self, name: str) -> dict[str, Task]:
@@ -129,7 +129,7 @@ class Tables:
 
     def _index(self, task_id: str, old: Task | None, new: Task | None) -> None:
         for index, before, after in (
-            (self._by_service, old.service_id if old else "", new.service_id if new else ""),
-            (self._by_node, old.node_id if old else "", new.node_id if new else ""),
+            (self._by_service, old.service_id if old else None, new.service_id if new else None),
+            (self._by_node, old.node_id if old else None, new.node_id if new else None),
         ):
             index.move(task_id, before, after, new)
