@@ -9,6 +9,8 @@ A Docker flag that this version has not got is declared `later`: it is refused b
 
 from __future__ import annotations
 
+from minicommon.errors import MiniError
+
 from minictl import values
 from minictl.errors import UsageError
 
@@ -89,7 +91,7 @@ class Parsed:
             raise UsageError(f"the flag {flag.title} is not supported by this version of minictl")
         try:
             value = flag.kind.parse(text)
-        except ValueError as error:
+        except (ValueError, MiniError) as error:
             raise UsageError(
                 f'invalid argument {values.quote(text)} for "{flag.title}" flag: {error}'
             ) from None

@@ -1,7 +1,7 @@
 """Kinds of flag values: text in, value out, with Go's messages for what cannot be read.
 
 A kind is a name that help shows after the flag ("list", "duration"), and a parser. `bool` and `string` are special
-only in how help shows them. Parsers raise ValueError; the flag parser says which flag it was.
+only in how help shows them. Parsers raise ValueError or a MiniError; the flag parser says which flag it was.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def quote(text: str) -> str:
 
 
 def _duration(text: str) -> int:
-    from minictl.units import parse_duration
+    from minicommon.units import parse_duration
 
     value = parse_duration(text)
     if value < 0:
@@ -76,13 +76,13 @@ def _duration(text: str) -> int:
 
 
 def _memory(text: str) -> int:
-    from minictl.units import parse_memory
+    from minicommon.units import parse_bytes
 
-    return parse_memory(text)
+    return parse_bytes(text)
 
 
 def _cpus(text: str) -> int:
-    from minictl.units import parse_cpus
+    from minicommon.units import parse_cpus
 
     return parse_cpus(text)
 

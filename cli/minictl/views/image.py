@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from minictl import units
+from minicommon import units
+
 from minictl.output.listing import Layout
 
 TYPE_CHECKING = False
@@ -27,6 +28,7 @@ DIGESTS_LAYOUT = Layout(_HEADINGS, ("Repository", "Tag", "Digest", "ID", "Create
 
 _NONE = "<none>"
 _SHORT_ID = 12
+_SIZE_DIGITS = 3
 
 
 def rows(images: Iterable[Image], *, now_ns: int, truncate: bool) -> list[dict[str, Any]]:
@@ -47,7 +49,7 @@ def rows(images: Iterable[Image], *, now_ns: int, truncate: bool) -> list[dict[s
                     "Digest": digests.get(repository, _NONE),
                     "ID": short_id(image.id) if truncate else full_id(image.id),
                     "Repository": repository,
-                    "Size": units.image_size(image.size_bytes),
+                    "Size": units.human_size(image.size_bytes, digits=_SIZE_DIGITS),
                     "Tag": tag,
                 }
             )

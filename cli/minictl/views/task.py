@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from minictl import units
+from minicommon import units
+
 from minictl.output.listing import Layout, is_table
 from minictl.views import common
 
