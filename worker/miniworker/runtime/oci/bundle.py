@@ -1,0 +1,162 @@
+"""config.json: what runc is told. A pure function of the container, its image and who it runs as.
+
+The values are those Docker uses (moby `daemon/pkg/oci/defaults.go`), so that an image finds what it finds there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from miniworker.runtime.api import ContainerConfig, RuntimeFaultError
+from miniworker.runtime.oci import capabilities, cgroups, seccomp
+from miniworker.runtime.oci.manifest import ImageConfig
+from miniworker.runtime.oci.records import ContainerFiles
+from miniworker.runtime.oci.users import Identity
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+SHM_BYTES = 64 << 20
+"""Docker's default size of /dev/shm."""
+
+_HOSTNAME_LENGTH = 12
+
+_MASKED = (
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+)
+_READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+
+_SYSCTLS = {
+    "net.ipv4.ip_unprivileged_port_start": "0",
+    "net.ipv4.ping_group_range": "0 2147483647",
+}
+"""Any user may bind port 80 and ping: the namespace is the container's own."""
+
+
+def hostname(config: ContainerConfig) -> str:
+    return config.hostname or config.id[:_HOSTNAME_LENGTH]
+
+
+def build(
+    config: ContainerConfig,
+    image: ImageConfig,
+    identity: Identity,
+    *,
+    files: ContainerFiles,
+    unified: bool,
+) -> dict[str, Any]:
+    """The whole document. Raises RuntimeFaultError for what no container can be."""
+    held = capabilities.effective(config.cap_add, config.cap_drop)
+    return {
+        "ociVersion": "1.0.2",
+        "process": {
+            "terminal": False,
+            "user": {
+                "uid": identity.uid,
+                "gid": identity.gid,
+                "additionalGids": list(identity.groups),
+            },
+            "args": list(arguments(config, image)),
+            "env": list(environment(config, image, identity)),
+            "cwd": _absolute(config.dir or image.dir or "/"),
+            "capabilities": _capabilities(held, identity),
+            "noNewPrivileges": False,
+        },
+        "root": {"path": str(files.rootfs), "readonly": config.read_only},
+        "hostname": hostname(config),
+        "mounts": _mounts(files, unified=unified, read_only=config.read_only),
+        "linux": {
+            "namespaces": _namespaces(config.netns, unified=unified),
+            "cgroupsPath": cgroups.path_of(config.id),
+            "resources": cgroups.resources(config.limits),
+            "sysctl": _SYSCTLS,
+            "seccomp": seccomp.profile(held),
+            "maskedPaths": list(_MASKED),
+            "readonlyPaths": list(_READ_ONLY),
+        },
+    }
+
+
+def arguments(config: ContainerConfig, image: ImageConfig) -> tuple[str, ...]:
+    """Entrypoint, then command. A command of the service replaces both of the image's, as in Swarm."""
+    words = (
+        (*config.command, *config.args)
+        if config.command
+        else (*image.entrypoint, *(config.args or image.command))
+    )
+    if not words:
+        raise RuntimeFaultError(
+            f"no command specified: neither the service nor the image {config.image} has one"
+        )
+    return words
+
+
+def environment(config: ContainerConfig, image: ImageConfig, identity: Identity) -> tuple[str, ...]:
+    """PATH and HOSTNAME, the image's, the service's over it; HOME last, where nobody set it."""
+    values = {"PATH": DEFAULT_PATH, "HOSTNAME": hostname(config)}
+    for entry in (*image.env, *config.env):
+        key, equals, value = entry.partition("=")
+        if equals:
+            values[key] = value
+        else:
+            values.pop(key, None)
+    values.setdefault("HOME", identity.home)
+    return tuple(f"{key}={value}" for key, value in values.items())
+
+
+def _absolute(path: str) -> str:
+    if not path.startswith("/"):
+        raise RuntimeFaultError(f"the working directory {path!r} is invalid, it needs to be an absolute path")
+    return path
+
+
+def _capabilities(held: tuple[str, ...], identity: Identity) -> Mapping[str, list[str]]:
+    """Another user than root gets them only through a file that grants them, as execve(2) has it."""
+    names = list(held)
+    if identity.uid != 0:
+        return {"bounding": names}
+    return {"bounding": names, "effective": names, "permitted": names}
+
+
+def _namespaces(netns: Path | None, *, unified: bool) -> list[dict[str, str]]:
+    kinds = ["pid", "ipc", "uts", "mount", *(["cgroup"] if unified else [])]
+    network = {"type": "network"} if netns is None else {"type": "network", "path": str(netns)}
+    return [*({"type": kind} for kind in kinds), network]
+
+
+def _mounts(files: ContainerFiles, *, unified: bool, read_only: bool) -> list[dict[str, Any]]:
+    shut = ["nosuid", "noexec", "nodev"]
+    cgroup = [*shut, "ro"] if unified else [*shut, "ro", "relatime"]
+    bind = ["rbind", "rprivate", *(["ro"] if read_only else [])]
+    own = [("hosts", "/etc/hosts"), ("hostname", "/etc/hostname"), ("resolv.conf", "/etc/resolv.conf")]
+    return [
+        _mount("/proc", "proc", "proc", shut),
+        _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        _mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
+        _mount("/sys", "sysfs", "sysfs", [*shut, "ro"]),
+        _mount("/sys/fs/cgroup", "cgroup", "cgroup", cgroup),
+        _mount("/dev/mqueue", "mqueue", "mqueue", shut),
+        _mount("/dev/shm", "tmpfs", "shm", [*shut, "mode=1777", f"size={SHM_BYTES}"]),
+        *(_mount(target, "bind", str(files.etc / name), bind) for name, target in own),
+    ]
+
+
+def _mount(target: str, kind: str, source: str, options: list[str]) -> dict[str, Any]:
+    return {"destination": target, "type": kind, "source": source, "options": options}

@@ -1,0 +1,153 @@
+"""The node's images for `minictl image` and for containers: finding, loading, listing, removing."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+from miniworker.runtime.api import ImageError, ImageInfo, ImageRemoval
+from miniworker.runtime.oci import compression, names
+from miniworker.runtime.oci import digest as digests
+from miniworker.runtime.oci import manifest as manifests
+from miniworker.runtime.oci.archive import Archive, ArchivedImage
+from miniworker.runtime.oci.image_index import ImageRecord
+from miniworker.runtime.oci.image_store import ImageStore
+from miniworker.runtime.oci.records import ContainerRecord
+
+Users = Callable[[], tuple[ContainerRecord, ...]]
+"""The containers that exist, whatever their state."""
+
+_SHORT = 12
+"""Digits of an id in messages."""
+
+
+class OciImages:
+    """Implements `Images`."""
+
+    def __init__(self, store: ImageStore, users: Users) -> None:
+        self._store = store
+        self._users = users
+
+    async def load(self, chunks: AsyncIterator[bytes]) -> tuple[str, ...]:
+        raw = self._store.content.temporary()
+        plain = self._store.content.temporary()
+        self._store.adding += 1
+        try:
+            with raw.open("wb") as file:
+                async for chunk in chunks:
+                    await asyncio.to_thread(file.write, chunk)
+            await asyncio.to_thread(_decompress, raw, plain)
+            archive = await asyncio.to_thread(Archive, plain)
+            try:
+                loaded: list[str] = []
+                for image in await asyncio.to_thread(archive.images):
+                    loaded += await self._enter(archive, image)
+            finally:
+                archive.close()
+        finally:
+            self._store.adding -= 1
+            raw.unlink(missing_ok=True)
+            plain.unlink(missing_ok=True)
+        if not loaded:
+            raise ImageError("invalid archive: there is no image in it")
+        return tuple(loaded)
+
+    async def list_images(self) -> tuple[ImageInfo, ...]:
+        return tuple(
+            ImageInfo(
+                id=record.id,
+                references=tuple(map(names.shorten, record.references)),
+                digests=tuple(map(names.shorten, record.repo_digests)),
+                created_at_ns=record.created_at_ns,
+                size_bytes=record.size_bytes,
+            )
+            for record in self._store.index.all()
+        )
+
+    async def remove_image(self, ref: str, *, force: bool = False) -> ImageRemoval:
+        record, name = self.find(ref)
+        if name is None and len(record.references) > 1 and not force:
+            raise ImageError(
+                f"conflict: unable to delete {_short(record.id)} (must be forced) - "
+                "image is referenced in multiple repositories"
+            )
+        going = record.names if name is None else (name,)
+        rest = [other for other in record.references if other not in going]
+        last = name is None or not rest
+        if last:
+            going = record.names  # a digest alone does not keep an image that has lost its last tag
+            self._refuse_if_used(record, ref, force=force)
+        self._store.index.drop_names(record.id, going)
+        deleted: tuple[str, ...] = ()
+        if last:
+            self._store.index.delete(record.id)
+            deleted = (record.id, *await asyncio.to_thread(self._collect))
+        return ImageRemoval(untagged=tuple(map(names.shorten, going)), deleted=deleted)
+
+    def find(self, ref: str) -> tuple[ImageRecord, str | None]:
+        """The image and the full name it was found by, None by its id. Raises ImageError."""
+        by_id = self._store.index.by_id_prefix(ref)
+        if ref.startswith("sha256:") and len(by_id) == 1:
+            return by_id[0], None
+        try:
+            name = names.parse(ref)
+        except ImageError:
+            if not by_id:
+                raise
+        else:
+            record = self._store.index.by_name(name.full)
+            if record is not None:
+                return record, name.full
+        if len(by_id) == 1:
+            return by_id[0], None
+        if by_id:
+            raise ImageError(f"{ref!r} is the beginning of {len(by_id)} image ids; give more digits")
+        raise ImageError(f"No such image: {names.parse(ref).familiar}")
+
+    def _refuse_if_used(self, record: ImageRecord, ref: str, *, force: bool) -> None:
+        if force:
+            return  # a container keeps its layers; only the name and the configuration go
+        for user in self._users():
+            if user.image_id == record.id:
+                raise ImageError(
+                    f'conflict: unable to remove repository reference "{ref}" (must force) - '
+                    f"container {user.id[:_SHORT]} is using its referenced image {_short(record.id)}"
+                )
+
+    def _collect(self) -> tuple[str, ...]:
+        return self._store.collect(used={chain_id for user in self._users() for chain_id in user.chain})
+
+    async def _enter(self, archive: Archive, image: ArchivedImage) -> tuple[str, ...]:
+        """Unpack one image of the archive and enter it; what to call it when telling the user."""
+        config = manifests.image_config(image.config)
+        if len(config.diff_ids) != len(image.layers):
+            raise ImageError(
+                f"invalid archive: {len(image.layers)} layers, but {len(config.diff_ids)} in the configuration"
+            )
+        references = tuple(names.parse(reference).full for reference in image.references)
+        chain = digests.chain_ids(config.diff_ids)
+        for number, path in enumerate(image.layers):
+            if self._store.layers.has(chain[number]):
+                continue
+            blob = self._store.content.temporary()
+            try:
+                await asyncio.to_thread(archive.extract, path, blob)
+                await self._store.layers.unpack(blob, chain[: number + 1], config.diff_ids[number])
+            finally:
+                blob.unlink(missing_ok=True)
+        record = self._store.add(image.config, references=references)
+        return tuple(map(names.shorten, references)) or (record.id,)
+
+
+def _decompress(source: Path, target: Path) -> None:
+    try:
+        with compression.open_plain(source) as plain, target.open("wb") as file:
+            shutil.copyfileobj(plain, file, digests.CHUNK)
+    except compression.StreamError as error:
+        raise ImageError(f"invalid archive: {error}") from error
+
+
+def _short(image_id: str) -> str:
+    return digests.hex_of(image_id)[:_SHORT]

@@ -1,0 +1,112 @@
+"""A container's output as conmon writes it: `<RFC 3339 time> <stream> <F or P> <data>`, one line each."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from miniworker.runtime.api import LogLine
+from miniworker.runtime.oci import syscalls
+
+_BLOCK = 64 << 10
+_EVENT_BYTES = 4096
+
+
+def parse_line(line: bytes) -> LogLine | None:
+    """One line without its end; None for what conmon did not write (a line cut off by a crash)."""
+    parts = line.split(b" ", 3)
+    if len(parts) != 4 or parts[1] not in (b"stdout", b"stderr"):
+        return None
+    moment = _time_ns(parts[0].decode(errors="replace"))
+    if moment is None:
+        return None
+    return LogLine(parts[1].decode(), moment, parts[3], partial=parts[2].startswith(b"P"))
+
+
+def _time_ns(text: str) -> int | None:
+    seconds, _, rest = text.partition(".")
+    digits = rest[:9]
+    try:
+        whole = datetime.fromisoformat(seconds + (rest[9:] or "+00:00").replace("Z", "+00:00"))
+    except ValueError:
+        return None
+    return int(whole.timestamp()) * 1_000_000_000 + int(digits) if digits.isdigit() else None
+
+
+def tail_offset(path: Path, lines: int) -> int:
+    """Where the last `lines` lines begin. Reads from the end, only as far as needed."""
+    with path.open("rb") as file:
+        position = end = file.seek(0, os.SEEK_END)
+        wanted = lines
+        while position > 0 and wanted >= 0:
+            start = max(0, position - _BLOCK)
+            file.seek(start)
+            block = file.read(position - start)
+            at = len(block)
+            while wanted >= 0 and (at := block.rfind(b"\n", 0, at)) >= 0:
+                if start + at + 1 == end:
+                    continue  # the end of the last line begins no line
+                wanted -= 1
+                if wanted == 0:
+                    return start + at + 1
+            position = start
+    return 0 if lines else end
+
+
+async def read(
+    path: Path, *, follow: bool, tail: int | None, ended: Callable[[], asyncio.Future[None]]
+) -> AsyncIterator[LogLine]:
+    """The lines of the file; with `follow` also those to come, until `ended()` is done and all has been read."""
+    offset = 0 if tail is None else await asyncio.to_thread(tail_offset, path, tail)
+    changed = _Changes(path) if follow else None
+    end = ended() if follow else None
+    rest = b""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            while True:
+                over = end is None or end.done()
+                while block := await asyncio.to_thread(file.read, _BLOCK):
+                    *lines, rest = (rest + block).split(b"\n")
+                    for line in lines:
+                        if (parsed := parse_line(line)) is not None:
+                            yield parsed
+                if over or changed is None or end is None:
+                    return
+                await changed.wait(end)
+    finally:
+        if changed is not None:
+            changed.close()
+        if end is not None:
+            end.cancel()
+
+
+class _Changes:
+    """Tells when the file has grown (inotify)."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = syscalls.inotify(path, syscalls.IN_MODIFY)
+        self._event = asyncio.Event()
+        asyncio.get_running_loop().add_reader(self._descriptor, self._readable)
+
+    async def wait(self, end: asyncio.Future[None]) -> None:
+        """Return when the file has changed since the last call, or `end` is done."""
+        change = asyncio.ensure_future(self._event.wait())
+        try:
+            waiting: set[asyncio.Future[Any]] = {change, end}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            change.cancel()
+        self._event.clear()
+
+    def _readable(self) -> None:
+        os.read(self._descriptor, _EVENT_BYTES)
+        self._event.set()
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._descriptor)
+        os.close(self._descriptor)

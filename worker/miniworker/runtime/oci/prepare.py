@@ -1,0 +1,74 @@
+"""Making a container's directory: record, bundle, files of /etc, mounted file system. Blocks: runs in a thread."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from miniworker.runtime.api import ContainerConfig, RuntimeFaultError
+from miniworker.runtime.oci import bundle, etcfiles, overlay, rooted, users
+from miniworker.runtime.oci.image_index import ImageRecord
+from miniworker.runtime.oci.image_store import ImageStore
+from miniworker.runtime.oci.processes import signal_number
+from miniworker.runtime.oci.records import ContainerFiles, ContainerRecord, ensure_directory
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_DEFAULT_STOP_SIGNAL = "SIGTERM"
+
+
+def check_id(container_id: str) -> None:
+    """Ids become file names. Raises RuntimeFaultError for one that cannot."""
+    if not _ID.fullmatch(container_id):
+        raise RuntimeFaultError(f"container id {container_id!r} is not letters, digits, '_', '.' and '-'")
+
+
+def prepare(
+    config: ContainerConfig, image: ImageRecord, store: ImageStore, files: ContainerFiles, *, unified: bool
+) -> ContainerRecord:
+    """Everything but starting it; the record, which the caller enters when this has succeeded.
+
+    Raises ImageError, or RuntimeFaultError naming what cannot be.
+    """
+    settings = store.config(image)
+    record = ContainerRecord(
+        id=config.id,
+        name=config.name,
+        image_id=image.id,
+        chain=image.chain,
+        stop_signal=_stop_signal(config.stop_signal or settings.stop_signal),
+        stop_grace_period_ns=config.stop_grace_period_ns,
+        labels=dict(config.labels),
+    )
+    for directory in (files.root, files.etc):
+        ensure_directory(directory)
+    files.log.touch(mode=0o600)
+    _write_etc(config, files)
+    overlay.mount(files, store.lower(image.chain))
+    identity = users.identify(
+        config.user or settings.user,
+        config.groups,
+        passwd=rooted.read_text(files.rootfs, "/etc/passwd"),
+        group=rooted.read_text(files.rootfs, "/etc/group"),
+    )
+    document = bundle.build(config, settings, identity, files=files, unified=unified)
+    (files.root / "config.json").write_text(json.dumps(document))
+    return record
+
+
+def _stop_signal(text: str) -> str:
+    signal = text or _DEFAULT_STOP_SIGNAL
+    if signal_number(signal) is None:
+        raise RuntimeFaultError(f"invalid stop signal: {signal!r}; see signal(7)")
+    return signal
+
+
+def _write_etc(config: ContainerConfig, files: ContainerFiles) -> None:
+    texts = {
+        "hosts": etcfiles.hosts(config.hosts),
+        "hostname": f"{bundle.hostname(config)}\n",
+        "resolv.conf": etcfiles.resolv_conf(config.dns, host=etcfiles.host_resolv_conf()),
+    }
+    for name, text in texts.items():
+        path = files.etc / name
+        path.write_text(text)
+        path.chmod(0o644)

@@ -1,0 +1,163 @@
+"""Pulling: from a name to an image that is wholly present."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from minicommon.units import human_size
+
+from miniworker.runtime.api import ImageError, Progress
+from miniworker.runtime.oci import digest as digests
+from miniworker.runtime.oci import manifest as manifests
+from miniworker.runtime.oci.image_index import ImageRecord
+from miniworker.runtime.oci.image_store import ImageStore
+from miniworker.runtime.oci.manifest import Descriptor, Manifest
+from miniworker.runtime.oci.names import ImageName
+from miniworker.runtime.oci.registry.client import RegistryClient, UnreachableError
+from miniworker.runtime.oci.registry.download import download
+
+logger = logging.getLogger(__name__)
+
+
+class Puller:
+    """Pulls each name once at a time, however many tasks ask for it together."""
+
+    def __init__(self, store: ImageStore, client: RegistryClient, *, parallel: int) -> None:
+        self._store = store
+        self._client = client
+        self._parallel = parallel
+        self._running: dict[str, asyncio.Task[ImageRecord]] = {}
+
+    async def pull(self, name: ImageName, *, progress: Progress | None = None) -> ImageRecord:
+        """The image, newer from its registry if there is a newer one, else the local copy. Raises ImageError."""
+        if name.digest and (pinned := self._store.index.by_name(name.full)):
+            return pinned
+        task = self._running.get(name.full)
+        if task is None:
+            task = asyncio.create_task(self._pull(name, progress or _silent), name=f"pull {name.familiar}")
+            self._running[name.full] = task
+            task.add_done_callback(lambda _: self._running.pop(name.full, None))
+        return await asyncio.shield(task)
+
+    async def close(self) -> None:
+        """Break off what is being pulled; partial layers stay for the next time."""
+        tasks = tuple(self._running.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _pull(self, name: ImageName, progress: Progress) -> ImageRecord:
+        local = self._store.index.by_name(name.full)
+        self._store.adding += 1
+        try:
+            return await self._from_registry(name, local, progress)
+        except ImageError as error:
+            if local is None:
+                raise ImageError(f"No such image: {name.familiar} ({error})") from error
+            level = logging.DEBUG if isinstance(error, UnreachableError) else logging.WARNING
+            logger.log(
+                level,
+                "Pull failed, the local copy is used.",
+                extra={"image": name.familiar, "error": str(error)},
+            )
+            return local
+        finally:
+            self._store.adding -= 1
+
+    async def _from_registry(
+        self, name: ImageName, local: ImageRecord | None, progress: Progress
+    ) -> ImageRecord:
+        if local is not None:
+            current = await self._client.resolve(name)
+            if current and name.with_digest(current) in local.repo_digests:
+                return local
+        progress(f"pulling {name.familiar}")
+        data, media_type, digest = await self._client.manifest(name, name.target)
+        value = manifests.document(data, "the manifest")
+        if manifests.is_index(value, media_type):
+            chosen = manifests.for_this_platform(value)
+            data, _, _ = await self._client.manifest(name, chosen.digest)
+            value = manifests.document(data, "the manifest")
+        return await self._fetch(name, manifests.manifest(value), digest, progress)
+
+    async def _fetch(
+        self, name: ImageName, manifest: Manifest, digest: str, progress: Progress
+    ) -> ImageRecord:
+        """Fetch the configuration and the layers that are not here, and unpack these as they can be."""
+        config_bytes = await self._config(name, manifest.config)
+        config = manifests.image_config(config_bytes)
+        if len(config.diff_ids) != len(manifest.layers):
+            raise ImageError(
+                f"{name.familiar} is broken: {len(manifest.layers)} layers, "
+                f"but {len(config.diff_ids)} in its configuration"
+            )
+        chain = digests.chain_ids(config.diff_ids)
+        missing = {
+            number: layer
+            for number, layer in enumerate(manifest.layers)
+            if not self._store.layers.has(chain[number])
+        }
+        report = _reporter(name, sum(layer.size for layer in missing.values()), progress)
+        gate = asyncio.Semaphore(self._parallel)
+
+        async def fetch(layer: Descriptor) -> Path:
+            target = self._store.content.partial(layer.digest)
+            async with gate, self._store.writing(layer.digest):
+                await download(self._client, name, layer, target, received=report)
+            return target
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                fetches = {number: group.create_task(fetch(layer)) for number, layer in missing.items()}
+                for number in sorted(fetches):
+                    blob = await fetches[number]
+                    await self._store.layers.unpack(blob, chain[: number + 1], config.diff_ids[number])
+        except* ImageError as failed:
+            raise _first(failed) from None
+        for layer in missing.values():
+            self._store.content.partial(layer.digest).unlink(missing_ok=True)
+        return self._store.add(
+            config_bytes,
+            references=() if name.digest else (name.full,),
+            repo_digests=(name.with_digest(digest),),
+        )
+
+    async def _config(self, name: ImageName, config: Descriptor) -> bytes:
+        if config.size > manifests.MAX_DOCUMENT:
+            raise ImageError(f"the configuration of {name.familiar} has {config.size} bytes, too many")
+        if self._store.content.has(config.digest):
+            return self._store.content.read(config.digest)
+        target = self._store.content.partial(config.digest)
+        async with self._store.writing(config.digest):
+            await download(self._client, name, config, target, received=lambda _: None)
+            data = target.read_bytes()
+            target.unlink()
+        return data
+
+
+def _first(failed: ExceptionGroup[ImageError]) -> ImageError:
+    """One of several layers' errors: they mostly say the same."""
+    return next(error for error in failed.exceptions if isinstance(error, ImageError))
+
+
+def _reporter(name: ImageName, total: int, progress: Progress) -> Callable[[int], None]:
+    """Tells the progress, each figure once."""
+    done = 0
+    last = ""
+
+    def received(count: int) -> None:
+        nonlocal done, last
+        done += count
+        text = f"pulling {name.familiar}: {human_size(done)}/{human_size(total)}"
+        if text != last:
+            last = text
+            progress(text)
+
+    return received
+
+
+def _silent(_: str) -> None:
+    return

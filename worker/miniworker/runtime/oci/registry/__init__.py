@@ -1,0 +1,1 @@
+"""A client of the Distribution API: what is needed to pull."""

@@ -1,0 +1,212 @@
+"""`OciRuntime`: the `Runtime` protocol over this node's kernel.
+
+Nothing about a container is kept only in memory: every answer is read from its directory and from /proc, so a new agent
+that opens the same directory knows as much as the one that was killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+from collections import defaultdict
+from collections.abc import AsyncIterator
+
+from miniworker.runtime.api import (
+    SECOND,
+    Container,
+    ContainerConfig,
+    ContainerStatus,
+    Exit,
+    LogLine,
+    NoSuchContainerError,
+    Progress,
+    RuntimeInfo,
+)
+from miniworker.runtime.oci import cgroups, logs, names, overlay, processes
+from miniworker.runtime.oci.conmon import Programs, Supervisor
+from miniworker.runtime.oci.image_service import OciImages
+from miniworker.runtime.oci.image_store import ImageStore
+from miniworker.runtime.oci.observe import Observed, Observer
+from miniworker.runtime.oci.prepare import check_id, prepare
+from miniworker.runtime.oci.pull import Puller
+from miniworker.runtime.oci.records import ContainerFiles, ContainerRecord, Containers
+from miniworker.runtime.oci.registry.auth import Keyring
+from miniworker.runtime.oci.registry.client import RegistryClient
+from miniworker.runtime.oci.settings import OciSettings
+
+
+class OciRuntime:
+    """One per data directory at a time. Make it with `open_oci`."""
+
+    def __init__(
+        self,
+        settings: OciSettings,
+        *,
+        programs: Programs,
+        store: ImageStore,
+        containers: Containers,
+        keyring: Keyring | None = None,
+    ) -> None:
+        self._store = store
+        self._containers = containers
+        self._supervisor = Supervisor(programs, settings.run_dir)
+        self._observer = Observer(containers, self._supervisor)
+        self._client = RegistryClient(insecure=settings.insecure_registries, keyring=keyring)
+        self._puller = Puller(store, self._client, parallel=settings.parallel_downloads)
+        self._starting = asyncio.Semaphore(settings.parallel_starts)
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._changed: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._unified = cgroups.is_unified()
+        self.images = OciImages(store, containers.all)
+
+    async def recover(self) -> None:
+        """Clear what a killed agent left half made or half removed."""
+        await asyncio.to_thread(self._store.recover)
+        for files in self._containers.unfinished():
+            await self._clear(files.root.name, files)
+
+    async def info(self) -> RuntimeInfo:
+        return RuntimeInfo(name="oci", version=await self._supervisor.version())
+
+    async def pull(self, image: str, *, progress: Progress | None = None) -> str:
+        record = await self._puller.pull(names.parse(image), progress=progress)
+        return record.id
+
+    async def create(self, config: ContainerConfig) -> None:
+        check_id(config.id)
+        async with self._locks[config.id]:
+            if self._containers.get(config.id) is not None:
+                return
+            image, _ = self.images.find(config.image)
+            files = self._containers.files(config.id)
+            try:
+                record = await asyncio.to_thread(
+                    prepare, config, image, self._store, files, unified=self._unified
+                )
+            except BaseException:
+                await self._clear(config.id, files)
+                raise
+            self._containers.put(record)
+
+    async def start(self, container_id: str) -> int:
+        async with self._locks[container_id]:
+            record = self._record(container_id)
+            seen = self._observer.observe(record)
+            if seen.status is not ContainerStatus.CREATED:
+                return seen.pid
+            async with self._starting:
+                pid = await self._start(record, seen)
+        self._announce(container_id)
+        return pid
+
+    async def _start(self, record: ContainerRecord, seen: Observed) -> int:
+        files = self._containers.files(record.id)
+        if not seen.waiting:
+            if self._supervisor.is_known(record.id):
+                await self._supervisor.delete(record.id)  # from a start that was interrupted
+            await asyncio.to_thread(overlay.mount, files, self._store.lower(record.chain))
+            await self._supervisor.create(record.id, record.name, files)
+        pid = self._observer.pid(record.id)
+        await self._supervisor.start(record.id)
+        return pid
+
+    async def wait(self, container_id: str) -> Exit:
+        while True:
+            seen = self._observer.observe(self._record(container_id))
+            if seen.exit is not None:
+                return seen.exit
+            if seen.status is ContainerStatus.CREATED:
+                await self._changed[container_id].wait()
+            else:
+                await self._observer.ended(container_id)
+
+    async def stop(self, container_id: str) -> None:
+        record = self._record(container_id)
+        seen = self._observer.observe(record)
+        if seen.status is not ContainerStatus.RUNNING:
+            return
+        number = processes.signal_number(record.stop_signal) or signal.SIGTERM
+        self._observer.send(container_id, number)
+        try:
+            async with asyncio.timeout(record.stop_grace_period_ns / SECOND):
+                await self.wait(container_id)
+        except TimeoutError:
+            self._observer.send(container_id, signal.SIGKILL)
+            await self.wait(container_id)
+
+    async def remove(self, container_id: str) -> None:
+        async with self._locks[container_id]:
+            files = self._containers.files(container_id)
+            if files.root.exists():
+                record = self._containers.get(container_id)
+                self._observer.send(container_id, signal.SIGKILL)
+                await self._observer.ended(container_id)
+                self._containers.forget(container_id)
+                await self._clear(container_id, files)
+                if record is not None and self._store.index.get(record.image_id) is None:
+                    await self._collect()
+        self._locks.pop(container_id, None)
+        self._announce(container_id)
+
+    async def list(self) -> tuple[Container, ...]:
+        return await asyncio.to_thread(self._list)
+
+    def _list(self) -> tuple[Container, ...]:
+        found = []
+        for record in self._containers.all():
+            seen = self._observer.observe(record)
+            pid = seen.pid if seen.status is ContainerStatus.RUNNING else 0
+            found.append(Container(record.id, record.name, seen.status, record.labels, pid, seen.exit))
+        return tuple(found)
+
+    async def logs(
+        self, container_id: str, *, follow: bool = False, tail: int | None = None
+    ) -> AsyncIterator[LogLine]:
+        self._record(container_id)
+
+        def ended() -> asyncio.Future[None]:
+            return asyncio.ensure_future(self._gone(container_id))
+
+        path = self._containers.files(container_id).log
+        async for line in logs.read(path, follow=follow, tail=tail, ended=ended):
+            yield line
+
+    async def _gone(self, container_id: str) -> None:
+        """Return when it has exited or was removed."""
+        try:
+            await self.wait(container_id)
+        except NoSuchContainerError:
+            return
+
+    async def close(self) -> None:
+        await self._puller.close()
+        await self._client.close()
+
+    async def _collect(self) -> None:
+        used = {chain_id for record in self._containers.all() for chain_id in record.chain}
+        await asyncio.to_thread(self._store.collect, used=used)
+
+    async def _clear(self, container_id: str, files: ContainerFiles) -> None:
+        """Take away everything of it from runtime, kernel and disk."""
+        if self._supervisor.is_known(container_id):
+            await self._supervisor.delete(container_id)
+        await asyncio.to_thread(_remove_tree, files)
+
+    def _announce(self, container_id: str) -> None:
+        """Wake those who wait for it to start, or for it at all."""
+        event = self._changed.pop(container_id, None)
+        if event is not None:
+            event.set()
+
+    def _record(self, container_id: str) -> ContainerRecord:
+        record = self._containers.get(container_id)
+        if record is None:
+            raise NoSuchContainerError(f"No such container: {container_id}")
+        return record
+
+
+def _remove_tree(files: ContainerFiles) -> None:
+    overlay.unmount(files)
+    if files.root.exists():
+        shutil.rmtree(files.root)
