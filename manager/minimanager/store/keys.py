@@ -87,7 +87,12 @@ class LeaderKey:
     pass
 
 
-ParsedKey = ObjectKey | NameClaim | PortClaim | AddressClaim | LeaderKey
+@dataclass(frozen=True, slots=True)
+class BarrierKey:
+    pass
+
+
+ParsedKey = ObjectKey | NameClaim | PortClaim | AddressClaim | LeaderKey | BarrierKey
 
 
 def kind_of(obj: Object) -> Kind:
@@ -139,6 +144,11 @@ class Keys:
         """Held, by a lease, by the manager that runs the control loops."""
         return f"{self.prefix}leader"
 
+    @property
+    def barrier(self) -> str:
+        """Written for its revision only: all that came before is older."""
+        return f"{self.prefix}barrier"
+
     def parse(self, key: str) -> ParsedKey | None:
         """What `key` stands for; None when it is not one of this cluster's keys."""
         if not key.startswith(self.prefix):
@@ -154,6 +164,8 @@ class Keys:
                 return PortClaim(PortProtocol[protocol.upper()], int(port))
             case ["leader"]:
                 return LeaderKey()
+            case ["barrier"]:
+                return BarrierKey()
             case _:
                 return None
 

@@ -51,8 +51,8 @@ class _Index:
         return self._groups.data
 
     def move(self, task_id: str, old: str | None, new: str | None, task: Task | None) -> None:
-        """Take the task out of group `old` and, unless it is None, put it in group `new`; None is no group."""
-        if old is not None and (task is None or old != new):
+        """Take the task out of group `old` and put it in group `new`; None: it was, or is, in no group."""
+        if old is not None and old != new:
             group = self._group(old)
             del group[task_id]
             if not group:

@@ -102,6 +102,10 @@ class Transaction:
             self._compare(key, version)
         return self._operate(Delete(key))
 
+    def barrier(self) -> Transaction:
+        """Write the key that exists for its revision only."""
+        return self._operate(Put(self._keys.barrier, b""))
+
     # --- for the writer ---
 
     def build(self, fence: Compare | None = None) -> Txn:
