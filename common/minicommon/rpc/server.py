@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
@@ -12,14 +13,23 @@ from grpc_reflection.v1alpha import reflection
 
 from minicommon.errors import UnavailableError
 from minicommon.rpc import options
+from minicommon.rpc.gate import LocalGate
 from minicommon.rpc.guard import Guard
 
-SOCKET_MODE = 0o600
+SOCKET_MODE: Final = 0o600
+
+LOCAL_UNARY_SECONDS: Final = 600.0
+"""`swarm init` and `swarm join` wait for processes to start and for a first session; their own limits are shorter."""
 
 
 def new_server(guard: Guard) -> grpc.aio.Server:
     """A server without listeners or services."""
     return grpc.aio.server(interceptors=[guard], options=options.SERVER)
+
+
+def local_server() -> grpc.aio.Server:
+    """A server for a unix socket, whose callers are root on this machine."""
+    return new_server(Guard(LocalGate(), unary_seconds=LOCAL_UNARY_SECONDS))
 
 
 def listen_unix(server: grpc.aio.Server, socket: Path) -> None:
