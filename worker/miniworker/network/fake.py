@@ -6,9 +6,8 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from minicommon.errors import FailedPreconditionError
-
 from miniworker.network.api import AttachedSandbox, Fabric, HostPort, Sandbox
+from miniworker.network.errors import PortInUseError, UnknownNetworkError
 
 _FIRST_CHOSEN_PORT = 32768
 
@@ -28,7 +27,7 @@ class FakeDataPlane:
         known = {network.id for network in self.fabric.networks} if self.fabric else set()
         for attachment in sandbox.attachments:
             if attachment.network_id not in known:
-                raise FailedPreconditionError(f"network {attachment.network_id} is not on this node")
+                raise UnknownNetworkError(f"network {attachment.network_id} is not on this node")
         if sandbox.task_id not in self.sandboxes:
             ports = self._choose(sandbox.host_ports)
             self.sandboxes[sandbox.task_id] = replace(sandbox, host_ports=ports)
@@ -61,9 +60,7 @@ class FakeDataPlane:
             while not port.published_port and (port.protocol, number) in held:
                 number += 1
             if holder := held.get((port.protocol, number)):
-                raise FailedPreconditionError(
-                    f"port {number}/{port.protocol} is in use on this node by task {holder}"
-                )
+                raise PortInUseError(f"port {number}/{port.protocol} is in use on this node by task {holder}")
             held[port.protocol, number] = "this task"
             chosen.append(replace(port, published_port=number))
         return tuple(chosen)

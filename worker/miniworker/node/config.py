@@ -1,0 +1,108 @@
+"""The daemon's settings, from its command line, and the ports that follow from its listen address."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from minicommon import __version__
+from minicommon.log import Format
+from minicommon.paths import DEFAULT_DATA_DIR, DEFAULT_RUN_DIR, NodePaths
+from minicommon.settings import JOIN_PORT
+
+from miniworker.node.addresses import split_port
+
+DEFAULT_LISTEN = f"0.0.0.0:{JOIN_PORT}"
+
+
+@dataclass(frozen=True, slots=True)
+class ManagerPorts:
+    """Four consecutive ports, so that one number moves a second daemon on a machine out of the way."""
+
+    join: int = JOIN_PORT
+
+    @property
+    def control(self) -> int:
+        return self.join + 1
+
+    @property
+    def etcd_client(self) -> int:
+        return self.join + 2
+
+    @property
+    def etcd_peer(self) -> int:
+        return self.join + 3
+
+
+@dataclass(frozen=True, slots=True)
+class ListenAddress:
+    host: str
+    ports: ManagerPorts
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonConfig:
+    paths: NodePaths
+    hostname: str = ""
+    runtime: str = "auto"
+    listen_address: str = DEFAULT_LISTEN
+    insecure_registries: tuple[str, ...] = ()
+    """Registries, beside loopback ones, that are spoken to over plain http."""
+    stop_all_on_exit: bool = False
+    """Also stop containers and children when the daemon is told to end."""
+    log_level: str = "info"
+    log_format: Format = "text"
+
+
+def parse_listen(text: str) -> ListenAddress:
+    """Raises InvalidArgumentError."""
+    host, port = split_port(text, field="listen address")
+    return ListenAddress(host or "0.0.0.0", ManagerPorts(port or JOIN_PORT))
+
+
+def parse_args(argv: Sequence[str] | None = None) -> DaemonConfig:
+    given = _parser().parse_args(argv)
+    return DaemonConfig(
+        paths=NodePaths(given.data_dir.absolute(), given.run_dir.absolute()),
+        hostname=given.hostname or socket.gethostname(),
+        runtime=given.runtime,
+        listen_address=given.listen_addr,
+        insecure_registries=tuple(given.insecure_registry),
+        stop_all_on_exit=given.stop_all_on_exit,
+        log_level=given.log_level,
+        log_format=given.log_format,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mini-worker", description="The node's daemon.")
+    add = parser.add_argument
+    add("--data-dir", type=Path, default=DEFAULT_DATA_DIR, metavar="DIR", help="what survives a reboot")
+    add("--run-dir", type=Path, default=DEFAULT_RUN_DIR, metavar="DIR", help="sockets and pid files")
+    add("--hostname", default="", metavar="NAME", help="default: the machine's")
+    add("--runtime", choices=("auto", "oci", "docker"), default="auto", help="what runs containers")
+    add(
+        "--listen-addr",
+        default=DEFAULT_LISTEN,
+        metavar="ADDRESS[:PORT]",
+        help="a manager's join port; control, etcd and etcd's peers get the next three (default: %(default)s)",
+    )
+    add(
+        "--insecure-registry",
+        action="append",
+        default=[],
+        metavar="HOST[:PORT]",
+        help="speak plain http with this registry; may be repeated",
+    )
+    add(
+        "--stop-all-on-exit",
+        action="store_true",
+        help="stop containers and child processes on SIGTERM too, as Ctrl-C does; by default they go on",
+    )
+    add("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    add("--log-format", choices=("text", "json"), default="text")
+    add("--version", action="version", version=f"mini-worker {__version__}")
+    return parser

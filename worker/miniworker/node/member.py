@@ -1,0 +1,162 @@
+"""What runs while the node is a member: its child processes, the agent and the renewal of its certificate."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+from random import Random
+from urllib.parse import urlsplit
+
+from minicommon import __version__
+from minicommon.clock import Clock
+from minicommon.paths import NodePaths
+from minicommon.rpc.channel import unix_channel
+from minicommon.settings import ManagerSettings, read_json
+from minicommon.supervise import Supervisor
+from miniproto.v1 import node_pb2
+from miniproto.v1 import objects_pb2 as pb
+
+from miniworker.agent.agent import Agent, AgentIdentity, AgentParts
+from miniworker.agent.ingress_client import IngressClient
+from miniworker.agent.state import AgentState
+from miniworker.network.api import DataPlane
+from miniworker.node.certificates import CertificateFiles, renew_for_ever
+from miniworker.node.children import Child, ChildSpec, stop_all
+from miniworker.node.config import DaemonConfig
+from miniworker.node.etcd import EtcdMember, etcd_child
+from miniworker.node.membership import Membership
+from miniworker.runtime.api import Images, Runtime
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """The machine, as the daemon opened it once at its start."""
+
+    config: DaemonConfig
+    runtime: Runtime
+    images: Images
+    open_data_plane: Callable[[], DataPlane]
+    description: pb.NodeDescription
+    clock: Clock
+    random: Random
+    etcd_version: str = ""
+
+    @property
+    def paths(self) -> NodePaths:
+        return self.config.paths
+
+
+class Member:
+    """`run` until cancelled; children and containers go on without it."""
+
+    def __init__(self, membership: Membership, site: Site) -> None:
+        self.membership = membership
+        self._site = site
+        paths = site.paths
+        self.credentials = CertificateFiles(paths)
+        self._state = AgentState(paths.agent_database)
+        self._ingress_channel = unix_channel(paths.ingress_socket)
+        self.children = tuple(
+            Child(spec, run_dir=paths.run_dir, log_dir=paths.log_dir, clock=site.clock)
+            for spec in child_specs(membership, site)
+        )
+        self.agent = Agent(
+            AgentIdentity(
+                node_id=membership.node_id,
+                data_path_address=IPv4Address(membership.advertise_host),
+                description=site.description,
+                manager_address=(
+                    f"{membership.advertise_host}:{membership.control_port}" if membership.is_manager else ""
+                ),
+            ),
+            AgentParts(
+                runtime=site.runtime,
+                data_plane=site.open_data_plane(),
+                ingress=IngressClient(self._ingress_channel, node_id=membership.node_id),
+                state=self._state,
+                dial=self.credentials.dial,
+                clock=site.clock,
+                random=site.random,
+            ),
+            managers=membership.managers,
+        )
+
+    async def run(self) -> None:
+        try:
+            async with Supervisor() as group:
+                for child in self.children:
+                    group.start_eternal(child.spec.name, child.run())
+                group.start_eternal("agent", self.agent.run())
+                group.start_eternal("certificate renewal", self._renew())
+        finally:
+            await self._ingress_channel.close()
+            self._state.close()
+
+    async def stop_children(self) -> None:
+        """End them: the manager before etcd, which it needs to resign. Call it once `run` is over."""
+        order = ("mini-manager", "etcd", "mini-ingress")
+        await stop_all(sorted(self.children, key=lambda child: order.index(child.spec.name)))
+
+    def child(self, name: str) -> Child | None:
+        return next((child for child in self.children if child.spec.name == name), None)
+
+    def describe_children(self) -> list[node_pb2.ChildProcess]:
+        return [
+            node_pb2.ChildProcess(
+                name=child.spec.name,
+                running=child.state.pid != 0,
+                pid=child.state.pid,
+                version=child.spec.version,
+                restarts=child.state.restarts,
+                message=child.state.message,
+            )
+            for child in self.children
+        ]
+
+    async def _renew(self) -> None:
+        await renew_for_ever(
+            self.credentials,
+            managers=lambda: self.agent.managers,
+            clock=self._site.clock,
+            random=self._site.random,
+        )
+
+
+def child_specs(membership: Membership, site: Site) -> tuple[ChildSpec, ...]:
+    """The processes that the node's role needs, in the order of their start."""
+    specs: list[ChildSpec] = []
+    if membership.managed_etcd:
+        specs.append(_etcd(site))
+    if membership.is_manager:
+        specs.append(_our_own("mini-manager", site.config))
+    specs.append(_our_own("mini-ingress", site.config))
+    return tuple(specs)
+
+
+def _etcd(site: Site) -> ChildSpec:
+    settings = read_json(site.paths.manager_settings, ManagerSettings)
+    port = urlsplit(settings.etcd.endpoints[0]).port
+    assert port is not None, "the daemon itself wrote the endpoint, with a port"
+    member = EtcdMember(
+        name=settings.node_id,
+        host=settings.advertise_host,
+        client_port=port,
+        peer_port=port + 1,
+        cluster_token=settings.cluster_id,
+    )
+    return etcd_child(member, site.paths, version=site.etcd_version)
+
+
+def _our_own(name: str, config: DaemonConfig) -> ChildSpec:
+    """One of our console scripts, from the installation that this process runs from."""
+    argv = (
+        str(Path(sys.executable).parent / name),
+        f"--data-dir={config.paths.data_dir}",
+        f"--run-dir={config.paths.run_dir}",
+        f"--log-level={config.log_level}",
+        f"--log-format={config.log_format}",
+    )
+    return ChildSpec(name, argv, __version__)

@@ -1,0 +1,1 @@
+"""Unit files that the package ships; `docs` say how to install them."""
