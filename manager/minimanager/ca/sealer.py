@@ -1,0 +1,53 @@
+"""What of the cluster object only managers may read, and what it is sealed for."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from minicommon.identity.authority import Authority
+from minicommon.identity.tokens import new_token
+
+from minimanager.domain.objects import Cluster, JoinToken, NodeRole
+
+ROOT_KEY: Final = "root-key"
+TOKEN: Final = {NodeRole.WORKER: "join-token/worker", NodeRole.MANAGER: "join-token/manager"}
+"""Purposes: a value that was sealed for one cannot be opened as another."""
+
+
+class Envelope(Protocol):
+    """Authenticated encryption with the cluster key; `minimanager.store.envelope` has it."""
+
+    def seal(self, purpose: str, plaintext: bytes) -> bytes:
+        """The sealed value."""
+
+    def open(self, purpose: str, sealed: bytes) -> bytes:
+        """The plain value. Raises FailedPreconditionError when it was not sealed so, or was changed."""
+
+
+class ClusterSealer:
+    """Seals and opens the fields of the cluster object."""
+
+    def __init__(self, envelope: Envelope) -> None:
+        self._envelope = envelope
+
+    def root_key(self, pem: bytes) -> bytes:
+        """The root's private key, sealed."""
+        return self._envelope.seal(ROOT_KEY, pem)
+
+    def authority(self, cluster: Cluster) -> Authority:
+        """The cluster's root with its key."""
+        return Authority(cluster.root_ca_pem, self._envelope.open(ROOT_KEY, cluster.sealed_root_key))
+
+    def join_token(self, role: NodeRole, root_ca_pem: bytes, *, expires_at_ns: int = 0) -> JoinToken:
+        """A new token for nodes of this role, sealed; 0: it never expires, as Swarm's."""
+        text = new_token(root_ca_pem).text
+        return JoinToken(self._envelope.seal(TOKEN[role], text.encode()), expires_at_ns)
+
+    def token_text(self, role: NodeRole, cluster: Cluster) -> str:
+        """The text of the cluster's token for this role."""
+        return self._envelope.open(TOKEN[role], token_of(cluster, role).sealed).decode()
+
+
+def token_of(cluster: Cluster, role: NodeRole) -> JoinToken:
+    """The cluster's token for this role, still sealed."""
+    return cluster.manager_token if role is NodeRole.MANAGER else cluster.worker_token
