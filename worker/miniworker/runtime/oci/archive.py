@@ -37,8 +37,12 @@ class Archive:
     def __init__(self, path: Path) -> None:
         try:
             self._tar = tarfile.open(path, mode="r:")  # noqa: SIM115  closed by close()
+        except (tarfile.TarError, EOFError, OSError) as error:
+            raise ImageError(f"invalid archive: {error}") from error
+        try:
             self._members = {posixpath.normpath(member.name): member for member in self._tar.getmembers()}
         except (tarfile.TarError, EOFError, OSError) as error:
+            self._tar.close()
             raise ImageError(f"invalid archive: {error}") from error
 
     def close(self) -> None:

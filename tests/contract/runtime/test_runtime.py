@@ -1,0 +1,215 @@
+"""What every `Runtime` keeps."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from miniworker.runtime.api import (
+    SECOND,
+    ContainerConfig,
+    ContainerStatus,
+    ImageError,
+    LogLine,
+    NoSuchContainerError,
+    RuntimeFaultError,
+)
+from support import images
+from support.runtimes import FAILS, IMAGE, LINES, MISSING, RUNS, STUBBORN, Subject, chunks
+
+ID = "0123456789abcdefghijklmno"
+
+
+def config(command: tuple[str, ...] = RUNS, **changes: Any) -> ContainerConfig:
+    return ContainerConfig(
+        **{
+            "id": ID,
+            "name": "web.1." + ID,
+            "image": IMAGE,
+            "command": command,
+            "labels": {"a": "b"},
+            **changes,
+        }
+    )
+
+
+async def run(subject: Subject, command: tuple[str, ...] = RUNS, **changes: Any) -> int:
+    await subject.runtime.create(config(command, **changes))
+    return await subject.runtime.start(ID)
+
+
+async def lines(subject: Subject, **options: Any) -> list[LogLine]:
+    return [line async for line in subject.runtime.logs(ID, **options)]
+
+
+async def test_it_names_itself(empty: Subject) -> None:
+    info = await empty.runtime.info()
+    assert info.name
+    assert info.version
+
+
+async def test_a_container_is_created_then_runs(subject: Subject) -> None:
+    await subject.runtime.create(config())
+    (created,) = await subject.runtime.list()
+    assert (created.status, created.pid, created.exit) == (ContainerStatus.CREATED, 0, None)
+    assert (created.id, created.name, dict(created.labels)) == (ID, "web.1." + ID, {"a": "b"})
+    pid = await subject.runtime.start(ID)
+    (running,) = await subject.runtime.list()
+    assert (running.status, running.pid) == (ContainerStatus.RUNNING, pid)
+    assert pid > 0
+
+
+async def test_create_and_start_may_be_repeated(subject: Subject) -> None:
+    pid = await run(subject)
+    assert await run(subject) == pid
+    assert len(await subject.runtime.list()) == 1
+
+
+async def test_concurrent_starts_give_one_process(subject: Subject) -> None:
+    await subject.runtime.create(config())
+    first, second = await asyncio.gather(subject.runtime.start(ID), subject.runtime.start(ID))
+    assert first == second
+
+
+async def test_wait_tells_the_exit_code_again_and_again(subject: Subject) -> None:
+    await run(subject, FAILS)
+    first = await subject.runtime.wait(ID)
+    assert (first.code, first.oom_killed) == (3, False)
+    assert first.finished_at_ns > 0
+    assert await subject.runtime.wait(ID) == first
+    (container,) = await subject.runtime.list()
+    assert (container.status, container.exit, container.pid) == (ContainerStatus.EXITED, first, 0)
+
+
+async def test_wait_before_the_start_lasts_until_the_end(subject: Subject) -> None:
+    await subject.runtime.create(config(FAILS))
+    waiting = asyncio.ensure_future(subject.runtime.wait(ID))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    await subject.runtime.start(ID)
+    assert (await waiting).code == 3
+
+
+async def test_starting_an_ended_container_does_not_run_it_again(subject: Subject) -> None:
+    await run(subject, LINES)
+    await subject.runtime.wait(ID)
+    await subject.runtime.start(ID)
+    assert len(await lines(subject)) == 4
+
+
+async def test_stop_sends_the_signal_and_returns_when_it_has_ended(subject: Subject) -> None:
+    await run(subject)
+    await _until_up(subject)
+    await subject.runtime.stop(ID)
+    (container,) = await subject.runtime.list()
+    assert container.exit is not None
+    assert container.exit.code == 5
+
+
+async def test_stop_kills_after_the_grace_period(subject: Subject) -> None:
+    await run(subject, STUBBORN, stop_grace_period_ns=SECOND // 20)
+    await subject.runtime.stop(ID)
+    assert (await subject.runtime.wait(ID)).code == 137
+
+
+async def test_stopping_what_does_not_run_changes_nothing(subject: Subject) -> None:
+    await subject.runtime.create(config(FAILS))
+    await subject.runtime.stop(ID)
+    await subject.runtime.start(ID)
+    await subject.runtime.wait(ID)
+    await subject.runtime.stop(ID)
+    assert (await subject.runtime.wait(ID)).code == 3
+
+
+async def test_remove_ends_a_running_container_and_may_be_repeated(subject: Subject) -> None:
+    await run(subject, STUBBORN)
+    await subject.runtime.remove(ID)
+    await subject.runtime.remove(ID)
+    assert await subject.runtime.list() == ()
+    with pytest.raises(NoSuchContainerError, match=ID):
+        await subject.runtime.wait(ID)
+
+
+async def test_an_id_is_free_again_after_remove(subject: Subject) -> None:
+    await run(subject, FAILS)
+    await subject.runtime.remove(ID)
+    await run(subject, LINES)
+    assert (await subject.runtime.wait(ID)).code == 0
+
+
+async def test_a_program_that_does_not_exist(subject: Subject) -> None:
+    await subject.runtime.create(config(MISSING))
+    with pytest.raises(
+        RuntimeFaultError, match=r'exec: "nosuchprogram": executable file not found in \$PATH'
+    ):
+        await subject.runtime.start(ID)
+    (container,) = await subject.runtime.list()
+    assert container.status is ContainerStatus.CREATED
+    await subject.runtime.remove(ID)
+
+
+@pytest.mark.parametrize("call", ["start", "wait", "stop"])
+async def test_unknown_containers_are_named(empty: Subject, call: str) -> None:
+    with pytest.raises(NoSuchContainerError, match=ID):
+        await getattr(empty.runtime, call)(ID)
+
+
+async def test_an_image_that_is_not_here(empty: Subject) -> None:
+    with pytest.raises(ImageError, match="No such image: busybox:latest"):
+        await empty.runtime.create(config())
+    assert await empty.runtime.list() == ()
+
+
+async def test_logs_keep_streams_and_order(subject: Subject) -> None:
+    await run(subject, FAILS)
+    await subject.runtime.wait(ID)
+    found = await lines(subject)
+    assert sorted((line.stream, line.data) for line in found) == [("stderr", b"err"), ("stdout", b"out")]
+    assert all(line.time_ns > 0 and not line.partial for line in found)
+
+
+@pytest.mark.parametrize(("tail", "expected"), [(0, 0), (1, 1), (3, 3), (9, 4)])
+async def test_logs_tail(subject: Subject, tail: int, expected: int) -> None:
+    await run(subject, LINES)
+    await subject.runtime.wait(ID)
+    texts = [line.data for line in await lines(subject, tail=tail)]
+    assert texts == [b"1", b"2", b"3", b"4"][4 - expected :]
+
+
+async def test_following_logs_ends_with_the_container(subject: Subject) -> None:
+    await run(subject)
+    seen: list[bytes] = []
+    async for line in subject.runtime.logs(ID, follow=True):
+        seen.append(line.data)
+        if line.data == b"up":
+            await subject.runtime.stop(ID)
+    assert seen == [b"up", b"bye"]
+
+
+async def test_following_logs_ends_when_it_is_removed(subject: Subject) -> None:
+    await run(subject)
+    async for line in subject.runtime.logs(ID, follow=True):
+        assert line.data == b"up"
+        await subject.runtime.remove(ID)
+
+
+async def test_a_pull_that_fails_names_image_and_registry(empty: Subject) -> None:
+    with pytest.raises(ImageError, match=r"No such image: 127\.0\.0\.1:1/nothing:here"):
+        await empty.runtime.pull("127.0.0.1:1/nothing:here")
+
+
+async def test_a_pull_that_fails_takes_the_local_copy(empty: Subject, tmp_path: Path) -> None:
+    name = "127.0.0.1:1/local:1"  # nobody listens there
+    archive = images.write_docker_archive(tmp_path / "local.tar", images.busybox(name))
+    await empty.images.load(chunks(archive))
+    (image,) = await empty.images.list_images()
+    assert await empty.runtime.pull(name) == image.id
+
+
+async def _until_up(subject: Subject) -> None:
+    """The trap is set once it says so."""
+    async for line in subject.runtime.logs(ID, follow=True):
+        if line.data == b"up":
+            return

@@ -1,0 +1,329 @@
+"""A `Runtime` in memory, with the semantics of the real ones: for tests of the agent, and held to the same contract.
+
+What a container does is looked up by its command: a `Behavior`. One that is not scripted runs until it is stopped. A
+test may also step in: `finish` ends a container, `write` puts out a line, `fail_next` makes a call fail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from minicommon.clock import Clock, SystemClock
+from minicommon.errors import MiniError
+
+from miniworker.runtime.api import (
+    Container,
+    ContainerConfig,
+    ContainerStatus,
+    Exit,
+    ImageError,
+    ImageInfo,
+    ImageRemoval,
+    LogLine,
+    NoSuchContainerError,
+    Progress,
+    RuntimeFaultError,
+    RuntimeInfo,
+)
+from miniworker.runtime.oci import names
+from miniworker.runtime.oci.archive import Archive
+from miniworker.runtime.oci.digest import of_bytes
+from miniworker.runtime.oci.manifest import image_config
+
+_KILLED = 137
+_FIRST_PID = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Behavior:
+    """What a command does once it is started."""
+
+    exit_code: int | None = None
+    """At once; None: it runs until it is stopped or finished."""
+    output: tuple[tuple[str, bytes], ...] = ()
+    """(stream, line) it begins with."""
+    on_stop: int | None = 0
+    """Its exit code when it gets its stop signal; None: it ignores the signal."""
+    on_stop_output: tuple[tuple[str, bytes], ...] = ()
+    start_error: str = ""
+    """The text of the RuntimeFaultError that starting it raises."""
+
+
+@dataclass(slots=True)
+class _Image:
+    id: str
+    references: list[str]
+    created_at_ns: int
+    size_bytes: int
+
+
+@dataclass(slots=True)
+class _Entry:
+    config: ContainerConfig
+    image_id: str
+    behavior: Behavior
+    pid: int = 0
+    exit: Exit | None = None
+    lines: list[LogLine] = field(default_factory=list)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def announce(self) -> None:
+        """Wake everybody who waits for a change of this container."""
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    @property
+    def status(self) -> ContainerStatus:
+        if self.exit is not None:
+            return ContainerStatus.EXITED
+        return ContainerStatus.RUNNING if self.pid else ContainerStatus.CREATED
+
+
+class FakeRuntime:
+    """Implements `Runtime`; `images` implements `Images` beside it."""
+
+    def __init__(
+        self,
+        behaviors: Mapping[tuple[str, ...], Behavior] | None = None,
+        *,
+        registry: tuple[str, ...] = (),
+        clock: Clock | None = None,
+    ) -> None:
+        """`behaviors` by the words of a container's command and arguments; `registry`: what can be pulled."""
+        self.images = FakeImages(self)
+        self.calls: list[tuple[str, str]] = []
+        """(method, container id or image) in order."""
+        self._behaviors = dict(behaviors or {})
+        self._registry = {names.parse(reference).full for reference in registry}
+        self._clock = clock or SystemClock()
+        self._entries: dict[str, _Entry] = {}
+        self._failures: dict[str, deque[MiniError]] = {}
+        self._next_pid = _FIRST_PID
+
+    # --- what a test does to it ---
+
+    def finish(self, container_id: str, code: int = 0, *, oom_killed: bool = False) -> None:
+        """The container ends by itself."""
+        entry = self._entry(container_id)
+        if entry.exit is None:
+            entry.exit = Exit(code, oom_killed, self._clock.now_ns())
+            entry.announce()
+
+    def write(self, container_id: str, stream: str, data: bytes) -> None:
+        """The container puts out a line."""
+        entry = self._entry(container_id)
+        entry.lines.append(LogLine(stream, self._clock.now_ns(), data))
+        entry.announce()
+
+    def fail_next(self, method: str, error: MiniError) -> None:
+        """The next call of "pull", "create", "start", "stop" or "remove" raises this."""
+        self._failures.setdefault(method, deque()).append(error)
+
+    def config(self, container_id: str) -> ContainerConfig:
+        """What `create` was given."""
+        return self._entry(container_id).config
+
+    # --- Runtime ---
+
+    async def info(self) -> RuntimeInfo:
+        return RuntimeInfo(name="fake", version="fake 1")
+
+    async def pull(self, image: str, *, progress: Progress | None = None) -> str:
+        self._called("pull", image)
+        name = names.parse(image)
+        if name.full in self._registry:
+            if progress is not None:
+                progress(f"pulling {name.familiar}")
+            self.images.put(of_bytes(name.full.encode()), name.full, self._clock.now_ns(), 0)
+        return self.images.find(image).id
+
+    async def create(self, config: ContainerConfig) -> None:
+        self._called("create", config.id)
+        if config.id in self._entries:
+            return
+        image = self.images.find(config.image)
+        behavior = self._behaviors.get((*config.command, *config.args), Behavior())
+        self._entries[config.id] = _Entry(config, image.id, behavior)
+
+    async def start(self, container_id: str) -> int:
+        self._called("start", container_id)
+        entry = self._entry(container_id)
+        if entry.pid:
+            return entry.pid
+        if entry.behavior.start_error:
+            raise RuntimeFaultError(entry.behavior.start_error)
+        self._next_pid += 1
+        entry.pid = self._next_pid
+        for stream, data in entry.behavior.output:
+            self.write(container_id, stream, data)
+        entry.announce()
+        if entry.behavior.exit_code is not None:
+            self.finish(container_id, entry.behavior.exit_code)
+        return entry.pid
+
+    async def wait(self, container_id: str) -> Exit:
+        while True:
+            entry = self._entry(container_id)
+            if entry.exit is not None:
+                return entry.exit
+            await entry.changed.wait()
+
+    async def stop(self, container_id: str) -> None:
+        self._called("stop", container_id)
+        entry = self._entry(container_id)
+        if entry.status is not ContainerStatus.RUNNING:
+            return
+        if entry.behavior.on_stop is None:
+            until = self._clock.now_ns() + entry.config.stop_grace_period_ns
+            await self._ended_or(entry, until)
+            self.finish(container_id, _KILLED)
+            return
+        for stream, data in entry.behavior.on_stop_output:
+            self.write(container_id, stream, data)
+        self.finish(container_id, entry.behavior.on_stop)
+
+    async def remove(self, container_id: str) -> None:
+        self._called("remove", container_id)
+        entry = self._entries.pop(container_id, None)
+        if entry is not None:
+            entry.announce()
+
+    async def list(self) -> tuple[Container, ...]:
+        return tuple(
+            Container(
+                id=entry.config.id,
+                name=entry.config.name,
+                status=entry.status,
+                labels=entry.config.labels,
+                pid=entry.pid if entry.status is ContainerStatus.RUNNING else 0,
+                exit=entry.exit,
+            )
+            for entry in self._entries.values()
+        )
+
+    async def logs(
+        self, container_id: str, *, follow: bool = False, tail: int | None = None
+    ) -> AsyncIterator[LogLine]:
+        entry = self._entry(container_id)
+        position = 0 if tail is None else max(0, len(entry.lines) - tail)
+        while True:
+            while position < len(entry.lines):
+                position += 1
+                yield entry.lines[position - 1]
+            if not follow or entry.exit is not None or container_id not in self._entries:
+                return
+            await entry.changed.wait()
+
+    async def close(self) -> None:
+        return
+
+    # --- inside ---
+
+    def users(self, image_id: str) -> tuple[str, ...]:
+        """The containers of this image."""
+        return tuple(entry.config.id for entry in self._entries.values() if entry.image_id == image_id)
+
+    async def _ended_or(self, entry: _Entry, until_ns: int) -> None:
+        tasks = {
+            asyncio.ensure_future(entry.changed.wait()),
+            asyncio.ensure_future(self._sleep(until_ns)),
+        }
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _sleep(self, until_ns: int) -> bool:
+        await self._clock.sleep_until(until_ns)
+        return True
+
+    def _called(self, method: str, subject: str) -> None:
+        self.calls.append((method, subject))
+        failures = self._failures.get(method)
+        if failures:
+            raise failures.popleft()
+
+    def _entry(self, container_id: str) -> _Entry:
+        try:
+            return self._entries[container_id]
+        except KeyError:
+            raise NoSuchContainerError(f"No such container: {container_id}") from None
+
+
+class FakeImages:
+    """Implements `Images`: real archives, whose layers it does not look at."""
+
+    def __init__(self, runtime: FakeRuntime) -> None:
+        self._runtime = runtime
+        self._images: dict[str, _Image] = {}
+
+    def put(self, image_id: str, reference: str, created_at_ns: int, size_bytes: int) -> None:
+        """The image is there, under this full reference; empty: under none."""
+        for other in self._images.values():
+            if reference in other.references:
+                other.references.remove(reference)
+        image = self._images.setdefault(image_id, _Image(image_id, [], created_at_ns, size_bytes))
+        if reference:
+            image.references.append(reference)
+
+    def find(self, ref: str) -> _Image:
+        """By reference or id. Raises ImageError."""
+        if ref in self._images:
+            return self._images[ref]
+        name = names.parse(ref)
+        for image in self._images.values():
+            if name.full in image.references:
+                return image
+        raise ImageError(f"No such image: {name.familiar}")
+
+    async def load(self, chunks: AsyncIterator[bytes]) -> tuple[str, ...]:
+        loaded: list[str] = []
+        data = b"".join([chunk async for chunk in chunks])
+        with tempfile.NamedTemporaryFile(prefix="fake-images-") as file:
+            file.write(data)
+            file.flush()
+            with closing(Archive(Path(file.name))) as archive:
+                found = archive.images()
+        for image in found:
+            created = image_config(image.config).created_at_ns
+            references = [names.parse(reference).full for reference in image.references]
+            for reference in references or [""]:
+                self.put(of_bytes(image.config), reference, created, len(data))
+            loaded += [names.shorten(reference) for reference in references] or [of_bytes(image.config)]
+        return tuple(loaded)
+
+    async def list_images(self) -> tuple[ImageInfo, ...]:
+        newest = sorted(self._images.values(), key=lambda image: (-image.created_at_ns, image.id))
+        return tuple(
+            ImageInfo(
+                id=image.id,
+                references=tuple(map(names.shorten, image.references)),
+                digests=(),
+                created_at_ns=image.created_at_ns,
+                size_bytes=image.size_bytes,
+            )
+            for image in newest
+        )
+
+    async def remove_image(self, ref: str, *, force: bool = False) -> ImageRemoval:
+        image = self.find(ref)
+        by_id = ref == image.id
+        going = tuple(image.references) if by_id else (names.parse(ref).full,)
+        last = by_id or len(image.references) == 1
+        users = self._runtime.users(image.id)
+        if last and users and not force:
+            raise ImageError(
+                f'conflict: unable to remove repository reference "{ref}" (must force) - '
+                f"container {users[0][:12]} is using its referenced image {image.id[7:19]}"
+            )
+        image.references = [reference for reference in image.references if reference not in going]
+        if last:
+            del self._images[image.id]
+        return ImageRemoval(tuple(map(names.shorten, going)), (image.id,) if last else ())
