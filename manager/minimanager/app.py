@@ -1,0 +1,212 @@
+"""The manager, put together: store, cache, control API, dispatcher and, when it leads, the control loops.
+
+Everything that runs for ever is in one supervised group: when one part fails the process ends with the reason, and
+the node daemon starts it again. A clean stop goes the other way round: no new calls, sessions told to find another
+manager, leadership given up, calls finished.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from grpc_health.v1 import health_pb2
+from minicommon.clock import MILLISECOND, Clock
+from minicommon.errors import UnavailableError
+from minicommon.ids import new_id
+from minicommon.log import fields
+from minicommon.paths import NodePaths
+from minicommon.rpc.credentials import CredentialFiles, NodeCredentials, server_credentials
+from minicommon.rpc.server import add_health, add_reflection, listen_tls, listen_unix, new_server
+from minicommon.settings import ManagerSettings
+from minicommon.supervise import Supervisor
+from miniproto.v1 import (
+    control_pb2,
+    control_pb2_grpc,
+    dispatcher_pb2,
+    dispatcher_pb2_grpc,
+    join_pb2,
+    join_pb2_grpc,
+)
+
+from minimanager.bootstrap import bootstrap
+from minimanager.ca.sealer import ClusterSealer
+from minimanager.control.leader import Election
+from minimanager.control.loop import Decide, ReconcileLoop
+from minimanager.decide.reconcile import affected, reconcile
+from minimanager.rpc.clusters import ClustersServicer
+from minimanager.rpc.core import Core
+from minimanager.rpc.dispatcher.service import Dispatcher, manager_addresses
+from minimanager.rpc.interceptors import control_guard
+from minimanager.rpc.join import JoinService
+from minimanager.rpc.join_listener import GrpcJoinListener, JoinListener
+from minimanager.rpc.membership import MembershipService
+from minimanager.rpc.networks import NetworksServicer
+from minimanager.rpc.nodes import NodesServicer
+from minimanager.rpc.services import ServicesServicer
+from minimanager.rpc.tasks import TasksServicer
+from minimanager.store.api import Store, StoreStatus
+from minimanager.store.cache import Cache
+from minimanager.store.envelope import Envelope
+from minimanager.store.etcd.client import EtcdStore
+from minimanager.store.keys import Keys
+from minimanager.store.writer import Writer
+
+logger = logging.getLogger(__name__)
+
+STOP_GRACE = 3.0
+"""Seconds that calls have to finish when the manager stops."""
+
+STORE_RETRY_NS = 250 * MILLISECOND
+"""Between attempts to reach etcd at the start: it may be starting, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the process brings along; tests bring a store in memory."""
+
+    settings: ManagerSettings
+    store: Store
+    envelope: Envelope
+    credentials: Callable[[], NodeCredentials]
+    socket: Path
+    bootstrap: Path
+    clock: Clock
+
+
+async def serve(paths: NodePaths, settings: ManagerSettings, *, clock: Clock, stop: asyncio.Event) -> None:
+    """Run a manager on etcd until `stop` is set."""
+    store = EtcdStore(settings.etcd, clock=clock)
+    parts = Parts(
+        settings=settings,
+        store=store,
+        envelope=Envelope(paths.cluster_key.read_bytes(), settings.cluster_id),
+        credentials=CredentialFiles(paths),
+        socket=paths.manager_socket,
+        bootstrap=paths.bootstrap,
+        clock=clock,
+    )
+    try:
+        await Manager(parts).run(stop)
+    finally:
+        await store.close()
+
+
+class Manager:
+    """One manager. `run` once."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        keys = Keys(parts.settings.cluster_id)
+        self.core = Core(
+            cache=Cache(parts.store, keys),
+            writer=Writer(parts.store, keys),
+            store=parts.store,
+            keys=keys,
+            clock=parts.clock,
+            node_id=parts.settings.node_id,
+        )
+        self.serving = asyncio.Event()
+        """Set once calls are answered."""
+        self.control_port = parts.settings.control_port
+        """The port listened on; differs from the one of the settings when that is 0."""
+        self.join_port = parts.settings.join_port
+        """Likewise."""
+        self._sealer = ClusterSealer(parts.envelope)
+        self._server = new_server(
+            control_guard(cluster_id=parts.settings.cluster_id, cache=self.core.cache, clock=parts.clock)
+        )
+        self._health = add_health(self._server)
+        join = JoinService(self.core, self._sealer, managers=self._managers)
+        self._join: JoinListener = GrpcJoinListener(join, parts.credentials)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set.
+
+        Raises, in a group, what made a part of the manager fail.
+        """
+        try:
+            async with Supervisor() as group:
+                starting = group.start("start", self._start(group))
+                stopping = group.start("stop", stop.wait())
+                await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+                await stopping
+                await self._health.enter_graceful_shutdown()
+                group.cancel()
+        finally:
+            await asyncio.gather(self._server.stop(STOP_GRACE), self._join.stop())
+            logger.info("Manager stopped.", extra=fields(node_id=self._parts.settings.node_id))
+
+    async def _start(self, group: Supervisor) -> None:
+        parts, core = self._parts, self.core
+        status = await self._reach_store()
+        logger.info(
+            "Connected to etcd.", extra=fields(version=status.version, endpoints=",".join(status.endpoints))
+        )
+        await bootstrap(
+            parts.bootstrap,
+            parts.settings,
+            store=core.store,
+            writer=core.writer,
+            sealer=self._sealer,
+            clock=parts.clock,
+        )
+        group.start_eternal("cache", core.cache.run())
+        await core.cache.wait_synced()
+        dispatcher = Dispatcher(core, group)
+        group.start_eternal("dispatcher", dispatcher.run())
+        self._add_services(dispatcher)
+        await self._listen()
+        loop = ReconcileLoop(core.cache, core.writer, Decide(reconcile, affected, new_id, parts.clock))
+        election = Election(core.store, core.keys, core.node_id, clock=parts.clock)
+        group.start_eternal("election", election.run(loop.run))
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        self.serving.set()
+        logger.info("Manager started.", extra=fields(node_id=core.node_id, control_port=self.control_port))
+
+    async def _reach_store(self) -> StoreStatus:
+        """Wait until etcd answers."""
+        said = False
+        while True:
+            try:
+                return await self._parts.store.status()
+            except UnavailableError as error:
+                if not said:
+                    logger.warning("Waiting for etcd.", extra=fields(error=error.message))
+                said = True
+                await self._parts.clock.sleep_until(self._parts.clock.now_ns() + STORE_RETRY_NS)
+
+    def _add_services(self, dispatcher: Dispatcher) -> None:
+        server, core = self._server, self.core
+        clusters = ClustersServicer(core, self._parts.settings, self._sealer)
+        control_pb2_grpc.add_ClustersServicer_to_server(clusters, server)
+        control_pb2_grpc.add_NodesServicer_to_server(NodesServicer(core), server)
+        control_pb2_grpc.add_ServicesServicer_to_server(ServicesServicer(core), server)
+        control_pb2_grpc.add_TasksServicer_to_server(TasksServicer(core), server)
+        control_pb2_grpc.add_NetworksServicer_to_server(NetworksServicer(core), server)
+        dispatcher_pb2_grpc.add_DispatcherServicer_to_server(dispatcher, server)
+        join_pb2_grpc.add_MembershipServicer_to_server(MembershipService(core, self._sealer), server)
+        files = (control_pb2, dispatcher_pb2, join_pb2)
+        names = [each.full_name for file in files for each in file.DESCRIPTOR.services_by_name.values()]
+        add_reflection(server, [name for name in names if name != "mini.v1.Join"])
+
+    async def _listen(self) -> None:
+        settings = self._parts.settings
+        listen_unix(self._server, self._parts.socket)
+        credentials = server_credentials(self._parts.credentials, client_certificate=True)
+        self.control_port = listen_tls(
+            self._server, f"{settings.listen_host}:{settings.control_port}", credentials
+        )
+        await self._server.start()
+        self.join_port = await self._join.start(f"{settings.listen_host}:{settings.join_port}")
+
+    def _managers(self) -> list[str]:
+        """host:port of the control API of every manager, this one first."""
+        settings = self._parts.settings
+        return [
+            f"{settings.advertise_host}:{self.control_port}",
+            *manager_addresses(self.core.cache.snapshot()),
+        ]

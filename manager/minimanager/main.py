@@ -1,0 +1,66 @@
+"""`mini-manager`: reads the settings that the node daemon wrote, and serves until it is told to stop.
+
+It is started and restarted by the node daemon; run by hand it behaves the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from minicommon import __version__
+from minicommon.clock import SystemClock
+from minicommon.errors import MiniError
+from minicommon.log import configure, fields
+from minicommon.paths import DEFAULT_DATA_DIR, DEFAULT_RUN_DIR, NodePaths
+from minicommon.settings import ManagerSettings, read_json
+
+from minimanager.app import serve
+
+logger = logging.getLogger(__name__)
+
+EXIT_FAILURE = 1
+"""The manager could not start or had to give up; its log says why."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code: 0 after a clean stop."""
+    options = _parser().parse_args(arguments)
+    configure(format=options.log_format, level=options.log_level)
+    paths = NodePaths(options.data_dir, options.run_dir)
+    try:
+        settings = read_json(paths.manager_settings, ManagerSettings)
+        asyncio.run(_run(paths, settings))
+    except (MiniError, OSError, ValueError) as error:
+        logger.error("The manager cannot go on.", extra=fields(error=str(error)))
+        return EXIT_FAILURE
+    return 0
+
+
+async def _run(paths: NodePaths, settings: ManagerSettings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await serve(paths, settings, clock=SystemClock(), stop=stop)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mini-manager", description="Control API, dispatcher, certificate authority and control loops."
+    )
+    parser.add_argument("--data-dir", type=Path, default=DEFAULT_DATA_DIR, help="default: %(default)s")
+    parser.add_argument("--run-dir", type=Path, default=DEFAULT_RUN_DIR, help="default: %(default)s")
+    parser.add_argument("--log-format", choices=("text", "json"), default="text")
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""The node's own status in the store: written by the manager that holds the node's session, and by no other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from minimanager.domain.objects import Meta, NodeDescription, NodeState, NodeStatus
+from minimanager.domain.snapshot import Snapshot
+from minimanager.rpc.core import Core
+
+Change = Callable[[NodeStatus | None], NodeStatus | None]
+"""From the present status to the wanted one; None: leave it as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What a node says of itself when it opens a session."""
+
+    description: NodeDescription
+    address: str
+    """Where other nodes send overlay traffic."""
+    manager_address: str = ""
+
+
+class NodeRecords:
+    """Writes node statuses; a change that loses against another writer is decided anew."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def mine(self, status: NodeStatus) -> bool:
+        """Whether this manager was the last to hold the node's session."""
+        return status.session_manager == self._core.node_id
+
+    async def ready(self, node_id: str, arrival: Arrival) -> None:
+        """The node is connected to this manager."""
+
+        def change(status: NodeStatus | None) -> NodeStatus | None:
+            wanted = NodeStatus(
+                id=node_id,
+                state=NodeState.READY,
+                description=arrival.description,
+                address=arrival.address,
+                session_manager=self._core.node_id,
+                manager_address=arrival.manager_address,
+            )
+            return self._entered(status, wanted)
+
+        await self._write(node_id, change)
+
+    async def describe(self, node_id: str, description: NodeDescription) -> None:
+        """The connected node changed: more memory, another runtime."""
+
+        def change(status: NodeStatus | None) -> NodeStatus | None:
+            return None if status is None else self._entered(status, replace(status, description=description))
+
+        await self._write(node_id, change)
+
+    async def down(self, node_id: str, message: str, *, still: Callable[[], bool]) -> bool:
+        """The node is gone, unless it has come back meanwhile: here (`still` says no) or to another manager.
+
+        Whether that was news.
+        """
+
+        def change(status: NodeStatus | None) -> NodeStatus | None:
+            if status is None or not self.mine(status) or not still():
+                return None
+            return self._entered(status, replace(status, state=NodeState.DOWN, message=message))
+
+        return await self._write(node_id, change)
+
+    def _entered(self, status: NodeStatus | None, wanted: NodeStatus) -> NodeStatus | None:
+        """`wanted` with its times; None when it says nothing new."""
+        if status is None:
+            now_ns = self._core.clock.now_ns()
+            return replace(wanted, since_ns=now_ns, meta=Meta(created_at_ns=now_ns, updated_at_ns=now_ns))
+        since_ns = status.since_ns if status.state is wanted.state else self._core.clock.now_ns()
+        wanted = replace(wanted, since_ns=since_ns, meta=status.meta)
+        if wanted == status:
+            return None
+        return replace(wanted, meta=replace(status.meta, updated_at_ns=self._core.clock.now_ns()))
+
+    async def _write(self, node_id: str, change: Change) -> bool:
+        async def attempt(snapshot: Snapshot) -> bool:
+            current = snapshot.node_statuses.get(node_id)
+            wanted = change(current)
+            if wanted is None or (current is None and node_id not in snapshot.nodes):
+                return False
+            transaction = self._core.writer.begin()
+            transaction.save(wanted)
+            if current is None:
+                transaction.guard(snapshot.nodes[node_id])
+            await self._core.commit(transaction)
+            return True
+
+        return await self._core.retried(attempt)

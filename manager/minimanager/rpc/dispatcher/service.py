@@ -1,0 +1,158 @@
+"""The dispatcher's servicer: takes a node's stream in, gives it a session, and sees to what follows from its end."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import unquote
+
+from grpc import aio
+from minicommon.errors import (
+    DeadlineError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+)
+from minicommon.log import fields
+from minicommon.rpc.gate import identity
+from minicommon.supervise import Supervisor
+from miniproto.v1 import dispatcher_pb2, dispatcher_pb2_grpc
+
+from minimanager.codec import from_proto
+from minimanager.domain.objects import ClusterSpec, Node, NodeRole
+from minimanager.domain.snapshot import Snapshot
+from minimanager.rpc.core import Core
+from minimanager.rpc.dispatcher.feed import Feed
+from minimanager.rpc.dispatcher.node_record import Arrival, NodeRecords
+from minimanager.rpc.dispatcher.presence import RECONNECT_GRACE_NS, Presence
+from minimanager.rpc.dispatcher.reports import Reports
+from minimanager.rpc.dispatcher.session import SILENT, NodeSession
+
+logger = logging.getLogger(__name__)
+
+Context = aio.ServicerContext[Any, Any]
+Messages = AsyncIterator[dispatcher_pb2.WorkerMessage]
+
+HELLO_TIMEOUT = 10.0
+"""Seconds that a new stream has to say Hello."""
+
+LOST = "the node's connection was lost"
+
+
+class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
+    """Sessions of this manager. `run` must be going on while streams are served."""
+
+    def __init__(self, core: Core, supervisor: Supervisor) -> None:
+        self._core = core
+        self._records = NodeRecords(core)
+        self._presence = Presence(self._records, core.clock, supervisor)
+        self._feed = Feed(core.cache, self._forget)
+
+    async def run(self) -> None:
+        """Follow the cache, for as long as the manager lives."""
+        self._presence.expect(self._core.cache.snapshot())
+        await self._feed.run()
+
+    def close(self) -> None:
+        """The manager stops: the nodes are told to find another, and none is called down for it."""
+        self._presence.close_all(UnavailableError("the manager is stopping"))
+
+    async def Session(  # type: ignore[override]  # the reader-writer form of a streaming handler
+        self, request_iterator: Messages, context: Context
+    ) -> None:
+        node_id = identity(context).node_id
+        hello = await _first(request_iterator)
+        snapshot = await self._core.settle()
+        node = snapshot.nodes.get(node_id)
+        if node is None:
+            raise NotFoundError(f"node {node_id} is not in the cluster")
+        arrival = _arrival(hello, node, context.peer())
+        spec = snapshot.cluster.spec if snapshot.cluster else ClusterSpec()
+        session = NodeSession(
+            node_id=node_id,
+            session_id=self._core.new_id(),
+            clock=self._core.clock,
+            period_ns=spec.heartbeat_period_ns,
+        )
+        self._presence.arrive(node_id, session)
+        grace_ns, message = RECONNECT_GRACE_NS, LOST
+        try:
+            await self._records.ready(node_id, arrival)
+            logger.info("Session opened.", extra=fields(node_id=node_id, session_id=session.session_id))
+            await context.write(_welcome(session, spec, self._core.cache.snapshot()))
+            await self._serve(session, request_iterator, context)
+        except DeadlineError:
+            grace_ns, message = 0, SILENT
+            raise
+        finally:
+            logger.info("Session closed.", extra=fields(node_id=node_id, session_id=session.session_id))
+            self._presence.depart(node_id, session, grace_ns=min(grace_ns, session.left_ns), message=message)
+
+    async def _serve(self, session: NodeSession, messages: Messages, context: Context) -> None:
+        subscription = self._feed.subscribe(session.node_id)
+        try:
+            await session.run(
+                messages,
+                context.write,
+                subscription=subscription,
+                reports=Reports(self._core, session.node_id),
+                describe=lambda description: self._records.describe(session.node_id, description),
+            )
+        finally:
+            self._feed.unsubscribe(subscription)
+
+    def _forget(self, node_id: str) -> None:
+        self._presence.forget(node_id, NotFoundError(f"node {node_id} was removed from the cluster"))
+
+
+async def _first(messages: Messages) -> dispatcher_pb2.Hello:
+    try:
+        async with asyncio.timeout(HELLO_TIMEOUT):
+            message = await anext(messages, None)
+    except TimeoutError as error:
+        raise DeadlineError(f"message: no hello within {HELLO_TIMEOUT:g} s") from error
+    if message is None or not message.HasField("hello"):
+        got = None if message is None else message.WhichOneof("message")
+        raise InvalidArgumentError(f"message: the first one must be hello, got {got}")
+    return message.hello
+
+
+def _arrival(hello: dispatcher_pb2.Hello, node: Node, peer: str) -> Arrival:
+    return Arrival(
+        description=from_proto(hello.description),
+        address=_address(hello.data_path_address, peer),
+        manager_address=hello.manager_address if node.spec.role is NodeRole.MANAGER else "",
+    )
+
+
+def _address(given: str, peer: str) -> str:
+    """The data path's address: the one given, else the one that the stream comes from."""
+    text = given or unquote(peer).removeprefix("ipv4:").rpartition(":")[0]
+    try:
+        return str(ipaddress.IPv4Address(text))
+    except ValueError as error:
+        raise InvalidArgumentError(
+            f"data_path_address: must be an IPv4 address, got {given!r} from {peer}"
+        ) from error
+
+
+def _welcome(session: NodeSession, spec: ClusterSpec, snapshot: Snapshot) -> dispatcher_pb2.ManagerMessage:
+    return dispatcher_pb2.ManagerMessage(
+        welcome=dispatcher_pb2.Welcome(
+            session_id=session.session_id,
+            heartbeat_period_ns=spec.heartbeat_period_ns,
+            managers=manager_addresses(snapshot),
+        )
+    )
+
+
+def manager_addresses(snapshot: Snapshot) -> list[str]:
+    """host:port of every manager's control API that is known."""
+    return sorted(
+        status.manager_address
+        for node_id, status in snapshot.node_statuses.items()
+        if status.manager_address and node_id in snapshot.nodes
+    )

@@ -1,0 +1,117 @@
+"""One node's stream, from its Hello to its end.
+
+Three jobs share a session and end together: hearing the node, telling it its assignments, and writing what it
+reports. A fourth watches the clock. Whichever ends first says why, and the others are cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from minicommon.clock import Clock
+from minicommon.errors import DeadlineError, InvalidArgumentError, MiniError
+from miniproto.v1 import dispatcher_pb2
+
+from minimanager.codec import from_proto
+from minimanager.domain.objects import NodeDescription
+from minimanager.rpc.dispatcher import wire
+from minimanager.rpc.dispatcher.feed import Subscription
+from minimanager.rpc.dispatcher.presence import MISSED_HEARTBEATS
+from minimanager.rpc.dispatcher.reports import Reports
+
+Describe = Callable[[NodeDescription], Awaitable[object]]
+Send = Callable[[dispatcher_pb2.ManagerMessage], Awaitable[None]]
+
+SILENT = "heartbeat failure"
+"""SwarmKit's words for a node that missed its heartbeats."""
+
+
+class NodeSession:
+    """The manager's side of one stream."""
+
+    def __init__(self, *, node_id: str, session_id: str, clock: Clock, period_ns: int) -> None:
+        self.node_id = node_id
+        self.session_id = session_id
+        self.applied_revision = 0
+        """The newest revision that is in the node's kernel."""
+        self._clock = clock
+        self._silence_ns = MISSED_HEARTBEATS * period_ns
+        self._deadline_ns = clock.now_ns() + self._silence_ns
+        self._closed: asyncio.Future[MiniError] = asyncio.get_running_loop().create_future()
+
+    def close(self, reason: MiniError) -> None:
+        """End the stream with this error. Only the first reason counts."""
+        if not self._closed.done():
+            self._closed.set_result(reason)
+
+    @property
+    def left_ns(self) -> int:
+        """Nanoseconds until the node counts as silent."""
+        return max(0, self._deadline_ns - self._clock.now_ns())
+
+    async def run(
+        self,
+        messages: AsyncIterator[dispatcher_pb2.WorkerMessage],
+        send: Send,
+        *,
+        subscription: Subscription,
+        reports: Reports,
+        describe: Describe,
+    ) -> None:
+        """Serve the stream until the node ends it.
+
+        Raises what ended it otherwise: DeadlineError for silence, the reason given to `close`, or what a job raised.
+        """
+        hearing = asyncio.create_task(self._hear(messages, reports, describe), name="session: hear")
+        jobs: list[asyncio.Task[None]] = [
+            hearing,
+            asyncio.create_task(self._tell(send, subscription), name="session: tell"),
+            asyncio.create_task(reports.run(), name="session: reports"),
+            asyncio.create_task(self._watch(), name="session: watch"),
+            asyncio.create_task(self._until_closed(), name="session: until closed"),
+        ]
+        try:
+            await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
+            if hearing.done() and hearing.exception() is None:
+                jobs.append(asyncio.create_task(reports.written(), name="session: last reports"))
+                await asyncio.wait(jobs[1:], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for job in jobs:
+                job.cancel()
+            await asyncio.gather(*jobs, return_exceptions=True)
+        for job in jobs:
+            if not job.cancelled() and (error := job.exception()) is not None:
+                raise error
+
+    async def _hear(
+        self, messages: AsyncIterator[dispatcher_pb2.WorkerMessage], reports: Reports, describe: Describe
+    ) -> None:
+        async for message in messages:
+            self._deadline_ns = self._clock.now_ns() + self._silence_ns
+            match message.WhichOneof("message"):
+                case "heartbeat":
+                    pass
+                case "status":
+                    reports.add(from_proto(status) for status in message.status.statuses)
+                case "applied":
+                    self.applied_revision = max(self.applied_revision, message.applied.revision)
+                case "description":
+                    await describe(from_proto(message.description))
+                case other:
+                    raise InvalidArgumentError(
+                        f"message: expected heartbeat, status, applied or description after the first, got {other}"
+                    )
+
+    async def _tell(self, send: Send, subscription: Subscription) -> None:
+        while True:
+            update = await subscription.next()
+            await send(wire.assignments(update))
+
+    async def _watch(self) -> None:
+        while self.left_ns:
+            await self._clock.sleep_until(self._deadline_ns)
+        raise DeadlineError(SILENT)
+
+    async def _until_closed(self) -> None:
+        raise await self._closed

@@ -1,0 +1,95 @@
+"""Assignments as the protobuf messages of the dispatcher's stream."""
+
+from __future__ import annotations
+
+from miniproto.v1 import dispatcher_pb2, objects_pb2
+
+from minimanager.codec import to_proto
+from minimanager.decide.assignments import (
+    EndpointAssignment,
+    Item,
+    NetworkAssignment,
+    PortAssignment,
+    TaskAssignment,
+)
+from minimanager.rpc.dispatcher.feed import Update
+
+
+def assignments(update: Update) -> dispatcher_pb2.ManagerMessage:
+    """One message: what a node needs before its tasks, then the tasks, then what is gone."""
+    changes = [
+        dispatcher_pb2.AssignmentChange(key=key, assignment=_item(item))
+        for key, item in update.delta.ordered_upserts()
+    ]
+    changes += [
+        dispatcher_pb2.AssignmentChange(key=key, remove=True) for key in update.delta.ordered_removals()
+    ]
+    return dispatcher_pb2.ManagerMessage(
+        assignments=dispatcher_pb2.Assignments(
+            revision=update.revision, complete=update.complete, changes=changes
+        )
+    )
+
+
+def _item(item: Item) -> dispatcher_pb2.Assignment:
+    match item:
+        case NetworkAssignment():
+            return dispatcher_pb2.Assignment(network=_network(item))
+        case EndpointAssignment():
+            return dispatcher_pb2.Assignment(endpoint=_endpoint(item))
+        case PortAssignment():
+            return dispatcher_pb2.Assignment(port=_port(item))
+        case TaskAssignment():
+            return dispatcher_pb2.Assignment(task=_task(item))
+
+
+def _network(item: NetworkAssignment) -> dispatcher_pb2.AssignedNetwork:
+    network = item.network
+    return dispatcher_pb2.AssignedNetwork(
+        id=network.id,
+        name=network.spec.name,
+        subnet=network.subnet,
+        gateway=network.gateway,
+        vni=network.vni,
+        mtu=network.spec.mtu,
+        ingress=network.spec.ingress,
+        node_address=item.node_address,
+    )
+
+
+def _endpoint(item: EndpointAssignment) -> dispatcher_pb2.Endpoint:
+    return dispatcher_pb2.Endpoint(
+        network_id=item.network_id,
+        address=item.address,
+        node_id=item.node_id,
+        vtep=item.vtep,
+        task_id=item.task_id,
+    )
+
+
+def _port(item: PortAssignment) -> dispatcher_pb2.PublishedPort:
+    return dispatcher_pb2.PublishedPort(
+        protocol=objects_pb2.PortProtocol.ValueType(item.protocol),
+        published_port=item.published_port,
+        target_port=item.target_port,
+        service_id=item.service_id,
+        service_name=item.service_name,
+        backends=[
+            dispatcher_pb2.Backend(task_id=b.task_id, address=b.address, node_id=b.node_id)
+            for b in item.backends
+        ],
+    )
+
+
+def _task(item: TaskAssignment) -> dispatcher_pb2.AssignedTask:
+    return dispatcher_pb2.AssignedTask(
+        id=item.id,
+        name=item.name,
+        service_id=item.service_id,
+        service_name=item.service_name,
+        slot=item.slot,
+        spec=to_proto(item.spec),
+        desired_state=objects_pb2.TaskState.ValueType(item.desired_state),
+        attachments=[to_proto(attachment) for attachment in item.attachments],
+        ports=[to_proto(port) for port in item.ports],
+    )

@@ -1,0 +1,70 @@
+"""What requests have in common: they are checked before they are looked at, and they refer to objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from google.protobuf.message import Message
+from minicommon.errors import ConflictError, FailedPreconditionError
+from miniproto.v1 import control_pb2
+
+from minimanager.codec import refuse_unknown_fields
+from minimanager.domain.filters import node_name
+from minimanager.domain.objects import Cluster, Meta, Network, Node, Service, Task
+from minimanager.domain.resolve import resolve
+from minimanager.domain.snapshot import Snapshot
+
+OUT_OF_SEQUENCE = "update out of sequence"
+"""SwarmKit's words for an update that is based on an older version than the present one."""
+
+
+def check(request: Message) -> None:
+    """Raises InvalidArgumentError for a field that this version does not know, and would silently not obey."""
+    refuse_unknown_fields(request)
+
+
+def filters_of(filters: Iterable[control_pb2.Filter]) -> dict[str, list[str]]:
+    """The values asked for by key; a key given twice has the values of both."""
+    found: dict[str, list[str]] = {}
+    for each in filters:
+        found.setdefault(each.key, []).extend(each.values)
+    return found
+
+
+def ensure_version(meta: Meta, version: int) -> None:
+    """Raises ConflictError unless the change is based on the present version."""
+    if meta.version != version:
+        raise ConflictError(
+            f"{OUT_OF_SEQUENCE}: version {version} was given, the object is at {meta.version}"
+        )
+
+
+def require_cluster(snapshot: Snapshot) -> Cluster:
+    """Raises FailedPreconditionError before the first manager has written the cluster."""
+    if snapshot.cluster is None:
+        raise FailedPreconditionError("the cluster has not been created yet")
+    return snapshot.cluster
+
+
+def find_service(snapshot: Snapshot, ref: str) -> Service:
+    """A service by id, name or beginning of its id. One that is being removed answers to its full id only."""
+    exact = snapshot.services.get(ref)
+    if exact is not None:
+        return exact
+    present = {key: service for key, service in snapshot.services.items() if not service.removing}
+    return resolve("service", ref, present, name=lambda service: service.spec.name)
+
+
+def find_node(snapshot: Snapshot, ref: str) -> Node:
+    """A node by id, host name or beginning of its id."""
+    return resolve("node", ref, snapshot.nodes, name=lambda node: node_name(snapshot, node))
+
+
+def find_task(snapshot: Snapshot, ref: str) -> Task:
+    """A task by id, name or beginning of its id."""
+    return resolve("task", ref, snapshot.tasks, name=lambda task: task.name)
+
+
+def find_network(snapshot: Snapshot, ref: str) -> Network:
+    """A network by id, name or beginning of its id."""
+    return resolve("network", ref, snapshot.networks, name=lambda network: network.spec.name)

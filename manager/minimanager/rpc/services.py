@@ -1,0 +1,138 @@
+"""Services: what users ask for. Validated here, carried out by the leader's loops.
+
+A service is written in one transaction with the claims on its name and on its published ports, so that two managers
+cannot give the same to two services. A removed service lets go of its claims at once: its name and ports are free for
+the next one while its tasks still stop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from grpc import aio
+from minicommon.errors import ConflictError, FailedPreconditionError
+from miniproto.v1 import control_pb2, control_pb2_grpc
+
+from minimanager.codec import from_proto
+from minimanager.domain.filters import filter_services
+from minimanager.domain.objects import Meta, Service, ServiceSpec
+from minimanager.domain.snapshot import Snapshot
+from minimanager.domain.validate import ensure_may_change, validate_service
+from minimanager.rpc import views
+from minimanager.rpc.claims import claims_of, ensure_name_free, published
+from minimanager.rpc.core import Core
+from minimanager.rpc.requests import OUT_OF_SEQUENCE, check, ensure_version, filters_of, find_service
+
+Context = aio.ServicerContext[Any, Any]
+
+
+class ServicesServicer(control_pb2_grpc.ServicesServicer):
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def Create(
+        self, request: control_pb2.CreateServiceRequest, context: Context
+    ) -> control_pb2.Created:
+        check(request)
+        spec = validate_service(from_proto(request.spec))
+
+        async def attempt(snapshot: Snapshot) -> control_pb2.Created:
+            ensure_name_free(snapshot, spec.name)
+            now_ns = self._core.clock.now_ns()
+            service = Service(
+                id=self._core.new_id(),
+                meta=Meta(created_at_ns=now_ns, updated_at_ns=now_ns),
+                spec=spec,
+                ports=published(snapshot, spec),
+            )
+            transaction = self._core.writer.begin()
+            transaction.create(service)
+            for key in sorted(claims_of(self._core.keys, service)):
+                transaction.claim(key, service.id)
+            revision = await self._core.commit(transaction)
+            return control_pb2.Created(id=service.id, revision=revision)
+
+        return await self._core.retried(attempt)
+
+    async def Get(self, request: control_pb2.GetRequest, context: Context) -> control_pb2.ServiceView:
+        check(request)
+        snapshot = await self._core.read(request.min_revision)
+        return views.service(snapshot, find_service(snapshot, request.ref))
+
+    async def List(
+        self, request: control_pb2.ListRequest, context: Context
+    ) -> control_pb2.ListServicesResponse:
+        check(request)
+        snapshot = await self._core.read(request.min_revision)
+        chosen = filter_services(snapshot, filters_of(request.filters))
+        return control_pb2.ListServicesResponse(
+            services=[views.service(snapshot, service) for service in chosen], revision=snapshot.revision
+        )
+
+    async def Update(
+        self, request: control_pb2.UpdateServiceRequest, context: Context
+    ) -> control_pb2.Changed:
+        check(request)
+        spec = validate_service(from_proto(request.spec))
+        snapshot = await self._core.read(request.version)
+        service = self._present(snapshot, request.ref)
+        ensure_version(service.meta, request.version)
+        try:
+            return control_pb2.Changed(revision=await self._replace(snapshot, service, spec))
+        except ConflictError as error:
+            raise ConflictError(OUT_OF_SEQUENCE) from error
+
+    async def Scale(self, request: control_pb2.ScaleServiceRequest, context: Context) -> control_pb2.Changed:
+        check(request)
+
+        async def attempt(snapshot: Snapshot) -> control_pb2.Changed:
+            service = self._present(snapshot, request.ref)
+            if service.spec.replicas == request.replicas:
+                return control_pb2.Changed(revision=service.meta.version)
+            spec = validate_service(replace(service.spec, replicas=request.replicas))
+            return control_pb2.Changed(revision=await self._replace(snapshot, service, spec))
+
+        return await self._core.retried(attempt)
+
+    async def Remove(
+        self, request: control_pb2.RemoveServiceRequest, context: Context
+    ) -> control_pb2.Changed:
+        check(request)
+
+        async def attempt(snapshot: Snapshot) -> control_pb2.Changed:
+            service = self._present(snapshot, request.ref)
+            transaction = self._core.writer.begin()
+            transaction.replace(replace(service, removing=True, meta=self._touched(service.meta)))
+            for key in sorted(claims_of(self._core.keys, service)):
+                transaction.release(key)
+            return control_pb2.Changed(revision=await self._core.commit(transaction))
+
+        return await self._core.retried(attempt)
+
+    async def _replace(self, snapshot: Snapshot, service: Service, spec: ServiceSpec) -> int:
+        ensure_may_change(service.spec, spec)
+        changed = replace(
+            service,
+            spec=spec,
+            spec_version=service.spec_version + (spec.task != service.spec.task),
+            ports=published(snapshot, spec, service),
+            meta=self._touched(service.meta),
+        )
+        before, after = claims_of(self._core.keys, service), claims_of(self._core.keys, changed)
+        transaction = self._core.writer.begin()
+        transaction.replace(changed)
+        for key in sorted(after - before):
+            transaction.claim(key, service.id)
+        for key in sorted(before - after):
+            transaction.release(key)
+        return await self._core.commit(transaction)
+
+    def _present(self, snapshot: Snapshot, ref: str) -> Service:
+        service = find_service(snapshot, ref)
+        if service.removing:
+            raise FailedPreconditionError(f"service {service.spec.name} is being removed")
+        return service
+
+    def _touched(self, meta: Meta) -> Meta:
+        return replace(meta, updated_at_ns=self._core.clock.now_ns())

@@ -1,0 +1,106 @@
+"""What the API shows of the cluster's objects: the objects themselves and what follows from several of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from miniproto.v1 import control_pb2, objects_pb2
+
+from minimanager.codec import to_proto
+from minimanager.domain.objects import (
+    Cluster,
+    JoinToken,
+    Network,
+    Node,
+    NodeRole,
+    NodeState,
+    Service,
+    Task,
+    TaskState,
+)
+from minimanager.domain.snapshot import Snapshot
+
+
+def cluster(value: Cluster) -> objects_pb2.Cluster:
+    """The cluster without its sealed fields."""
+    bare = replace(
+        value,
+        sealed_root_key=b"",
+        worker_token=JoinToken(expires_at_ns=value.worker_token.expires_at_ns),
+        manager_token=JoinToken(expires_at_ns=value.manager_token.expires_at_ns),
+    )
+    message: objects_pb2.Cluster = to_proto(bare)
+    return message
+
+
+def node(snapshot: Snapshot, value: Node, *, leader: str) -> control_pb2.NodeView:
+    """`leader`: id of the manager that leads now; empty: none does."""
+    status = snapshot.node_statuses.get(value.id)
+    return control_pb2.NodeView(
+        node=to_proto(value),
+        status=None if status is None else to_proto(status),
+        leader=value.id == leader,
+        reachable=value.spec.role is NodeRole.MANAGER
+        and status is not None
+        and status.state is NodeState.READY,
+    )
+
+
+def running(snapshot: Snapshot, value: Service) -> int:
+    """Tasks observed running and wanted to run, on nodes that are not down."""
+    return sum(
+        1
+        for task in snapshot.of_service(value.id).values()
+        if task.desired_state is TaskState.RUNNING
+        and snapshot.state(task) is TaskState.RUNNING
+        and not _on_lost_node(snapshot, task)
+    )
+
+
+def service(snapshot: Snapshot, value: Service) -> control_pb2.ServiceView:
+    return control_pb2.ServiceView(
+        service=to_proto(value),
+        running=running(snapshot, value),
+        desired=0 if value.removing else value.spec.replicas,
+    )
+
+
+def task(snapshot: Snapshot, value: Task) -> control_pb2.TaskView:
+    """The task with what its node observed; the later of the two states counts, and its text with it."""
+    status = snapshot.statuses.get(value.id)
+    view = control_pb2.TaskView(
+        task=to_proto(value),
+        state=objects_pb2.TaskState.ValueType(value.state),
+        state_since_ns=value.state_since_ns,
+        error=value.error,
+        node_hostname=hostname(snapshot, value.node_id),
+    )
+    if status is not None:
+        view.status.CopyFrom(to_proto(status))
+        if status.state >= value.state:
+            view.state = objects_pb2.TaskState.ValueType(status.state)
+            view.state_since_ns = status.state_since_ns
+            view.error = status.error
+    return view
+
+
+def network(value: Network) -> objects_pb2.Network:
+    message: objects_pb2.Network = to_proto(value)
+    return message
+
+
+def hostname(snapshot: Snapshot, node_id: str) -> str:
+    """The node's host name; empty for a node that never connected or is gone."""
+    status = snapshot.node_statuses.get(node_id)
+    return "" if status is None else status.description.hostname
+
+
+def live_tasks(snapshot: Snapshot, service_id: str) -> list[Task]:
+    """The service's tasks that have not ended, by slot."""
+    tasks = [task for task in snapshot.of_service(service_id).values() if not snapshot.state(task).finished]
+    return sorted(tasks, key=lambda task: (task.slot, task.id))
+
+
+def _on_lost_node(snapshot: Snapshot, value: Task) -> bool:
+    status = snapshot.node_statuses.get(value.node_id)
+    return status is not None and status.state is NodeState.DOWN
