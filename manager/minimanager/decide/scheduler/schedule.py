@@ -75,14 +75,20 @@ def _place(overlay: Overlay, nodes: NodeColumns, group: list[Task]) -> None:
 
 
 def _service_columns(overlay: Overlay, nodes: NodeColumns, like: Task) -> tuple[Column, Column]:
-    """Per node: how many tasks of the service are to run there, and how many of this specification failed of late."""
-    running: Counter[str] = Counter()
-    failed: Counter[str] = Counter()
-    for task in overlay.of_service(like.service_id):
-        if is_active(task) and not overlay.finished(task):
-            running[task.node_id] += 1
-        elif task.spec_version == like.spec_version and _failed_of_late(overlay, task):
-            failed[task.node_id] += 1
+    """Per node: how many tasks of the service are to run there, and how many of this specification failed of late.
+
+    Failures are counted before this pass trims the history, which may be hardly longer than MAX_FAILURES.
+    """
+    running = Counter(
+        task.node_id
+        for task in overlay.of_service(like.service_id)
+        if is_active(task) and not overlay.finished(task)
+    )
+    failed = Counter(
+        task.node_id
+        for task in overlay.snapshot.of_service(like.service_id).values()
+        if task.spec_version == like.spec_version and _failed_of_late(overlay, task)
+    )
     return (
         np.array([running[node_id] for node_id in nodes.ids], dtype=np.int64),
         np.array([failed[node_id] for node_id in nodes.ids], dtype=np.int64),
