@@ -9,6 +9,7 @@ import grpc
 
 from minicommon.identity import names
 from minicommon.rpc import options
+from minicommon.rpc.credentials import NodeCredentials
 
 _AS_MANAGER: Final = (("grpc.ssl_target_name_override", names.MANAGER),)
 """The other side must show a manager's certificate: managers move, so their addresses are not in it."""
@@ -19,13 +20,13 @@ def unix_channel(socket: Path) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(f"unix:{socket}", options=options.CLIENT)
 
 
-def mutual_tls_channel(
-    address: str, *, root_ca_pem: bytes, certificate_pem: bytes, key_pem: bytes
-) -> grpc.aio.Channel:
-    """To a manager's control port at host:port, with a certificate of the cluster."""
+def manager_channel(address: str, credentials: NodeCredentials) -> grpc.aio.Channel:
+    """To a manager's control port at host:port, with this node's certificate."""
     return grpc.aio.secure_channel(
         address,
-        grpc.ssl_channel_credentials(root_ca_pem, key_pem, certificate_pem),
+        grpc.ssl_channel_credentials(
+            credentials.root_ca_pem, credentials.key_pem, credentials.certificate_pem
+        ),
         options=(*options.CLIENT, *_AS_MANAGER),
     )
 
