@@ -22,7 +22,7 @@ from minicommon.errors import MiniError
 from minicommon.log import configure, fields
 
 from miniworker.agent.description import describe_node
-from miniworker.network.dataplane import LinuxDataPlane
+from miniworker.network.plane import KernelDataPlane
 from miniworker.node.config import DaemonConfig, parse_args, parse_listen
 from miniworker.node.daemon import NodeDaemon
 from miniworker.node.lock import DirectoryLock
@@ -74,7 +74,7 @@ async def _open_site(config: DaemonConfig) -> tuple[Runtime, Site]:
         config=config,
         runtime=runtime,
         images=images,
-        open_data_plane=lambda: LinuxDataPlane(paths),
+        open_data_plane=lambda: KernelDataPlane(paths.netns_dir),
         description=description,
         clock=SystemClock(),
         random=Random(),

@@ -1,0 +1,346 @@
+"""The agent between a dispatcher over real gRPC and a runtime and data plane in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from ipaddress import IPv4Address
+from pathlib import Path
+from random import Random
+
+import pytest
+from minicommon.clock import SystemClock
+from minicommon.errors import UnavailableError
+from miniproto.v1 import dispatcher_pb2 as pb
+from miniproto.v1 import objects_pb2 as objects
+from miniworker.agent.agent import Agent, AgentIdentity, AgentParts
+from miniworker.agent.state import AgentState
+from miniworker.network.fake import FakeDataPlane
+from miniworker.runtime.api import Container, ContainerStatus, RuntimeFaultError
+from miniworker.runtime.fake import Behavior, FakeRuntime
+from support.dispatcher import FakeDispatcher
+
+NODE = "node-2"
+RUNNING = objects.TASK_STATE_RUNNING
+NETWORK = pb.AssignedNetwork(
+    id="ing",
+    name="ingress",
+    subnet="10.0.0.0/24",
+    gateway="10.0.0.1",
+    vni=4096,
+    mtu=1450,
+    ingress=True,
+    node_address="10.0.0.2",
+)
+PORT = pb.PublishedPort(published_port=4567, target_port=4567, service_id="s", service_name="web")
+
+
+class FakeIngress:
+    """Takes port tables; `lose` is what happens when its process is replaced."""
+
+    def __init__(self) -> None:
+        self.tables: list[tuple[pb.PublishedPort, ...]] = []
+        self.down = False
+        self._lost = asyncio.Event()
+
+    async def apply(self, ports: tuple[pb.PublishedPort, ...]) -> None:
+        if self.down:
+            raise UnavailableError("mini-ingress is down")
+        self.tables.append(ports)
+
+    async def watch(self, lost: Callable[[], None]) -> None:
+        while True:
+            await self._lost.wait()
+            self._lost.clear()
+            lost()
+
+    def lose(self) -> None:
+        self._lost.set()
+
+
+class Machine:
+    """What survives the agent: containers, the kernel, the file."""
+
+    def __init__(self, directory: Path) -> None:
+        self.dispatcher = FakeDispatcher(directory / "d.sock")
+        self.runtime = FakeRuntime(
+            {
+                ("true",): Behavior(exit_code=0),
+                ("false",): Behavior(exit_code=3),
+                ("broken",): Behavior(start_error='exec: "broken": executable file not found in $PATH'),
+            },
+            registry=("whoami:1",),
+        )
+        self.data_plane = FakeDataPlane()
+        self.ingress = FakeIngress()
+        self._database = directory / "agent.db"
+
+    @asynccontextmanager
+    async def agent(self) -> AsyncIterator[Agent]:
+        """One life of the agent process."""
+        state = AgentState(self._database)
+        agent = Agent(
+            AgentIdentity(NODE, IPv4Address("10.77.0.12"), objects.NodeDescription(hostname="core-02")),
+            AgentParts(
+                runtime=self.runtime,
+                data_plane=self.data_plane,
+                ingress=self.ingress,
+                state=state,
+                dial=FakeDispatcher.dial,
+                clock=SystemClock(),
+                random=Random(1),
+            ),
+            managers=(self.dispatcher.address,),
+        )
+        running = asyncio.create_task(agent.run())
+        try:
+            yield agent
+            assert not running.done(), running.result()
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            state.close()
+
+    async def container(self, task_id: str) -> Container | None:
+        found = {container.id: container for container in await self.runtime.list()}
+        return found.get(task_id)
+
+    async def gone(self, task_id: str) -> None:
+        """Wait until the container is removed."""
+        while await self.container(task_id):  # noqa: ASYNC110  the fake tells nobody
+            await asyncio.sleep(0)
+
+    def lose_file(self) -> None:
+        for path in self._database.parent.glob("agent.db*"):
+            path.unlink()
+
+
+def task(
+    task_id: str = "t1",
+    *args: str,
+    desired: objects.TaskState.ValueType = RUNNING,
+    image: str = "whoami:1",
+    ports: tuple[objects.PortConfig, ...] = (),
+    attached: bool = True,
+) -> pb.AssignedTask:
+    return pb.AssignedTask(
+        id=task_id,
+        name="web.1",
+        service_id="s",
+        service_name="web",
+        slot=1,
+        spec=objects.TaskSpec(container=objects.ContainerSpec(image=image, args=args)),
+        desired_state=desired,
+        attachments=[objects.NetworkAttachment(network_id="ing", address="10.0.0.3")] if attached else [],
+        ports=ports,
+    )
+
+
+@pytest.fixture
+async def machine(tmp_path: Path) -> AsyncIterator[Machine]:
+    machine = Machine(tmp_path)
+    machine.dispatcher.assign(network__ing=pb.Assignment(network=NETWORK))
+    await machine.dispatcher.start()
+    yield machine
+    await machine.dispatcher.stop()
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110  the fakes tell nobody
+        await asyncio.sleep(0)
+
+
+async def test_a_task_comes_to_run_on_its_network(machine: Machine) -> None:
+    async with machine.agent():
+        machine.dispatcher.assign_task(task())
+        status = await machine.dispatcher.task_state("t1", RUNNING)
+        assert (status.message, status.container_id, status.node_id) == ("started", "t1", NODE)
+        assert status.pid > 0
+        config = machine.runtime.config("t1")
+        assert config.name == "web.1.t1"
+        assert config.hosts == (("10.0.0.3", "t1"),)
+        assert config.netns == Path("/run/mini/netns/t1")
+        assert dict(config.labels) == {
+            "com.docker.swarm.task": "",
+            "com.docker.swarm.task.id": "t1",
+            "com.docker.swarm.task.name": "web.1.t1",
+            "com.docker.swarm.node.id": NODE,
+            "com.docker.swarm.service.id": "s",
+            "com.docker.swarm.service.name": "web",
+        }
+        history = machine.dispatcher.history["t1"]
+        assert history == sorted(history)
+
+
+async def test_ready_waits_for_running(machine: Machine) -> None:
+    async with machine.agent():
+        machine.dispatcher.assign_task(task(desired=objects.TASK_STATE_READY))
+        await machine.dispatcher.task_state("t1", objects.TASK_STATE_READY)
+        container = await machine.container("t1")
+        assert container is not None
+        assert container.status is ContainerStatus.CREATED
+        machine.dispatcher.assign_task(task())
+        await machine.dispatcher.task_state("t1", RUNNING)
+
+
+@pytest.mark.parametrize(
+    ("subject", "state", "error"),
+    [
+        (task("t", "true"), objects.TASK_STATE_COMPLETE, ""),
+        (task("t", "false"), objects.TASK_STATE_FAILED, "task: non-zero exit (3)"),
+        (
+            task("t", "broken"),
+            objects.TASK_STATE_FAILED,
+            'exec: "broken": executable file not found in $PATH',
+        ),
+        (task("t", image="nope:1"), objects.TASK_STATE_REJECTED, "No such image: nope:1"),
+    ],
+    ids=["complete", "non-zero", "start fails", "no image"],
+)
+async def test_an_end_is_told_with_its_reason(
+    machine: Machine, subject: pb.AssignedTask, state: int, error: str
+) -> None:
+    async with machine.agent():
+        machine.dispatcher.assign_task(subject)
+        status = await machine.dispatcher.task_state("t", state)
+        assert status.error == error
+        await eventually(lambda: not machine.data_plane.sandboxes)
+
+
+async def test_shutdown_stops_the_container_and_frees_its_network_but_keeps_it_for_its_logs(
+    machine: Machine,
+) -> None:
+    async with machine.agent():
+        machine.dispatcher.assign_task(task())
+        await machine.dispatcher.task_state("t1", RUNNING)
+        machine.dispatcher.assign_task(task(desired=objects.TASK_STATE_SHUTDOWN))
+        await machine.dispatcher.task_state("t1", objects.TASK_STATE_SHUTDOWN)
+        await eventually(lambda: not machine.data_plane.sandboxes)
+        container = await machine.container("t1")
+        assert container is not None
+        assert container.status is ContainerStatus.EXITED
+
+
+@pytest.mark.parametrize("unassign", [False, True])
+async def test_removal_leaves_nothing(machine: Machine, unassign: bool) -> None:
+    async with machine.agent():
+        machine.dispatcher.assign_task(task())
+        await machine.dispatcher.task_state("t1", RUNNING)
+        if unassign:
+            machine.dispatcher.remove("task/t1")
+        else:
+            machine.dispatcher.assign_task(task(desired=objects.TASK_STATE_REMOVE))
+            await machine.dispatcher.task_state("t1", objects.TASK_STATE_SHUTDOWN)
+        await machine.gone("t1")
+        assert not machine.data_plane.sandboxes
+
+
+async def test_host_ports_are_told_as_they_were_bound(machine: Machine) -> None:
+    host_port = objects.PortConfig(target_port=80, publish_mode=objects.PUBLISH_MODE_HOST)
+    async with machine.agent():
+        machine.dispatcher.assign_task(task(ports=(host_port,)))
+        status = await machine.dispatcher.task_state("t1", RUNNING)
+        assert [(port.published_port, port.target_port) for port in status.host_ports] == [(32768, 80)]
+
+
+async def test_applied_is_told_only_once_the_ingress_follows(machine: Machine) -> None:
+    async with machine.agent() as agent:
+        await machine.dispatcher.until(lambda: machine.dispatcher.revision in machine.dispatcher.applied)
+        machine.ingress.down = True
+        machine.dispatcher.assign(port__tcp__4567=pb.Assignment(port=PORT))
+        wanted = machine.dispatcher.revision
+        await eventually(lambda: agent.problem == "mini-ingress is down")
+        assert wanted not in machine.dispatcher.applied
+        machine.ingress.down = False
+        await machine.dispatcher.until(lambda: wanted in machine.dispatcher.applied)
+        assert machine.ingress.tables[-1] == (PORT,)
+
+
+async def test_a_replaced_ingress_gets_its_table_again(machine: Machine) -> None:
+    machine.dispatcher.assign(port__tcp__4567=pb.Assignment(port=PORT))
+    async with machine.agent():
+        await eventually(lambda: machine.ingress.tables == [(PORT,)])
+        machine.ingress.lose()
+        await eventually(lambda: machine.ingress.tables == [(PORT,), (PORT,)])
+
+
+async def test_a_new_agent_adopts_what_runs_before_any_manager_answers(machine: Machine) -> None:
+    async with machine.agent():
+        machine.dispatcher.assign_task(task())
+        before = await machine.dispatcher.task_state("t1", RUNNING)
+    await machine.dispatcher.stop()
+    machine.runtime.calls.clear()
+    async with machine.agent() as agent:
+        await eventually(lambda: machine.data_plane.fabric is not None and bool(agent.session.problem))
+        assert machine.data_plane.sandboxes.keys() == {"t1"}
+        assert machine.runtime.calls == []
+        container = await machine.container("t1")
+        assert container is not None
+        assert container.pid == before.pid
+
+
+async def test_what_ended_while_no_agent_ran_is_told_by_the_next(machine: Machine) -> None:
+    async with machine.agent():
+        machine.dispatcher.assign_task(task())
+        await machine.dispatcher.task_state("t1", RUNNING)
+    machine.runtime.finish("t1", 9)
+    async with machine.agent():
+        status = await machine.dispatcher.task_state("t1", objects.TASK_STATE_FAILED)
+        assert status.error == "task: non-zero exit (9)"
+        assert status.exit_code == 9
+
+
+async def test_a_container_that_vanished_meanwhile_is_a_failure(machine: Machine) -> None:
+    async with machine.agent():
+        machine.dispatcher.assign_task(task())
+        await machine.dispatcher.task_state("t1", RUNNING)
+    await machine.runtime.remove("t1")
+    async with machine.agent():
+        status = await machine.dispatcher.task_state("t1", objects.TASK_STATE_FAILED)
+        assert status.error == "task: its container is gone"
+
+
+async def test_a_container_that_nobody_assigned_is_removed_once_the_manager_has_spoken(
+    machine: Machine,
+) -> None:
+    async with machine.agent():
+        machine.dispatcher.assign_task(task())
+        await machine.dispatcher.task_state("t1", RUNNING)
+    machine.dispatcher.remove("task/t1")
+    async with machine.agent():
+        await machine.gone("t1")
+
+
+async def test_an_agent_without_its_file_adopts_what_the_manager_still_assigns(
+    machine: Machine,
+) -> None:
+    async with machine.agent():
+        machine.dispatcher.assign_task(task())
+        before = await machine.dispatcher.task_state("t1", RUNNING)
+    machine.lose_file()
+    machine.dispatcher.statuses.clear()
+    async with machine.agent():
+        after = await machine.dispatcher.task_state("t1", RUNNING)
+        assert after.pid == before.pid
+
+
+async def test_a_failing_stop_is_repeated_until_the_container_is_down(machine: Machine) -> None:
+    async with machine.agent():
+        machine.dispatcher.assign_task(task())
+        await machine.dispatcher.task_state("t1", RUNNING)
+        machine.runtime.fail_next("stop", RuntimeFaultError("conmon does not answer"))
+        machine.dispatcher.assign_task(task(desired=objects.TASK_STATE_SHUTDOWN))
+        await machine.dispatcher.task_state("t1", objects.TASK_STATE_SHUTDOWN)
+        container = await machine.container("t1")
+        assert container is not None
+        assert container.status is ContainerStatus.EXITED
+
+
+async def test_eviction_empties_the_machine(machine: Machine) -> None:
+    async with machine.agent() as agent:
+        machine.dispatcher.assign_task(task())
+        await machine.dispatcher.task_state("t1", RUNNING)
+    await agent.evict()
+    assert await machine.runtime.list() == ()
+    assert machine.data_plane.fabric is None
