@@ -90,30 +90,31 @@ class Writer:
         self._waiting.append(_Waiting(txn, limits.measure(txn), answer))
         if self._flushing is None:
             self._flushing = asyncio.create_task(self._flush(), name="group commit")
-            self._flushing.add_done_callback(self._flushed)
         return answer
 
     async def _flush(self) -> None:
-        while self._waiting:
-            group, self._waiting = self._split(self._waiting)
-            try:
-                results: Sequence[TxnResult] = await self._store.txn_many([member.txn for member in group])
-            except MiniError as error:
-                _fail(group, error)
-                continue
-            except BaseException:
-                _fail(group, UnavailableError("the writer was stopped while the transaction was in flight"))
-                raise
-            for member, result in zip(group, results, strict=True):
-                if not member.answer.done():
-                    member.answer.set_result(result)
+        """Send group after group until nothing waits. What is left when this is stopped will not be sent."""
+        try:
+            while self._waiting:
+                group, self._waiting = self._split(self._waiting)
+                await self._send(group)
+        finally:
+            self._flushing = None
+            abandoned, self._waiting = self._waiting, []
+            _fail(abandoned, UnavailableError("the writer was stopped before the transaction was sent"))
 
-    def _flushed(self, task: asyncio.Task[None]) -> None:
-        self._flushing = None
-        abandoned, self._waiting = self._waiting, []
-        _fail(abandoned, UnavailableError("the writer was stopped before the transaction was sent"))
-        if not task.cancelled() and (error := task.exception()):
-            raise error  # an error of the program: the loop's handler reports it
+    async def _send(self, group: Sequence[_Waiting]) -> None:
+        try:
+            results = await self._store.txn_many([member.txn for member in group])
+        except MiniError as error:
+            _fail(group, error)
+            return
+        except BaseException:
+            _fail(group, UnavailableError("the writer was stopped while the transaction was in flight"))
+            raise
+        for member, result in zip(group, results, strict=True):
+            if not member.answer.done():
+                member.answer.set_result(result)
 
     def _split(self, waiting: list[_Waiting]) -> tuple[list[_Waiting], list[_Waiting]]:
         """The next group, and what has to wait for the one after it.
