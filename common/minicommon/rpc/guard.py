@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import grpc
 from grpc import StatusCode
@@ -33,7 +33,7 @@ Nothing in the API waits on purpose, but `swarm init` and `join` do."""
 
 _REFUSALS: Final = frozenset({StatusCode.UNAUTHENTICATED, StatusCode.PERMISSION_DENIED, StatusCode.INTERNAL})
 
-Handler = grpc.RpcMethodHandler[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # quoted: only the stubs make it generic
 
 
 class Guard(grpc.aio.ServerInterceptor):
