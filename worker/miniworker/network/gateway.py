@@ -1,0 +1,110 @@
+"""The way out of the node: a local bridge that every sandbox is on, address translation and host-mode ports.
+
+Which subnet the bridge has, and which address a sandbox, only the kernel remembers: both are chosen here and read back
+after a restart. All that is not netlink is pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+from miniworker.network.errors import NetworkError
+from miniworker.network.names import BRIDGE_PREFIX, GATEWAY_BRIDGE, TABLE
+
+POOL = tuple(IPv4Network(f"172.{second}.0.0/16") for second in range(18, 32))
+"""Docker's own order of local address pools; 172.17.0.0/16 is left to its default bridge."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PortForward:
+    """A port of the node that leads to a port of a sandbox on the local bridge."""
+
+    protocol: str
+    published_port: int
+    address: IPv4Address
+    target_port: int
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.protocol, self.published_port
+
+
+def choose_subnet(used: Iterable[IPv4Network]) -> IPv4Network:
+    """The first of the pool that overlaps nothing in use. Raises NetworkError."""
+    taken = tuple(network for network in used if network.prefixlen)
+    for subnet in POOL:
+        if not any(subnet.overlaps(network) for network in taken):
+            return subnet
+    raise NetworkError(f"no free subnet for {GATEWAY_BRIDGE}: all of {POOL[0]} to {POOL[-1]} are in use")
+
+
+def choose_address(subnet: IPv4Network, taken: frozenset[IPv4Address]) -> IPv4Address:
+    """The lowest address above the bridge's own that nobody has. Raises NetworkError."""
+    for address in subnet.hosts():
+        if address != gateway_of(subnet) and address not in taken:
+            return address
+    raise NetworkError(f"no free address in {subnet} on {GATEWAY_BRIDGE}: {len(taken)} are in use")
+
+
+def gateway_of(subnet: IPv4Network) -> IPv4Address:
+    return subnet.network_address + 1
+
+
+def host_rules(subnet: IPv4Network, bridges: Iterable[str], forwards: Iterable[PortForward]) -> str:
+    """The script that replaces our table in the host's namespace, in one transaction.
+
+    Its chains only ever drop what is addressed to our own bridges; every other packet passes untouched.
+    """
+    elements = ", ".join(
+        f"{item.protocol} . {item.published_port} : {item.address} . {item.target_port}"
+        for item in sorted(forwards)
+    )
+    within = "\n".join(f'    iifname "{name}" oifname "{name}" accept' for name in sorted(bridges))
+    return f"""\
+add table ip {TABLE}
+delete table ip {TABLE}
+table ip {TABLE} {{
+  map host_ports {{
+    type inet_proto . inet_service : ipv4_addr . inet_service
+    {f"elements = {{ {elements} }}" if elements else ""}
+  }}
+  chain guard {{
+    type filter hook prerouting priority raw; policy accept;
+    iifname "{GATEWAY_BRIDGE}" ip daddr 127.0.0.0/8 drop
+  }}
+  chain prerouting {{
+    type nat hook prerouting priority dstnat; policy accept;
+    fib daddr type local dnat ip addr . port to meta l4proto . th dport map @host_ports
+  }}
+  chain output {{
+    type nat hook output priority -100; policy accept;
+    fib daddr type local dnat ip addr . port to meta l4proto . th dport map @host_ports
+  }}
+  chain forward {{
+    type filter hook forward priority filter; policy accept;
+{within}
+    oifname {{ "{BRIDGE_PREFIX}*", "{GATEWAY_BRIDGE}" }} ct status dnat accept
+    oifname {{ "{BRIDGE_PREFIX}*", "{GATEWAY_BRIDGE}" }} ct state established,related accept
+    oifname {{ "{BRIDGE_PREFIX}*", "{GATEWAY_BRIDGE}" }} drop
+  }}
+  chain postrouting {{
+    type nat hook postrouting priority srcnat; policy accept;
+    oifname "{GATEWAY_BRIDGE}" ip saddr 127.0.0.0/8 masquerade
+    oifname "{GATEWAY_BRIDGE}" ip saddr {subnet} ct status dnat masquerade
+    oifname != "{GATEWAY_BRIDGE}" ip saddr {subnet} masquerade
+  }}
+}}
+"""
+
+
+def read_forwards(objects: Iterable[Mapping[str, Any]]) -> frozenset[PortForward]:
+    """The host ports in our table, from nft's JSON of it."""
+    maps = [item["map"] for item in objects if item.get("map", {}).get("name") == "host_ports"]
+    return frozenset(
+        PortForward(key["concat"][0], key["concat"][1], IPv4Address(value["concat"][0]), value["concat"][1])
+        for found in maps
+        for key, value in found.get("elem", ())
+    )

@@ -1,0 +1,72 @@
+"""Ports of the node that lead to one task here (`mode=host`): which number, and for whom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from ipaddress import IPv4Address
+
+from miniworker.network.api import HostPort, Sandbox
+from miniworker.network.errors import PortInUseError
+from miniworker.network.gateway import PortForward
+from miniworker.network.ports import CHOSEN_PORTS
+
+IsFree = Callable[[str, int], bool]
+"""(protocol, port) -> whether no process of the host holds it."""
+
+
+def choose_ports(
+    wanted: Iterable[HostPort],
+    held: Mapping[tuple[str, int], str],
+    *,
+    is_free: IsFree,
+    holder: Callable[[str, int], str],
+) -> tuple[HostPort, ...]:
+    """The ports with every published number chosen.
+
+    `held` names who has a port of ours; `holder` names the process that has one that is not free.
+    Raises PortInUseError.
+    """
+    taken = dict(held)
+    chosen: list[HostPort] = []
+    for port in wanted:
+        number = port.published_port or _first_free(port.protocol, taken, is_free)
+        key = port.protocol, number
+        who = taken.get(key) or ("" if is_free(*key) else holder(*key))
+        if who:
+            raise PortInUseError(f"port {number}/{port.protocol} is in use on this node by {who}")
+        taken[key] = "another port of the same task"
+        chosen.append(replace(port, published_port=number))
+    return tuple(chosen)
+
+
+def forwards_of(ports: Iterable[HostPort], address: IPv4Address) -> frozenset[PortForward]:
+    """What leads from the node's ports to a sandbox at `address` on the local bridge."""
+    return frozenset(
+        PortForward(port.protocol, port.published_port, address, port.target_port) for port in ports
+    )
+
+
+def ports_of(sandbox: Sandbox, forwards: Iterable[PortForward], address: IPv4Address) -> tuple[HostPort, ...]:
+    """The sandbox' ports with the numbers they have; the inverse of `forwards_of`, in the sandbox' order."""
+    left = sorted(item for item in forwards if item.address == address)
+    found: list[HostPort] = []
+    for port in sandbox.host_ports:
+        match = next(
+            item
+            for item in left
+            if (item.protocol, item.target_port) == (port.protocol, port.target_port)
+            and port.published_port in (0, item.published_port)
+        )
+        left.remove(match)
+        found.append(replace(port, published_port=match.published_port))
+    return tuple(found)
+
+
+def _first_free(protocol: str, taken: Mapping[tuple[str, int], str], is_free: IsFree) -> int:
+    for number in CHOSEN_PORTS:
+        if (protocol, number) not in taken and is_free(protocol, number):
+            return number
+    raise PortInUseError(
+        f"no free {protocol} port between {CHOSEN_PORTS.start} and {CHOSEN_PORTS.stop - 1} on this node"
+    )

@@ -1,0 +1,79 @@
+"""What the kernel should hold for a fabric: pure.
+
+Each overlay network is a bridge and a tunnel device. Every address of the network has a known place, so nothing is
+learned and nothing flooded: addresses on other nodes have a forwarding entry in the tunnel device, and all have a
+permanent neighbor entry on the bridge, from which the node routes and the bridge answers the tasks' ARP requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+
+from miniworker.network.api import Fabric, OverlayNetwork, RemoteEndpoint
+from miniworker.network.model import (
+    Bridge,
+    KernelObject,
+    KernelState,
+    LinkAddress,
+    Neighbor,
+    ReturnPath,
+    Tunnel,
+    Vxlan,
+)
+from miniworker.network.names import bridge_name, mac_of, vxlan_name
+
+VXLAN_PORT = 4789
+"""UDP (RFC 7348, and Swarm's default)."""
+
+MARK_BASE = 0x10000
+"""Above the numbers of the kernel's own routing tables (253 to 255) and those that people choose."""
+
+
+def plan(fabric: Fabric, *, vxlan_port: int = VXLAN_PORT) -> KernelState:
+    """The links, addresses and entries of all the fabric's networks."""
+    objects: set[KernelObject] = set()
+    networks = {network.id: network for network in fabric.networks}
+    for network in fabric.networks:
+        objects.update(_devices(network, fabric.data_path_address, vxlan_port))
+    for endpoint in fabric.endpoints:
+        if known := networks.get(endpoint.network_id):
+            objects.update(_entries(known, endpoint, fabric.node_id))
+    return frozenset(objects)
+
+
+def return_paths(fabric: Fabric) -> frozenset[ReturnPath]:
+    """One for each node on the ingress network, this one included."""
+    networks = {network.id: network for network in fabric.networks if network.ingress}
+    paths = {
+        return_path(networks[item.network_id], item.address)
+        for item in fabric.endpoints
+        if not item.task_id and item.network_id in networks
+    }
+    own = {
+        return_path(network, network.node_address) for network in networks.values() if network.node_address
+    }
+    return frozenset(paths | own)
+
+
+def return_path(network: OverlayNetwork, node_address: IPv4Address) -> ReturnPath:
+    """The mark is the node's number in the subnet: the same everywhere, and nobody has to remember it."""
+    offset = int(node_address) - int(network.subnet.network_address)
+    return ReturnPath(mac_of(node_address), node_address, MARK_BASE + offset)
+
+
+def _devices(network: OverlayNetwork, local: IPv4Address, port: int) -> Iterator[KernelObject]:
+    bridge = bridge_name(network.id)
+    address = network.node_address or network.gateway
+    yield Bridge(bridge, mac_of(address), network.mtu)
+    yield Vxlan(vxlan_name(network.id), bridge, network.vni, local, port, network.mtu)
+    yield LinkAddress(bridge, address, network.subnet.prefixlen)
+
+
+def _entries(network: OverlayNetwork, endpoint: RemoteEndpoint, node_id: str) -> Iterator[KernelObject]:
+    if endpoint.address == (network.node_address or network.gateway):
+        return  # the bridge itself
+    mac = mac_of(endpoint.address)
+    yield Neighbor(bridge_name(network.id), endpoint.address, mac)
+    if endpoint.node_id != node_id:
+        yield Tunnel(vxlan_name(network.id), mac, endpoint.vtep)

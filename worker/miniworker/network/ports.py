@@ -1,0 +1,59 @@
+"""Who holds a port of this node: asked before one is promised, and for the text of a refusal."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+CHOSEN_PORTS = range(32768, 61000)
+"""For a published port of 0; Swarm's range (and Linux' default for ephemeral ports)."""
+
+_TCP_LISTEN = "0A"
+_UDP_BOUND = "07"
+
+
+def port_is_free(protocol: str, port: int) -> bool:
+    """Whether no process of the calling thread's namespace holds the port, on whatever address."""
+    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+    with socket.socket(socket.AF_INET, kind) as probe:
+        if protocol == "tcp":  # connections that have ended do not count; a listener still does
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("0.0.0.0", port))
+        except OSError:
+            return False
+    return True
+
+
+def port_holder(protocol: str, port: int) -> str:
+    """The process that holds a port, as "redis-server (pid 812)"; "a process of the host" when it cannot be told."""
+    inodes = {f"socket:[{inode}]" for name in (protocol, f"{protocol}6") for inode in _inodes(name, port)}
+    for directory in Path("/proc").iterdir():
+        if directory.name.isdigit() and _holds(directory, inodes):
+            try:
+                return f"{(directory / 'comm').read_text().strip()} (pid {directory.name})"
+            except OSError:
+                break
+    return "a process of the host"
+
+
+def _inodes(table: str, port: int) -> list[str]:
+    """The inodes of the sockets that listen on a port, from /proc/net/{tcp,udp}{,6}."""
+    try:
+        lines = Path(f"/proc/thread-self/net/{table}").read_text().splitlines()[1:]
+    except OSError:
+        return []
+    rows = [line.split() for line in lines]
+    return [
+        row[9]
+        for row in rows
+        if int(row[1].rpartition(":")[2], 16) == port and row[3] in (_TCP_LISTEN, _UDP_BOUND)
+    ]
+
+
+def _holds(process: Path, sockets: set[str]) -> bool:
+    try:
+        return any(os.readlink(entry) in sockets for entry in (process / "fd").iterdir())
+    except OSError:  # it has ended meanwhile
+        return False
