@@ -65,7 +65,7 @@ def run(words: Sequence[str], environment: Mapping[str, str]) -> int:
     except ArgumentsError as error:
         return _fail(str(error), error.exit_code)
     if command is None:
-        return _help(path.split(" ")[1:], out=sys.stderr if not rest else sys.stdout)
+        return _help(path.split(" ")[1:], error=not rest)
     return _run_command(command, path, rest, options, environment)
 
 
@@ -151,10 +151,9 @@ def _connect(target: Endpoint) -> Channel:
     return FastChannel(target)
 
 
-def _help(words: Sequence[str], *, out: object = None) -> int:
+def _help(words: Sequence[str], *, error: bool = False) -> int:
     from minictl import help as help_text
 
-    stream = sys.stdout if out is None else sys.stderr
     if not words:
         sys.stdout.write(help_text.top(help_text.terminal_width()))
         return 0
@@ -165,7 +164,7 @@ def _help(words: Sequence[str], *, out: object = None) -> int:
     if command is not None:
         return _command_help(command, path)
     group = next(group for group in tree.GROUPS if group.name == words[0])
-    stream.write(help_text.group(group))
+    (sys.stderr if error else sys.stdout).write(help_text.group(group))
     return 0
 
 

@@ -77,10 +77,9 @@ def _row(view: TaskView, name: str, *, now_ns: int, truncate: bool, resolve: boo
 
 def _error(text: str, *, truncate: bool) -> str:
     """Quoted; newlines would break the table."""
-    if truncate:
-        text = text.replace("\n", " ")
-        if len(text) > MAX_ERROR:
-            text = text[: MAX_ERROR - 1] + "…"
+    text = text.replace("\n", " ")
+    if truncate and len(text) > MAX_ERROR:
+        text = text[: MAX_ERROR - 1] + "…"
     return f'"{text}"' if text else ""
 
 

@@ -25,7 +25,7 @@ def world() -> World:
         services={"web": canned.service(), "api": canned.service("api", running=0)},
         tasks=[
             canned.task(1),
-            canned.task(1, identity="t0", state=704, desired=640, age=400, error="task: non-zero exit (137): killed hard"),
+            canned.task(1, identity="t0", state=704, desired=640, age=400, error="task: non-zero exit (137)"),
             canned.task(2, identity="t2", hostname="core-02", age=30),
         ],
         nodes=[
@@ -50,6 +50,8 @@ def minictl(server: ControlServer, tmp_path: Path) -> Run:
     def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
         command = [str(MINICTL), "-H", f"unix://{tmp_path}/mini.sock", *arguments]
         done = subprocess.run(command, input=stdin, capture_output=True, timeout=60, check=False)
-        return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
+        return subprocess.CompletedProcess(
+            command, done.returncode, done.stdout.decode(), done.stderr.decode()
+        )
 
     return run

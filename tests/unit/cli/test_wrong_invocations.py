@@ -1,0 +1,337 @@
+"""Wrong command lines: the message and the exit code, which are Docker's where Docker has the command."""
+
+from __future__ import annotations
+
+import pytest
+from minictl import main
+
+CREATE = "\n\nUsage:  minictl service create [OPTIONS] IMAGE [COMMAND] [ARG...]\n\n"
+CREATE_RUN = f"{CREATE}Run 'minictl service create --help' for more information\n"
+CREATE_SEE = f"{CREATE}See 'minictl service create --help' for more information\n"
+SCALE_USAGE = (
+    "See 'minictl service scale --help'.\n\n"
+    "Usage:  minictl service scale SERVICE=REPLICAS [SERVICE=REPLICAS...]\n\n"
+    "Scale one or multiple replicated services\n"
+)
+
+
+def usage(command: str, arguments: str = "", *, see: str = "Run", options: str = " [OPTIONS]") -> str:
+    rest = f" {arguments}" if arguments else ""
+    path = f"minictl {command}"
+    return f"\n\nUsage:  {path}{options}{rest}\n\n{see} '{path} --help' for more information\n"
+
+
+def invalid(value: str, flag: str, reason: str) -> str:
+    return f'invalid argument "{value}" for "{flag}" flag: {reason}{CREATE_RUN}'
+
+
+NO_DAEMON = "Cannot connect to the mini daemon at unix:///nonexistent.sock. Is mini-worker running?\n"
+
+CASES: list[tuple[list[str], int, str]] = [
+    # --- the command itself ---
+    (["foo"], 1, "minictl: unknown command: minictl foo\n\nRun 'minictl --help' for more information\n"),
+    (
+        ["service", "foo"],
+        1,
+        "minictl: unknown command: minictl service foo\n\nUsage:  minictl service\n\n"
+        "Run 'minictl service --help' for more information\n",
+    ),
+    (
+        ["--foo"],
+        125,
+        "unknown flag: --foo\n\nUsage:  minictl [OPTIONS] COMMAND [ARG...]\n\n"
+        "Run 'minictl --help' for more information\n",
+    ),
+    (
+        ["-H"],
+        125,
+        "flag needs an argument: 'H' in -H\n\nUsage:  minictl [OPTIONS] COMMAND [ARG...]\n\n"
+        "Run 'minictl --help' for more information\n",
+    ),
+    (
+        ["help", "service", "bar"],
+        1,
+        "minictl: unknown command: minictl service bar\n\nUsage:  minictl service\n\n"
+        "Run 'minictl service --help' for more information\n",
+    ),
+    # --- the daemon ---
+    (["service", "ls"], 1, NO_DAEMON),
+    (["node", "ps"], 1, NO_DAEMON),
+    (["service", "ls", "--filter", "foo=bar"], 1, NO_DAEMON),
+    (
+        ["-H", "foo://x", "service", "ls"],
+        1,
+        "invalid host 'foo://x': expected unix:///path/to/mini.sock or tcp://host[:port] (MINI_HOST or --host)\n",
+    ),
+    (
+        ["-H", "tcp://h:99999", "service", "ls"],
+        1,
+        "invalid host 'tcp://h:99999': expected unix:///path/to/mini.sock or tcp://host[:port] (MINI_HOST or --host)\n",
+    ),
+    (
+        ["-H", "tcp://h", "--tlscacert", "/nonexistent/ca", "service", "ls"],
+        1,
+        "tcp://h needs TLS, but /nonexistent/ca does not exist (set --tlscacert or MINI_CERT_PATH)\n",
+    ),
+    # --- numbers of arguments ---
+    (["service", "ls", "x"], 1, "minictl: 'minictl service ls' accepts no arguments" + usage("service ls")),
+    (["service", "create"], 1, "minictl: 'minictl service create' requires at least 1 argument" + CREATE_SEE),
+    (
+        ["service", "create", "--label", "x"],
+        1,
+        "minictl: 'minictl service create' requires at least 1 argument" + CREATE_SEE,
+    ),
+    (
+        ["service", "rm"],
+        1,
+        "minictl: 'minictl service rm' requires at least 1 argument"
+        + usage("service rm", "SERVICE [SERVICE...]", see="See", options=""),
+    ),
+    (
+        ["service", "inspect"],
+        1,
+        "minictl: 'minictl service inspect' requires at least 1 argument"
+        + usage("service inspect", "SERVICE [SERVICE...]", see="See"),
+    ),
+    (
+        ["service", "scale"],
+        1,
+        "minictl: 'minictl service scale' requires at least 1 argument"
+        + usage("service scale", "SERVICE=REPLICAS [SERVICE=REPLICAS...]", see="See", options=""),
+    ),
+    (
+        ["swarm", "join-token"],
+        1,
+        "minictl: 'minictl swarm join-token' requires 1 argument"
+        + usage("swarm join-token", "(worker|manager)"),
+    ),
+    (
+        ["swarm", "join"],
+        1,
+        "minictl: 'minictl swarm join' requires 1 argument" + usage("swarm join", "HOST:PORT"),
+    ),
+    (["swarm", "init", "a"], 1, "minictl: 'minictl swarm init' accepts no arguments" + usage("swarm init")),
+    (
+        ["node", "update"],
+        1,
+        "minictl: 'minictl node update' requires 1 argument" + usage("node update", "NODE"),
+    ),
+    (
+        ["images", "a", "b"],
+        1,
+        "minictl: 'minictl images' requires at most 1 argument" + usage("images", "[REPOSITORY[:TAG]]"),
+    ),
+    # --- flags ---
+    (["service", "create", "--foo", "x"], 125, "unknown flag: --foo" + CREATE_RUN),
+    (["service", "create", "-p"], 125, "flag needs an argument: 'p' in -p" + CREATE_RUN),
+    (["service", "create", "--replicas"], 125, "flag needs an argument: --replicas" + CREATE_RUN),
+    (["service", "ls", "-z"], 125, "unknown shorthand flag: 'z' in -z" + usage("service ls")),
+    (["service", "ls", "-qz"], 125, "unknown shorthand flag: 'z' in -z" + usage("service ls")),
+    (["service", "ls", "--=x"], 125, "bad flag syntax: --=x" + usage("service ls")),
+    (
+        ["service", "ls", "--filter", "foo"],
+        125,
+        'invalid argument "foo" for "-f, --filter" flag: bad format of filter (expected name=value)'
+        + usage("service ls"),
+    ),
+    (
+        ["service", "create", "--mount", "x", "img"],
+        125,
+        "the flag --mount is not supported by this version of minictl" + CREATE_RUN,
+    ),
+    (
+        ["service", "create", "--tty", "img"],
+        125,
+        "the flag -t, --tty is not supported by this version of minictl" + CREATE_RUN,
+    ),
+    (
+        ["swarm", "init", "--autolock"],
+        125,
+        "the flag --autolock is not supported by this version of minictl" + usage("swarm init"),
+    ),
+    (
+        ["service", "update", "--rollback", "web"],
+        125,
+        "the flag --rollback is not supported by this version of minictl"
+        + usage("service update", "SERVICE"),
+    ),
+    # --- values of flags ---
+    (
+        ["service", "create", "--replicas", "abc", "x"],
+        125,
+        invalid("abc", "--replicas", 'strconv.ParseUint: parsing "abc": invalid syntax'),
+    ),
+    (
+        ["service", "create", "--replicas", "-1", "x"],
+        125,
+        invalid("-1", "--replicas", 'strconv.ParseUint: parsing "-1": invalid syntax'),
+    ),
+    (
+        ["service", "create", "--replicas", str(1 << 64), "x"],
+        125,
+        invalid(str(1 << 64), "--replicas", f'strconv.ParseUint: parsing "{1 << 64}": value out of range'),
+    ),
+    (
+        ["service", "create", "--detach=foo", "x"],
+        125,
+        invalid("foo", "-d, --detach", 'strconv.ParseBool: parsing "foo": invalid syntax'),
+    ),
+    (
+        ["service", "create", "--restart-delay", "5", "x"],
+        125,
+        invalid("5", "--restart-delay", 'time: missing unit in duration "5"'),
+    ),
+    (
+        ["service", "create", "--restart-delay", "-5s", "x"],
+        125,
+        invalid("-5s", "--restart-delay", "duration cannot be negative"),
+    ),
+    (
+        ["service", "create", "--limit-memory", "abc", "x"],
+        125,
+        invalid("abc", "--limit-memory", "invalid size: 'abc'"),
+    ),
+    (
+        ["service", "create", "--limit-cpu", "abc", "x"],
+        125,
+        invalid("abc", "--limit-cpu", "failed to parse abc as a rational number"),
+    ),
+    (
+        ["service", "create", "--limit-cpu", "1.0000000001", "x"],
+        125,
+        invalid("1.0000000001", "--limit-cpu", "value is too precise"),
+    ),
+    (
+        ["service", "create", "-e", "=x", "x"],
+        125,
+        invalid("=x", "-e, --env", "invalid environment variable: =x"),
+    ),
+    (
+        ["service", "create", "--entrypoint", '"foo', "x"],
+        125,
+        invalid('\\"foo', "--entrypoint", "EOF found when expecting closing quote"),
+    ),
+    (
+        ["service", "create", "-p", "99999:80", "x"],
+        125,
+        invalid("99999:80", "-p, --publish", "invalid hostPort: 99999"),
+    ),
+    (
+        ["service", "create", "-p", "80:80/foo", "x"],
+        125,
+        invalid("80:80/foo", "-p, --publish", "invalid proto: foo"),
+    ),
+    (
+        ["service", "create", "-p", "abc", "x"],
+        125,
+        invalid("abc", "-p, --publish", "invalid containerPort: abc"),
+    ),
+    (
+        ["service", "create", "-p", "published=80", "x"],
+        125,
+        invalid("published=80", "-p, --publish", "missing mandatory field 'target'"),
+    ),
+    (
+        ["service", "create", "-p", "target=80,foo=1", "x"],
+        125,
+        invalid("target=80,foo=1", "-p, --publish", "invalid field key: foo"),
+    ),
+    (
+        ["service", "create", "-p", "target=80,mode=zzz", "x"],
+        125,
+        invalid(
+            "target=80,mode=zzz",
+            "-p, --publish",
+            "invalid publish mode value (zzz): must be either 'ingress' or 'host'",
+        ),
+    ),
+    (
+        ["service", "create", "-p", "target=x", "x"],
+        125,
+        invalid(
+            "target=x", "-p, --publish", "invalid target port (x): value must be an integer: invalid syntax"
+        ),
+    ),
+    (
+        ["service", "create", "-p", "1.2.3.4:80:80", "x"],
+        125,
+        invalid("1.2.3.4:80:80", "-p, --publish", "hostip is not supported"),
+    ),
+    (
+        ["service", "create", "-p", "80-82:80-81", "x"],
+        125,
+        invalid(
+            "80-82:80-81",
+            "-p, --publish",
+            "invalid ranges specified for container and host Ports: 80-81 and 80-82",
+        ),
+    ),
+    (
+        ["swarm", "init", "--default-addr-pool", "10.0.0.0"],
+        125,
+        'invalid argument "10.0.0.0" for "--default-addr-pool" flag: invalid CIDR address: 10.0.0.0'
+        + usage("swarm init"),
+    ),
+    # --- what only the command knows ---
+    (
+        ["service", "create", "--mode", "foo", "x"],
+        1,
+        "Unknown mode: foo, only replicated and global supported\n",
+    ),
+    (
+        ["service", "create", "--mode", "global", "x"],
+        1,
+        'the service mode "global" is not supported by this version of minictl, only "replicated" is\n',
+    ),
+    (
+        ["service", "create", "--env-file", "/nonexistent", "x"],
+        1,
+        "open /nonexistent: no such file or directory\n",
+    ),
+    (
+        ["service", "create", "--restart-condition", "foo", "x"],
+        1,
+        'invalid restart condition "foo": must be "none", "on-failure" or "any"\n',
+    ),
+    (["service", "scale", "web"], 1, f"invalid scale specifier 'web'.\n{SCALE_USAGE}"),
+    (["service", "scale", "web="], 1, f"invalid scale specifier 'web='.\n{SCALE_USAGE}"),
+    (
+        ["service", "scale", "web=x"],
+        1,
+        'web: invalid replicas value x: strconv.ParseUint: parsing "x": invalid syntax\n',
+    ),
+    (
+        ["service", "scale", "web=-1"],
+        1,
+        'web: invalid replicas value -1: strconv.ParseUint: parsing "-1": invalid syntax\n',
+    ),
+    (["swarm", "join-token", "foo"], 1, "unknown role foo\n"),
+    (
+        ["swarm", "init", "--availability", "sleepy"],
+        1,
+        'invalid availability "sleepy", only active, pause and drain are supported\n',
+    ),
+    (
+        ["service", "inspect", "--pretty", "-f", "{{.ID}}", "x"],
+        1,
+        "--format is incompatible with human friendly format\n",
+    ),
+    (["service", "inspect", "-f", "{{.ID", "x"], 64, "template parsing error: unclosed action\n"),
+    (["image", "load", "-i", "/nonexistent"], 1, "open /nonexistent: no such file or directory\n"),
+    (
+        ["image", "ls", "--filter", "since=x"],
+        1,
+        "invalid filter 'since': only reference and dangling are supported\n",
+    ),
+    (["swarm", "update"], 1, "nothing to update: give a flag (see 'minictl swarm update --help')\n"),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "message"), CASES, ids=[" ".join(case[0]) for case in CASES])
+def test_wrong_invocation(
+    words: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(words, {"MINI_HOST": "unix:///nonexistent.sock", "HOME": "/nonexistent"}) == code
+    printed = capsys.readouterr()
+    assert printed.err == message
+    assert printed.out == ""
