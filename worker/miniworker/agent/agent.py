@@ -101,6 +101,10 @@ class Agent:
     def managers(self) -> tuple[str, ...]:
         return self._managers
 
+    def hurry(self) -> None:
+        """A manager has just become ready: try now."""
+        self._session.hurry()
+
     async def wait_synced(self) -> None:
         """Return once a manager has told the complete set for the first time."""
         await self._synced.wait()

@@ -15,6 +15,8 @@ from minicommon.clock import MILLISECOND, SECOND, Clock
 from minicommon.errors import MiniError
 from minicommon.log import fields
 
+from miniworker.agent.waiting import sleep_unless
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -91,11 +93,5 @@ class Follower(Generic[T]):
                 "Could not apply the assignments; trying again.", extra=fields(part=self._name, error=error)
             )
         self.problem = error.message
-        sleep = asyncio.ensure_future(self._clock.sleep_until(self._clock.now_ns() + delay))
-        newer = asyncio.create_task(self._wake.wait())
-        try:
-            await asyncio.wait({sleep, newer}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            sleep.cancel()
-            newer.cancel()
+        await sleep_unless(self._wake, clock=self._clock, duration_ns=delay)
         self._wake.set()

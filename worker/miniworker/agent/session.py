@@ -21,6 +21,7 @@ from miniproto.v1 import dispatcher_pb2 as dispatch
 from miniproto.v1 import dispatcher_pb2_grpc as rpc
 
 from miniworker.agent.reporter import Reporter
+from miniworker.agent.waiting import sleep_unless
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ class Session:
         self._clock = clock
         self._random = random
         self._failures = 0
+        self._hurry = asyncio.Event()
         self.state = SessionState()
 
     async def run(self) -> None:
@@ -97,6 +99,12 @@ class Session:
                 self._ended(address, _reason(error))
             await self._pause()
 
+    def hurry(self) -> None:
+        """A manager has just become ready: do not wait out the pause between two attempts."""
+        if not self.state.connected:
+            self._failures = 0
+            self._hurry.set()
+
     def _choose(self) -> str:
         known = self._managers()
         others = [address for address in known if address != self.state.manager]
@@ -105,13 +113,16 @@ class Session:
     def _ended(self, address: str, reason: str) -> None:
         was_connected, self.state.connected = self.state.connected, False
         if was_connected or reason != self.state.problem:
-            logger.warning("Session with a manager ended.", extra=fields(manager=address, error=reason))
+            what = "Session with a manager ended." if was_connected else "No manager gave a session."
+            logger.warning(what, extra=fields(manager=address, error=reason))
         self.state.problem = reason
         self._failures += 1
 
     async def _pause(self) -> None:
         longest = min(FIRST_RETRY_NS << min(self._failures - 1, 20), LONGEST_RETRY_NS)
-        await self._clock.sleep_until(self._clock.now_ns() + self._random.randrange(longest))
+        pause_ns = self._random.randrange(longest)
+        await sleep_unless(self._hurry, clock=self._clock, duration_ns=pause_ns)
+        self._hurry.clear()
 
     async def _hold(self, address: str) -> None:
         self.state.manager = address

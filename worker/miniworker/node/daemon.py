@@ -220,6 +220,7 @@ class NodeDaemon:
 
     async def _serving(self, member: Member) -> None:
         await wait_serving(self._site.paths.manager_socket)
+        member.agent.hurry()
         await member.agent.wait_synced()
 
     async def _worker_token(self) -> str:
