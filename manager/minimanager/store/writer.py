@@ -26,18 +26,25 @@ GROUP_BYTES: Final = 1024 * 1024
 """Where a group ends even if the store would take more: etcd copies each request through its log whole."""
 
 
+PATIENCE_SECONDS: Final = 5.0
+"""Who has waited this long when the store fails to answer is told so; asking once more would take as long again."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     txn: Txn
     size: limits.Size
     answer: asyncio.Future[TxnResult]
+    since: float
+    """Seconds of the event loop's time."""
 
 
 class Writer:
     """The only way to change the store's objects."""
 
-    def __init__(self, store: Store, keys: Keys) -> None:
+    def __init__(self, store: Store, keys: Keys, *, patience: float = PATIENCE_SECONDS) -> None:
         self.keys = keys
+        self._patience = patience
         self._store = store
         self._waiting: list[_Waiting] = []
         self._flushing: asyncio.Task[None] | None = None
@@ -81,13 +88,14 @@ class Writer:
         return await self._store.get(key)
 
     def _enqueue(self, txn: Txn) -> asyncio.Future[TxnResult]:
-        answer: asyncio.Future[TxnResult] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[TxnResult] = loop.create_future()
         try:
             limits.check([txn], self._store.limits)
         except MiniError as error:
             answer.set_exception(error)
             return answer
-        self._waiting.append(_Waiting(txn, limits.measure(txn), answer))
+        self._waiting.append(_Waiting(txn, limits.measure(txn), answer, loop.time()))
         if self._flushing is None:
             self._flushing = asyncio.create_task(self._flush(), name="group commit")
         return answer
@@ -108,6 +116,8 @@ class Writer:
             results = await self._store.txn_many([member.txn for member in group])
         except MiniError as error:
             _fail(group, error)
+            if isinstance(error, UnavailableError):
+                self._give_up_on_the_oldest()
             return
         except BaseException:
             _fail(group, UnavailableError("the writer was stopped while the transaction was in flight"))
@@ -115,6 +125,13 @@ class Writer:
         for member, result in zip(group, results, strict=True):
             if not member.answer.done():
                 member.answer.set_result(result)
+
+    def _give_up_on_the_oldest(self) -> None:
+        """Or a queue of many groups would wait for one time-out after the other."""
+        patient_since = asyncio.get_running_loop().time() - self._patience
+        overdue = [member for member in self._waiting if member.since <= patient_since]
+        self._waiting = [member for member in self._waiting if member.since > patient_since]
+        _fail(overdue, UnavailableError("the store does not answer; the transaction was not sent"))
 
     def _split(self, waiting: list[_Waiting]) -> tuple[list[_Waiting], list[_Waiting]]:
         """The next group, and what has to wait for the one after it.

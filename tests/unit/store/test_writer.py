@@ -209,3 +209,20 @@ async def test_who_gives_up_waiting_does_not_disturb_the_others() -> None:
     store.proceed.set()
     await asyncio.gather(first, patient)
     assert await store.get(KEYS.of(Service("impatient"))) is None
+
+
+async def test_a_queue_does_not_wait_for_one_time_out_after_the_other() -> None:
+    store = Recording()
+    writer = Writer(store, KEYS, patience=0)
+    first = asyncio.create_task(writer.commit(create("first")))
+    await store.sent.wait()
+    others = asyncio.gather(*(writer.commit(create(f"s{n}")) for n in range(3)), return_exceptions=True)
+    await asyncio.sleep(0)
+    store.set_available(False)
+    store.proceed.set()
+    with pytest.raises(UnavailableError):
+        await first
+    assert [str(error) for error in await others] == [
+        "the store does not answer; the transaction was not sent"
+    ] * 3
+    assert store.groups == [1]
