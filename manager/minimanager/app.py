@@ -122,6 +122,9 @@ class Manager:
         self._health = add_health(self._server)
         join = JoinService(self.core, self._sealer, managers=self._managers)
         self._join: JoinListener = GrpcJoinListener(join, parts.credentials)
+        self._tasks = TasksServicer(self.core)
+        self._dispatcher: Dispatcher | None = None
+        self._election: asyncio.Task[None] | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set.
@@ -132,13 +135,24 @@ class Manager:
             async with Supervisor() as group:
                 starting = group.start("start", self._start(group))
                 stopping = group.start("stop", stop.wait())
-                await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
-                await stopping
-                await self._health.enter_graceful_shutdown()
+                try:
+                    await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+                    await stopping
+                    await self._health.enter_graceful_shutdown()
+                finally:
+                    await self._end_calls()
                 group.cancel()
         finally:
-            await asyncio.gather(self._server.stop(STOP_GRACE), self._join.stop())
             logger.info("Manager stopped.", extra=fields(node_id=self._parts.settings.node_id))
+
+    async def _end_calls(self) -> None:
+        """Streams are told to find another manager, the leadership is given up, other calls are finished."""
+        if self._election is not None:
+            self._election.cancel()
+        if self._dispatcher is not None:
+            self._dispatcher.close()
+        self._tasks.close()
+        await asyncio.gather(self._server.stop(STOP_GRACE), self._join.stop())
 
     async def _start(self, group: Supervisor) -> None:
         parts, core = self._parts, self.core
@@ -156,13 +170,13 @@ class Manager:
         )
         group.start_eternal("cache", core.cache.run())
         await core.cache.wait_synced()
-        dispatcher = Dispatcher(core, group)
-        group.start_eternal("dispatcher", dispatcher.run())
-        self._add_services(dispatcher)
+        self._dispatcher = Dispatcher(core, group)
+        group.start_eternal("dispatcher", self._dispatcher.run())
+        self._add_services(self._dispatcher)
         await self._listen()
         loop = ReconcileLoop(core.cache, core.writer, Decide(reconcile, affected, new_id, parts.clock))
         election = Election(core.store, core.keys, core.node_id, clock=parts.clock)
-        group.start_eternal("election", election.run(loop.run))
+        self._election = group.start_eternal("election", election.run(loop.run))
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
         self.serving.set()
         logger.info("Manager started.", extra=fields(node_id=core.node_id, control_port=self.control_port))
@@ -185,7 +199,7 @@ class Manager:
         control_pb2_grpc.add_ClustersServicer_to_server(clusters, server)
         control_pb2_grpc.add_NodesServicer_to_server(NodesServicer(core), server)
         control_pb2_grpc.add_ServicesServicer_to_server(ServicesServicer(core), server)
-        control_pb2_grpc.add_TasksServicer_to_server(TasksServicer(core), server)
+        control_pb2_grpc.add_TasksServicer_to_server(self._tasks, server)
         control_pb2_grpc.add_NetworksServicer_to_server(NetworksServicer(core), server)
         dispatcher_pb2_grpc.add_DispatcherServicer_to_server(dispatcher, server)
         join_pb2_grpc.add_MembershipServicer_to_server(MembershipService(core, self._sealer), server)

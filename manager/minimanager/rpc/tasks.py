@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from grpc import aio
+from minicommon.errors import UnavailableError
 from miniproto.v1 import control_pb2, control_pb2_grpc
 
 from minimanager.domain.filters import filter_tasks
@@ -14,7 +15,7 @@ from minimanager.domain.snapshot import Snapshot
 from minimanager.rpc import views
 from minimanager.rpc.core import Core
 from minimanager.rpc.requests import check, filters_of, find_service, find_task
-from minimanager.store.cache import ChangeSet
+from minimanager.store.cache import ChangeSet, Subscription
 
 Context = aio.ServicerContext[Any, Any]
 
@@ -22,6 +23,12 @@ Context = aio.ServicerContext[Any, Any]
 class TasksServicer(control_pb2_grpc.TasksServicer):
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._watches: set[Subscription] = set()
+
+    def close(self) -> None:
+        """The manager stops: whoever watches is told to ask another."""
+        for watch in tuple(self._watches):
+            watch.close()
 
     async def Get(self, request: control_pb2.GetRequest, context: Context) -> control_pb2.TaskView:
         check(request)
@@ -49,16 +56,32 @@ class TasksServicer(control_pb2_grpc.TasksServicer):
         snapshot = await self._core.read(request.min_revision)
         service_id = find_service(snapshot, request.ref).id
         with self._core.cache.subscribe() as changes:
+            self._watches.add(changes)
+            try:
+                async for progress in self._follow(changes, service_id):
+                    yield progress
+            finally:
+                self._watches.discard(changes)
+
+    async def _follow(
+        self, changes: Subscription, service_id: str
+    ) -> AsyncIterator[control_pb2.ServiceProgress]:
+        while True:
             snapshot = self._core.cache.snapshot()
-            while True:
-                progress = _progress(snapshot, service_id)
-                watched = _watched(snapshot, service_id)
-                yield progress
-                if progress.removed:
-                    return
-                while not _concerns(await changes.next(), service_id, watched):
-                    pass
-                snapshot = self._core.cache.snapshot()
+            progress = _progress(snapshot, service_id)
+            watched = _watched(snapshot, service_id)
+            yield progress
+            if progress.removed:
+                return
+            await _change(changes, service_id, watched)
+
+
+async def _change(changes: Subscription, service_id: str, watched: frozenset[str]) -> None:
+    """Return when something changed that the progress shows."""
+    async for change_set in changes:
+        if _concerns(change_set, service_id, watched):
+            return
+    raise UnavailableError("the manager is stopping")
 
 
 def _progress(snapshot: Snapshot, service_id: str) -> control_pb2.ServiceProgress:

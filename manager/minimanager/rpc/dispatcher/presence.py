@@ -35,6 +35,8 @@ RECONNECT_GRACE_NS = 3 * SECOND
 RETRY_NS = SECOND
 """Between attempts to write that a node is down while the store does not answer."""
 
+STOPPING = "the manager is stopping"
+
 
 def silence_ns(spec: ClusterSpec) -> int:
     """How long a node may be silent, in nanoseconds."""
@@ -57,6 +59,7 @@ class Presence:
         self._supervisor = supervisor
         self._sessions: dict[str, Closable] = {}
         self._absences: dict[str, asyncio.Task[None]] = {}
+        self._closed = False
 
     def connected(self, node_id: str) -> bool:
         """Whether the node holds a session with this manager."""
@@ -71,7 +74,9 @@ class Presence:
                 self._await_return(status.id, grace_ns, "node did not reconnect after the manager's restart")
 
     def arrive(self, node_id: str, session: Closable) -> None:
-        """The node opened this session; an older one ends."""
+        """The node opened this session; an older one ends. Raises UnavailableError while the manager stops."""
+        if self._closed:
+            raise UnavailableError(STOPPING)
         absence = self._absences.pop(node_id, None)
         if absence is not None:
             absence.cancel()
@@ -99,6 +104,7 @@ class Presence:
 
     def close_all(self, reason: MiniError) -> None:
         """The manager stops: every session ends, and no node is called down for it."""
+        self._closed = True
         for absence in self._absences.values():
             absence.cancel()
         self._absences.clear()
@@ -107,6 +113,8 @@ class Presence:
             session.close(reason)
 
     def _await_return(self, node_id: str, grace_ns: int, message: str) -> None:
+        if self._closed:
+            return
         deadline_ns = self._clock.now_ns() + grace_ns
         work = self._call_down(node_id, deadline_ns, message)
         self._absences[node_id] = self._supervisor.start(f"absence of {node_id}", work)

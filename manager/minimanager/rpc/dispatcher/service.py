@@ -27,7 +27,7 @@ from minimanager.domain.snapshot import Snapshot
 from minimanager.rpc.core import Core
 from minimanager.rpc.dispatcher.feed import Feed
 from minimanager.rpc.dispatcher.node_record import Arrival, NodeRecords
-from minimanager.rpc.dispatcher.presence import RECONNECT_GRACE_NS, Presence
+from minimanager.rpc.dispatcher.presence import RECONNECT_GRACE_NS, STOPPING, Presence
 from minimanager.rpc.dispatcher.reports import Reports
 from minimanager.rpc.dispatcher.session import SILENT, NodeSession
 
@@ -58,7 +58,7 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
 
     def close(self) -> None:
         """The manager stops: the nodes are told to find another, and none is called down for it."""
-        self._presence.close_all(UnavailableError("the manager is stopping"))
+        self._presence.close_all(UnavailableError(STOPPING))
 
     async def Session(  # type: ignore[override]  # the reader-writer form of a streaming handler
         self, request_iterator: Messages, context: Context

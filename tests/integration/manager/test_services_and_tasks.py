@@ -1,0 +1,229 @@
+"""From a request to running tasks, over real gRPC, with scripted agents in the place of workers."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import pytest
+from minicommon.clock import SECOND, VirtualClock
+from minicommon.identity.names import Caller
+from minicommon.identity.requests import new_request
+from miniproto.v1 import control_pb2, join_pb2, objects_pb2
+from support.manager import Client, InProcess, manager_in_process
+from support.scripted_agent import ScriptedAgent
+
+PATIENCE = 20.0
+"""Seconds for what should happen at once."""
+
+
+def spec(name: str = "web", *, replicas: int = 1, port: int = 0) -> objects_pb2.ServiceSpec:
+    ports = [objects_pb2.PortConfig(target_port=80, published_port=port)] if port else []
+    return objects_pb2.ServiceSpec(
+        name=name,
+        replicas=replicas,
+        task=objects_pb2.TaskSpec(container=objects_pb2.ContainerSpec(image="whoami:1")),
+        ports=ports,
+    )
+
+
+async def create(client: Client, wanted: objects_pb2.ServiceSpec) -> control_pb2.Created:
+    return await client.services.Create(control_pb2.CreateServiceRequest(spec=wanted))
+
+
+async def joined(manager: InProcess) -> tuple[str, Client]:
+    """A new worker: its node id, and its connection."""
+    local = await manager.local()
+    token = await local.clusters.JoinToken(control_pb2.JoinTokenRequest(role=objects_pb2.NODE_ROLE_WORKER))
+    joiner = await manager.joiner()
+    answer = await joiner.join.IssueCertificate(
+        join_pb2.IssueCertificateRequest(csr_pem=new_request().csr_pem, token=token.token, hostname="core-02")
+    )
+    return answer.node_id, await manager.member(Caller.WORKER, answer.node_id)
+
+
+async def running(client: Client, ref: str, count: int) -> control_pb2.ServiceProgress:
+    """The service's progress once `count` of its tasks run."""
+    call = client.tasks.WatchService(control_pb2.WatchServiceRequest(ref=ref), timeout=PATIENCE)
+    try:
+        async for progress in call:
+            if progress.service.running == count and progress.service.desired == count:
+                return progress
+    finally:
+        call.cancel()
+    raise AssertionError("the watch ended")
+
+
+async def test_a_service_comes_to_run_and_answers_on_its_port() -> None:
+    async with manager_in_process() as manager:
+        local = await manager.local()
+        node_id, channel = await joined(manager)
+        async with ScriptedAgent(channel.channel) as agent:
+            created = await create(local, spec(replicas=3, port=4567))
+            progress = await running(local, created.id, 3)
+            assert {task.task.node_id for task in progress.tasks} == {node_id}
+            assert sorted(task.task.slot for task in progress.tasks) == [1, 2, 3]
+            await agent.until(lambda: (port := agent.port(4567)) is not None and len(port.backends) == 3)
+            addresses = {backend.address for backend in agent.port(4567).backends}  # type: ignore[union-attr]
+            assert len(addresses) == 3
+            listed = await local.services.List(control_pb2.ListRequest())
+            assert [(view.service.spec.name, view.running, view.desired) for view in listed.services] == [
+                ("web", 3, 3)
+            ]
+
+
+async def test_scaling_down_and_removing() -> None:
+    async with manager_in_process() as manager:
+        local = await manager.local()
+        _, channel = await joined(manager)
+        async with ScriptedAgent(channel.channel) as agent:
+            created = await create(local, spec(replicas=4, port=4567))
+            await running(local, created.id, 4)
+            await local.services.Scale(control_pb2.ScaleServiceRequest(ref="web", replicas=1))
+            await running(local, "web", 1)
+            watch = aiter(local.tasks.WatchService(control_pb2.WatchServiceRequest(ref=created.id)))
+            assert not (await anext(watch)).removed
+            await local.services.Remove(control_pb2.RemoveServiceRequest(ref="web"))
+            again = await create(local, spec(port=4567))  # its name and port are free at once
+            assert again.id != created.id
+            async with asyncio.timeout(PATIENCE):
+                *_, last = [progress async for progress in watch]
+            assert last.removed
+            await running(local, again.id, 1)
+            await agent.until(lambda: (port := agent.port(4567)) is not None and len(port.backends) == 1)
+
+
+async def test_a_reader_sees_its_own_write_with_min_revision() -> None:
+    async with manager_in_process() as manager:
+        local = await manager.local()
+        created = await create(local, spec())
+        view = await local.services.Get(control_pb2.GetRequest(ref="web", min_revision=created.revision))
+        assert view.service.id == created.id
+        assert view.service.meta.version <= created.revision
+
+
+async def test_a_revision_of_the_future_is_not_waited_for_without_end() -> None:
+    async with manager_in_process() as manager:
+        local = await manager.local()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await local.services.List(control_pb2.ListRequest(min_revision=10**9), timeout=1)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_a_failed_task_is_replaced() -> None:
+    async with manager_in_process() as manager:
+        local = await manager.local()
+        _, channel = await joined(manager)
+        async with ScriptedAgent(channel.channel) as agent:
+            wanted = spec()
+            wanted.task.restart.delay_ns = 1_000_000
+            created = await create(local, wanted)
+            first = (await running(local, created.id, 1)).tasks[0].task.id
+            await agent.report(
+                first, objects_pb2.TASK_STATE_FAILED, error="task: non-zero exit (1)", exit_code=1
+            )
+            await agent.until(lambda: bool(agent.wanted()) and first not in agent.wanted())
+            await running(local, created.id, 1)
+            failed = await local.tasks.Get(control_pb2.GetRequest(ref=first))
+            assert (failed.state, failed.error) == (
+                objects_pb2.TASK_STATE_FAILED,
+                "task: non-zero exit (1)",
+            )
+
+
+async def test_tasks_of_a_silent_node_move_to_another() -> None:
+    clock = VirtualClock()
+    async with manager_in_process(clock=clock) as manager:
+        local = await manager.local()
+        first_id, first = await joined(manager)
+        async with ScriptedAgent(first.channel) as silent:
+            created = await create(local, spec())
+            await running(local, created.id, 1)
+            second_id, second = await joined(manager)
+            async with ScriptedAgent(second.channel, address="10.77.0.13") as living:
+                clock.advance(14 * SECOND)
+                await living.beat()
+                await local.services.List(control_pb2.ListRequest())
+                clock.advance(1 * SECOND)
+                await silent.until(lambda: silent.error is not None)
+                assert silent.error is not None
+                assert silent.error.details() == "heartbeat failure"
+                await living.until(lambda: bool(living.wanted()))
+                progress = await running(local, created.id, 1)
+                assert [task.task.node_id for task in progress.tasks if task.state == 512][-1] == second_id
+                view = await local.nodes.Get(control_pb2.GetRequest(ref=first_id))
+                assert view.status.state == objects_pb2.NODE_STATE_DOWN
+                assert view.status.message == "heartbeat failure"
+
+
+async def test_a_removed_node_loses_its_session_and_its_access() -> None:
+    async with manager_in_process() as manager:
+        local = await manager.local()
+        node_id, channel = await joined(manager)
+        async with ScriptedAgent(channel.channel) as agent:
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await local.nodes.Remove(control_pb2.RemoveNodeRequest(ref=node_id))
+            assert refused.value.details() == f"node {node_id} is not down and can't be removed"
+            await local.nodes.Remove(control_pb2.RemoveNodeRequest(ref=node_id, force=True))
+            await agent.until(lambda: agent.error is not None)
+            with pytest.raises(grpc.aio.AioRpcError) as denied:
+                await channel.membership.Leave(join_pb2.LeaveRequest())
+            assert denied.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_a_newer_session_of_a_node_ends_the_older() -> None:
+    async with manager_in_process() as manager:
+        node_id, first = await joined(manager)
+        second = await manager.member(Caller.WORKER, node_id)
+        async with ScriptedAgent(first.channel) as older, ScriptedAgent(second.channel) as newer:
+            await older.until(lambda: older.error is not None)
+            assert older.error is not None
+            assert older.error.code() is grpc.StatusCode.ABORTED
+            assert newer.error is None
+            assert newer.welcome is not None
+            assert newer.welcome.heartbeat_period_ns == 5 * SECOND
+
+
+async def test_a_node_that_leaves_is_down_at_once_and_can_be_removed() -> None:
+    async with manager_in_process() as manager:
+        local = await manager.local()
+        node_id, channel = await joined(manager)
+        async with ScriptedAgent(channel.channel):
+            await channel.membership.Leave(join_pb2.LeaveRequest())
+        view = await local.nodes.Get(control_pb2.GetRequest(ref=node_id))
+        assert view.status.state == objects_pb2.NODE_STATE_DOWN
+        await local.nodes.Remove(control_pb2.RemoveNodeRequest(ref=node_id))
+        listed = await local.nodes.List(control_pb2.ListRequest())
+        assert [each.node.id for each in listed.nodes] == [manager.home.settings.node_id]
+
+
+async def test_the_cluster_says_who_leads_and_what_it_stands_on() -> None:
+    async with manager_in_process() as manager:
+        local = await manager.local()
+        info = await local.clusters.Get(control_pb2.GetClusterRequest())
+        assert [(each.node_id, each.leader) for each in info.managers] == [
+            (manager.home.settings.node_id, True)
+        ]
+        assert info.etcd.healthy
+        assert not info.cluster.sealed_root_key
+        assert not info.cluster.worker_token.sealed
+        networks = await local.networks.List(control_pb2.ListRequest())
+        assert [(n.spec.name, n.subnet, n.gateway, n.vni) for n in networks.networks] == [
+            ("ingress", "10.0.0.0/24", "10.0.0.1", 4096)
+        ]
+
+
+async def test_a_rotated_token_is_void() -> None:
+    async with manager_in_process() as manager:
+        local = await manager.local()
+        role = objects_pb2.NODE_ROLE_WORKER
+        old = await local.clusters.JoinToken(control_pb2.JoinTokenRequest(role=role))
+        new = await local.clusters.JoinToken(control_pb2.JoinTokenRequest(role=role, rotate=True))
+        again = await local.clusters.JoinToken(control_pb2.JoinTokenRequest(role=role))
+        assert old.token != new.token == again.token
+        joiner = await manager.joiner()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await joiner.join.IssueCertificate(
+                join_pb2.IssueCertificateRequest(csr_pem=b"x", token=old.token)
+            )
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
