@@ -6,6 +6,7 @@ and only what talks to a daemon opens a socket. Measured by `bench/cli.py`.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -31,6 +32,9 @@ EXIT_INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `minictl` with the process's own arguments and environment. Returns the exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name in any script must not break an old locale
     try:
         code = run(words, os.environ)
         sys.stdout.flush()
@@ -62,7 +66,7 @@ def run(words: Sequence[str], environment: Mapping[str, str]) -> int:
         return _help([])
     try:
         command, path, rest = _find(rest)
-    except ArgumentsError as error:
+    except CliError as error:
         return _fail(str(error), error.exit_code)
     if command is None:
         return _help(path.split(" ")[1:], error=not rest)
@@ -85,8 +89,7 @@ def _find(words: Sequence[str]) -> tuple[Command | None, str, list[str]]:
             if rest[0] == command.name or rest[0] in command.aliases:
                 return command, f"{path} {command.name}", rest[1:]
         if rest[0].startswith("-"):
-            message = _unknown_flag(rest[0])
-            raise ArgumentsError(f"{message}\n\nUsage:  {path} COMMAND\n\n{_more(path)}")
+            raise UsageError(f"{_unknown_flag(rest[0])}\n\nUsage:  {path}\n\n{_more(path)}")
         raise ArgumentsError(f"minictl: unknown command: {path} {rest[0]}\n\nUsage:  {path}\n\n{_more(path)}")
     raise ArgumentsError(f"minictl: unknown command: minictl {name}\n\n{_more('minictl')}")
 
@@ -159,7 +162,7 @@ def _help(words: Sequence[str], *, error: bool = False) -> int:
         return 0
     try:
         command, path, _ = _find(words)
-    except ArgumentsError as error:
+    except CliError as error:
         return _fail(str(error), error.exit_code)
     if command is not None:
         return _command_help(command, path)

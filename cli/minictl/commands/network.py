@@ -33,7 +33,10 @@ def _inspect(context: Context, parsed: Parsed) -> int:
     from minictl.views import network
 
     def load(ref: str) -> dict[str, Any]:
-        return network.to_json(context.call("Networks/Get", messages.GetRequest(ref=ref)))
+        shown = network.to_json(context.call("Networks/Get", messages.GetRequest(ref=ref)))
+        if parsed["format"] not in ("", "json"):
+            shown["ID"] = shown["Id"]  # Docker's templates know the field by both names
+        return shown
 
     return inspect(context, parsed.arguments, "network", load, format=parsed["format"])
 

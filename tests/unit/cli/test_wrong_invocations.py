@@ -37,6 +37,17 @@ CASES: list[tuple[list[str], int, str]] = [
         "Run 'minictl service --help' for more information\n",
     ),
     (
+        ["service", "-z"],
+        125,
+        "unknown shorthand flag: 'z' in -z\n\nUsage:  minictl service\n\n"
+        "Run 'minictl service --help' for more information\n",
+    ),
+    (
+        ["service", "--foo=1", "ls"],
+        125,
+        "unknown flag: --foo\n\nUsage:  minictl service\n\nRun 'minictl service --help' for more information\n",
+    ),
+    (
         ["--foo"],
         125,
         "unknown flag: --foo\n\nUsage:  minictl [OPTIONS] COMMAND [ARG...]\n\n"
