@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from miniworker.runtime.api import Images, Runtime
 from miniworker.runtime.fake import Behavior, FakeRuntime
+from miniworker.runtime.oci.runtime import OciRuntime
 from miniworker.runtime.oci.settings import OciSettings
 from miniworker.runtime.select import RuntimeSettings, open_runtime
 from support import images
@@ -30,6 +31,10 @@ BEHAVIORS: Mapping[tuple[str, ...], Behavior] = {
     LINES: Behavior(exit_code=0, output=tuple(("stdout", str(n).encode()) for n in range(1, 5))),
     MISSING: Behavior(start_error='exec: "nosuchprogram": executable file not found in $PATH'),
 }
+
+
+OpenRuntime = Callable[[], Awaitable[OciRuntime]]
+"""Opens the same directories again each time, as a restarted agent does."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,9 @@ def read_text(root: Path, path: str, *, limit: int = 1 << 20) -> str:
         descriptor = os.open(found, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return ""
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             return ""
-        return file.read(limit).decode(errors="replace")
+        return os.pread(descriptor, limit, 0).decode(errors="replace")
+    finally:
+        os.close(descriptor)

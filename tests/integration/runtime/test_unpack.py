@@ -1,0 +1,112 @@
+"""Layers made by somebody with bad intentions, or a bad disk."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import stat
+import tarfile
+from pathlib import Path
+
+import pytest
+import zstandard
+from miniworker.runtime.api import ImageError
+from miniworker.runtime.oci.layers import LayerStore
+from support.images import File, digest_of, directory, layer_tar
+
+pytestmark = pytest.mark.root
+
+
+async def _unpack(folder: Path, blob: bytes, tar: bytes | None = None) -> Path:
+    """Unpack through the real child process; the layer's directory."""
+    store = LayerStore(folder)
+    (folder / "blob").write_bytes(blob)
+    diff_id = digest_of(blob if tar is None else tar)
+    await store.unpack(folder / "blob", (diff_id,), diff_id)
+    return store.tree(diff_id)
+
+
+def _raw(*entries: tarfile.TarInfo) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for entry in entries:
+            archive.addfile(entry, io.BytesIO(b"x" * entry.size))
+    return buffer.getvalue()
+
+
+def _entry(name: str, *, kind: bytes = tarfile.REGTYPE, link: str = "", size: int = 0) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.linkname, entry.size = kind, link, size
+    return entry
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, zstandard.compress])
+async def test_every_compression(tmp_path: Path, compress: object) -> None:
+    tar = layer_tar({"a/b": File(b"data", 0o4755, uid=7, gid=8), "l": File(link="a/b", mode=0o777)})
+    assert callable(compress)
+    tree = await _unpack(tmp_path, compress(tar), tar)
+    found = (tree / "a/b").stat()
+    assert (tree / "a/b").read_bytes() == b"data"
+    assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (0o4755, 7, 8)
+    assert found.st_mtime == 1_704_164_645
+    assert os.readlink(tree / "l") == "a/b"
+
+
+async def test_capabilities_of_files_are_kept(tmp_path: Path) -> None:
+    value = bytes.fromhex("0100000200040000000000000000000000000000")  # cap_net_bind_service=ep
+    tree = await _unpack(
+        tmp_path, layer_tar({"ping": File(b"", 0o755, xattrs={"security.capability": value})})
+    )
+    assert os.getxattr(tree / "ping", "security.capability") == value
+
+
+async def test_whiteouts_are_what_overlayfs_expects(tmp_path: Path) -> None:
+    tree = await _unpack(
+        tmp_path, layer_tar({"d": directory(), "d/.wh.gone": File(), "d/.wh..wh..opq": File()})
+    )
+    found = (tree / "d/gone").stat()
+    assert stat.S_ISCHR(found.st_mode)
+    assert found.st_rdev == os.makedev(0, 0)
+    assert os.getxattr(tree / "d", "trusted.overlay.opaque") == b"y"
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        (_entry("../escape", size=1),),
+        (_entry("a/../../escape", size=1),),
+        (_entry("link", kind=tarfile.LNKTYPE, link="../../blob"),),
+        (_entry("out", kind=tarfile.SYMTYPE, link="../.."), _entry("out/escape", size=1)),
+        (_entry("a/.wh..", size=0),),
+    ],
+    ids=["dots", "inner-dots", "hard-link", "through-a-link", "whiteout"],
+)
+async def test_ways_out_are_refused(tmp_path: Path, entries: tuple[tarfile.TarInfo, ...]) -> None:
+    before = set(tmp_path.parent.rglob("escape"))
+    with pytest.raises(ImageError, match="cannot be unpacked"):
+        await _unpack(tmp_path, _raw(*entries))
+    assert set(tmp_path.parent.rglob("escape")) == before
+    assert list((tmp_path / "layers").iterdir()) == []
+
+
+async def test_an_absolute_link_stays_inside(tmp_path: Path) -> None:
+    entries = (_entry("etc", kind=tarfile.DIRTYPE), _entry("out", kind=tarfile.SYMTYPE, link="/etc"))
+    entries[0].mode = 0o755
+    tree = await _unpack(tmp_path, _raw(*entries, _entry("out/mark", size=1)))
+    assert (tree / "etc/mark").exists()
+    assert not os.path.exists("/etc/mark")
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"\0" * 20 + data[20:]])
+async def test_damage_is_an_error_and_leaves_nothing(tmp_path: Path, damage: object) -> None:
+    assert callable(damage)
+    blob = gzip.compress(layer_tar({"f": File(os.urandom(100_000))}))
+    with pytest.raises(ImageError):
+        await _unpack(tmp_path, damage(blob), b"")
+    assert list((tmp_path / "layers").iterdir()) == []
+
+
+async def test_another_content_than_promised_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="layer digest mismatch"):
+        await _unpack(tmp_path, layer_tar({"f": File(b"1")}), layer_tar({"f": File(b"2")}))
