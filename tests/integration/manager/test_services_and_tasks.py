@@ -9,7 +9,7 @@ import pytest
 from minicommon.clock import SECOND, VirtualClock
 from minicommon.identity.names import Caller
 from minicommon.identity.requests import new_request
-from miniproto.v1 import control_pb2, join_pb2, objects_pb2
+from miniproto.v1 import control_pb2, dispatcher_pb2, join_pb2, objects_pb2
 from support.manager import Client, InProcess, manager_in_process
 from support.scripted_agent import ScriptedAgent
 
@@ -131,19 +131,31 @@ async def test_a_failed_task_is_replaced() -> None:
             )
 
 
+async def heard(client: Client, agent: ScriptedAgent, node_id: str) -> None:
+    """Have the agent send something whose arrival can be seen."""
+    description = objects_pb2.NodeDescription(hostname="heard")
+    await agent.send(dispatcher_pb2.WorkerMessage(description=description))
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            view = await client.nodes.Get(control_pb2.GetRequest(ref=node_id))
+            if view.status.description.hostname == "heard":
+                return
+
+
 async def test_tasks_of_a_silent_node_move_to_another() -> None:
     clock = VirtualClock()
     async with manager_in_process(clock=clock) as manager:
         local = await manager.local()
         first_id, first = await joined(manager)
         async with ScriptedAgent(first.channel) as silent:
-            created = await create(local, spec())
+            wanted = spec()
+            wanted.task.restart.SetInParent()  # a policy of zeros: no delay
+            created = await create(local, wanted)
             await running(local, created.id, 1)
             second_id, second = await joined(manager)
             async with ScriptedAgent(second.channel, address="10.77.0.13") as living:
                 clock.advance(14 * SECOND)
-                await living.beat()
-                await local.services.List(control_pb2.ListRequest())
+                await heard(local, living, second_id)
                 clock.advance(1 * SECOND)
                 await silent.until(lambda: silent.error is not None)
                 assert silent.error is not None

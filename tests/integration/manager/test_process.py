@@ -1,0 +1,175 @@
+"""The real `mini-manager` on a real etcd with mutual TLS: what it writes survives it, and so do its nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from minicommon.identity.names import Caller
+from minicommon.identity.requests import new_request
+from miniproto.v1 import control_pb2, join_pb2, objects_pb2
+from support.etcd import EtcdProcess, make_pki, running_etcd
+from support.manager import Client, ManagerProcess, manager_process
+from support.scripted_agent import PATIENCE, ScriptedAgent
+
+
+@pytest.fixture
+async def etcd(tmp_path: Path) -> AsyncIterator[EtcdProcess]:
+    async with running_etcd(tmp_path / "etcd", pki=make_pki(tmp_path / "pki")) as process:
+        yield process
+
+
+@pytest.fixture
+async def manager(etcd: EtcdProcess) -> AsyncIterator[ManagerProcess]:
+    async with manager_process(etcd.settings) as process:
+        yield process
+
+
+async def joined(manager: ManagerProcess) -> tuple[str, Client]:
+    local = await manager.local()
+    token = await local.clusters.JoinToken(control_pb2.JoinTokenRequest(role=objects_pb2.NODE_ROLE_WORKER))
+    joiner = await manager.joiner()
+    answer = await joiner.join.IssueCertificate(
+        join_pb2.IssueCertificateRequest(csr_pem=new_request().csr_pem, token=token.token, hostname="core-02")
+    )
+    return answer.node_id, await manager.member(Caller.WORKER, answer.node_id)
+
+
+async def running(client: Client, ref: str, count: int) -> control_pb2.ServiceProgress:
+    call = client.tasks.WatchService(
+        control_pb2.WatchServiceRequest(ref=ref), timeout=PATIENCE, wait_for_ready=True
+    )
+    try:
+        async for progress in call:
+            if progress.service.running == count and progress.service.desired == count:
+                return progress
+    finally:
+        call.cancel()
+    raise AssertionError("the watch ended")
+
+
+def web(replicas: int = 2) -> control_pb2.CreateServiceRequest:
+    return control_pb2.CreateServiceRequest(
+        spec=objects_pb2.ServiceSpec(
+            name="web",
+            replicas=replicas,
+            task=objects_pb2.TaskSpec(container=objects_pb2.ContainerSpec(image="whoami:1")),
+            ports=[objects_pb2.PortConfig(target_port=4567, published_port=4567)],
+        )
+    )
+
+
+async def test_a_service_runs_and_a_restart_of_the_manager_keeps_everything(manager: ManagerProcess) -> None:
+    local = await manager.local()
+    node_id, channel = await joined(manager)
+    async with ScriptedAgent(channel.channel) as agent:
+        created = await local.services.Create(web())
+        before = await running(local, created.id, 2)
+        assert await manager.stop() == 0
+        await agent.until(lambda: agent.error is not None)
+
+    await manager.start()
+    after = await running(local, "web", 2)
+    assert [task.task for task in after.tasks] == [task.task for task in before.tasks]
+    view = await local.nodes.Get(control_pb2.GetRequest(ref=node_id))
+    assert view.status.state == objects_pb2.NODE_STATE_READY  # it has time to come back
+    async with ScriptedAgent(channel.channel) as agent:
+        assert set(agent.tasks()) == {task.task.id for task in before.tasks}
+        assert agent.sets[0].complete
+
+
+async def test_killing_the_manager_loses_no_write_that_was_answered(manager: ManagerProcess) -> None:
+    local = await manager.local()
+    created = await local.services.Create(web())
+    manager.kill()
+    await manager.start()
+    view = await local.services.Get(control_pb2.GetRequest(ref="web"), wait_for_ready=True)
+    assert view.service.id == created.id
+    assert not manager.home.paths.bootstrap.exists()
+
+
+async def test_two_writers_of_one_version_one_wins(manager: ManagerProcess) -> None:
+    local = await manager.local()
+    await local.services.Create(web())
+    service = (await local.services.Get(control_pb2.GetRequest(ref="web"))).service
+    service.spec.labels["round"] = "1"
+    update = control_pb2.UpdateServiceRequest(ref="web", version=service.meta.version, spec=service.spec)
+    outcomes = await asyncio.gather(
+        *(asyncio.ensure_future(local.services.Update(update)) for _ in range(8)), return_exceptions=True
+    )
+    won = [outcome for outcome in outcomes if isinstance(outcome, control_pb2.Changed)]
+    lost = [outcome for outcome in outcomes if isinstance(outcome, grpc.aio.AioRpcError)]
+    assert len(won) == 1
+    assert {error.code() for error in lost} == {grpc.StatusCode.ABORTED}
+    assert all((error.details() or "").startswith("update out of sequence") for error in lost)
+
+
+async def test_scaling_at_once_from_many_sides_always_works(manager: ManagerProcess) -> None:
+    local = await manager.local()
+    await local.services.Create(web(replicas=0))
+    wanted = [control_pb2.ScaleServiceRequest(ref="web", replicas=count) for count in range(1, 9)]
+    await asyncio.gather(*(asyncio.ensure_future(local.services.Scale(each)) for each in wanted))
+    view = await local.services.Get(control_pb2.GetRequest(ref="web"))
+    assert view.service.spec.replicas in range(1, 9)
+
+
+async def test_of_many_creates_of_one_name_one_wins(manager: ManagerProcess) -> None:
+    local = await manager.local()
+    outcomes = await asyncio.gather(
+        *(asyncio.ensure_future(local.services.Create(web(0))) for _ in range(8)), return_exceptions=True
+    )
+    lost = [outcome for outcome in outcomes if isinstance(outcome, grpc.aio.AioRpcError)]
+    assert len(lost) == 7
+    assert {(error.code(), error.details()) for error in lost} == {
+        (
+            grpc.StatusCode.ALREADY_EXISTS,
+            "name conflicts with an existing object: service web already exists",
+        )
+    }
+
+
+async def test_the_socket_is_roots_alone_and_the_log_tells_the_version_and_no_secret(
+    manager: ManagerProcess,
+) -> None:
+    local = await manager.local()
+    token = await local.clusters.JoinToken(control_pb2.JoinTokenRequest())
+    info = await local.clusters.Get(control_pb2.GetClusterRequest())
+    assert stat.S_IMODE(manager.home.paths.manager_socket.stat().st_mode) == 0o600
+    assert info.etcd.version.startswith("3.")
+    assert f"Connected to etcd. version={info.etcd.version}" in manager.log
+    assert token.token not in manager.log
+    assert "PRIVATE KEY" not in manager.log
+
+
+async def test_a_frozen_etcd_is_said_to_be_unavailable_and_comes_back(
+    manager: ManagerProcess, etcd: EtcdProcess
+) -> None:
+    local = await manager.local()
+    etcd.freeze()
+    try:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await local.services.Create(web(0), timeout=30)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    finally:
+        etcd.thaw()
+    again = web(0)
+    again.spec.name = "again"
+    again.spec.ports[0].published_port = 4568
+    assert (await local.services.Create(again)).id
+
+
+async def test_reflection_lists_the_services(manager: ManagerProcess) -> None:
+    local = await manager.local()
+    stub = reflection_pb2_grpc.ServerReflectionStub(local.channel)
+
+    async def requests() -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
+        yield reflection_pb2.ServerReflectionRequest(list_services="")
+
+    answers = [answer async for answer in stub.ServerReflectionInfo(requests())]
+    names = {service.name for service in answers[0].list_services_response.service}
+    assert {"mini.v1.Services", "mini.v1.Dispatcher", "grpc.health.v1.Health"} <= names
