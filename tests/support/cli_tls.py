@@ -1,9 +1,8 @@
-"""A throw-away certificate authority with one server and one client certificate, as PEM files."""
+"""A throw-away certificate authority with a manager's, a worker's and a client's certificate, as PEM files."""
 
 from __future__ import annotations
 
 import datetime
-import ipaddress
 from pathlib import Path
 
 import grpc
@@ -15,7 +14,7 @@ from minictl.client import endpoint
 
 
 class Authority:
-    """Files ca.pem, server.pem, server.key, cert.pem and key.pem in `directory`."""
+    """Files ca.pem, server.pem and .key (a manager's), worker.pem and .key, cert.pem and key.pem in `directory`."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir()
@@ -24,7 +23,8 @@ class Authority:
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"test CA {directory.name}")])
         self._write("ca.pem", "ca.key", self._sign(self._name, self._key, authority=True), self._key)
         for certificate, key, common_name in (
-            ("server.pem", "server.key", "server"),
+            ("server.pem", "server.key", "swarm-manager"),
+            ("worker.pem", "worker.key", "worker"),
             ("cert.pem", "key.pem", "client"),
         ):
             private = ec.generate_private_key(ec.SECP256R1())
@@ -35,7 +35,7 @@ class Authority:
         self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, *, authority: bool
     ) -> x509.Certificate:
         now = datetime.datetime.now(datetime.UTC)
-        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        names = [x509.DNSName(str(subject.rdns[0].rfc4514_string().removeprefix("CN=")).replace(" ", "-"))]
         usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         builder = (
             x509.CertificateBuilder()
@@ -69,9 +69,9 @@ class Authority:
     def read(self, name: str) -> bytes:
         return (self.directory / name).read_bytes()
 
-    def server_credentials(self) -> grpc.ServerCredentials:
+    def server_credentials(self, name: str = "server") -> grpc.ServerCredentials:
         """For a server that demands a client certificate of this authority."""
-        pair = (self.read("server.key"), self.read("server.pem"))
+        pair = (self.read(f"{name}.key"), self.read(f"{name}.pem"))
         return grpc.ssl_server_credentials(
             [pair], root_certificates=self.read("ca.pem"), require_client_auth=True
         )

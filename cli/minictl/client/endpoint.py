@@ -20,6 +20,9 @@ DEFAULT_HOST = "unix:///run/mini/mini.sock"
 CONTROL_PORT = 2378
 """Mutual TLS (see `minicommon.settings`, which is not imported here to start faster)."""
 
+MANAGER_NAME = "swarm-manager"
+"""The name in every manager's certificate, and in no other; addresses are not in it. The cluster's CA vouches for it."""
+
 CONNECT_SECONDS = 10
 """Time for connecting and the TLS handshake; a host that drops packets must not hang the command."""
 
@@ -140,7 +143,7 @@ def _tls(endpoint: Endpoint) -> ssl.SSLSocket:
         raise _refused(endpoint, error.strerror or str(error)) from error
     raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
-        client = context.wrap_socket(raw, server_hostname=endpoint.host)
+        client = context.wrap_socket(raw, server_hostname=MANAGER_NAME)
     except ssl.SSLCertVerificationError as error:
         raw.close()
         raise ConnectError(

@@ -100,12 +100,16 @@ NOT_A_MEMBER = (
 
 
 def local_node_id(context: Context) -> str:
-    """This node's id, "" where that means nothing."""
+    """This node's id, "" where that means nothing: elsewhere, and on a manager's own socket."""
     from minictl.client import messages
+    from minictl.client.status import UnimplementedError
 
     if not context.local:
         return ""
-    node_id: str = context.call("LocalNode/Info", messages.InfoRequest()).node_id
+    try:
+        node_id: str = context.call("LocalNode/Info", messages.InfoRequest()).node_id
+    except UnimplementedError:
+        return ""
     return node_id
 
 

@@ -197,6 +197,14 @@ def test_a_server_of_another_authority_is_not_trusted(
         get(channel, "web")
 
 
+def test_a_worker_is_no_manager(authority: Authority, world: World) -> None:
+    """Its certificate is of the same authority, but does not have a manager's name."""
+    with ControlServer(world, ["127.0.0.1:0"], credentials=authority.server_credentials("worker")) as running:
+        channel = FastChannel(authority.endpoint(running.ports[0]))
+        with pytest.raises(endpoint.ConnectError, match="is not to be trusted: Hostname mismatch"):
+            get(channel, "web")
+
+
 def test_a_client_of_another_authority_is_refused(
     authority: Authority, tls_port: int, tmp_path: Path
 ) -> None:
