@@ -30,8 +30,14 @@ _NTF_SELF, _NTF_MASTER = 0x02, 0x04  # <linux/neighbour.h>
 _FIXED = _NUD_NOARP | _NUD_REACHABLE
 """A forwarding entry that does not age; with PERMANENT a bridge would take the frames for itself."""
 
-OVERLAY_PORT = {"learning": 0, "unicast_flood": 0, "mcast_flood": 0, "bcast_flood": 0, "neigh_suppress": 1}
-"""Of a bridge's port: no flooding, no learning, and the bridge answers ARP from its own neighbor entries."""
+_QUIET = {"learning": 0, "unicast_flood": 0, "mcast_flood": 0, "bcast_flood": 0}
+"""A bridge's port on which nothing is learned, and to which nothing is flooded."""
+
+_TUNNEL_PORT = {**_QUIET, "neigh_suppress": 1}
+"""ARP requests never leave through it."""
+
+TASK_PORT = {**_QUIET, "proxyarp": 1}
+"""The bridge answers a task's ARP requests from its own neighbor entries (which NEIGH_SUPPRESS here would prevent)."""
 
 _GONE = frozenset({errno.ENOENT, errno.ENODEV, errno.EADDRNOTAVAIL, errno.ESRCH})
 
@@ -100,7 +106,7 @@ class Applier:
         disable_ipv6(item.name)
         index = self._index(item.name)
         self._netlink.link("set", index=index, master=self._index(item.bridge))
-        self._netlink.brport("set", index=index, **OVERLAY_PORT)
+        self._netlink.brport("set", index=index, **_TUNNEL_PORT)
         self._netlink.link("set", index=index, state="up")
 
     def _remove(self, item: KernelObject) -> None:

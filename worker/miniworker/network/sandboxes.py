@@ -14,7 +14,7 @@ from socket import AF_INET
 from pyroute2 import IPRoute, NetlinkError
 
 from miniworker.network import nft
-from miniworker.network.apply import OVERLAY_PORT, add_local_forwarding, disable_ipv6, index_of
+from miniworker.network.apply import TASK_PORT, add_local_forwarding, disable_ipv6, index_of
 from miniworker.network.errors import NetworkError
 from miniworker.network.model import ReturnPath
 from miniworker.network.names import gateway_port_name, port_name
@@ -135,7 +135,7 @@ def _set_port(host: IPRoute, interface: Interface) -> None:
     index = index_of(host, interface.port)
     host.link("set", index=index, master=index_of(host, interface.bridge), state="up")
     if interface.overlay:
-        host.brport("set", index=index, **OVERLAY_PORT)
+        host.brport("set", index=index, **TASK_PORT)
         add_local_forwarding(host, index, interface.mac)
     else:
         host.brport("set", index=index, isolated=1)
