@@ -10,6 +10,7 @@ from ipaddress import IPv4Address
 from random import Random
 
 from minicommon.clock import Clock
+from minicommon.errors import MiniError
 from minicommon.log import fields
 from minicommon.supervise import Supervisor
 from miniproto.v1 import dispatcher_pb2 as dispatch
@@ -28,7 +29,7 @@ from miniworker.agent.statuses import from_status, to_status
 from miniworker.agent.task_machine import Progress
 from miniworker.agent.task_runner import TaskRunner
 from miniworker.network.api import DataPlane, Fabric
-from miniworker.runtime.api import NoSuchContainerError, Runtime
+from miniworker.runtime.api import NoSuchContainerError, Runtime, RuntimeFaultError
 
 logger = logging.getLogger(__name__)
 
@@ -119,10 +120,21 @@ class Agent:
             group.start("strays", self._remove_strays())
 
     async def evict(self) -> None:
-        """Stop and remove every container and everything in the kernel: the node leaves."""
+        """Stop and remove every container and everything in the kernel: the node leaves.
+
+        All of it is tried. Raises one RuntimeFaultError that names what failed.
+        """
         containers = await self._parts.runtime.list()
-        await asyncio.gather(*(self._evict(container.id) for container in containers))
-        await self._parts.data_plane.clear()
+        outcomes = await asyncio.gather(
+            *(self._evict(container.id) for container in containers), return_exceptions=True
+        )
+        outcomes += await asyncio.gather(self._parts.data_plane.clear(), return_exceptions=True)
+        problems = [outcome for outcome in outcomes if outcome is not None]
+        for problem in problems:
+            if not isinstance(problem, MiniError):
+                raise problem
+        if problems:
+            raise RuntimeFaultError("; ".join(str(problem) for problem in problems))
 
     async def wait_for_networks(self, network_ids: frozenset[str]) -> None:
         """Return once all of them are in the kernel: what the sandbox hook waits for."""
@@ -174,7 +186,7 @@ class Agent:
             node_id=identity.node_id, data_path_address=identity.data_path_address
         )
         self._fabric.want(fabric, revision)
-        self._ports.want(tuple(self._assignments.ports()), revision)
+        self._ports.want(self._assignments.ports(), revision)
 
     def _applied(self) -> None:
         self._reporter.applied(min(self._fabric.applied_revision, self._ports.applied_revision))

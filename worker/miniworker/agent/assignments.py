@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
+from typing import TypeVar
 
 from miniproto.v1 import dispatcher_pb2 as dispatch
 
 from miniworker.network.api import Fabric, OverlayNetwork, RemoteEndpoint
+
+V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +23,21 @@ class Change:
 
 
 class AssignmentSet:
-    """Key -> assignment. The revision is that of the last message; 0 before the first."""
+    """Key -> assignment. The revision is that of the last message; 0 before the first.
+
+    What most messages leave alone is kept in the form in which it is used: a change of one task must not cost the
+    reading of every endpoint of the cluster again.
+    """
 
     def __init__(self, items: Mapping[str, dispatch.Assignment] | None = None) -> None:
-        self._items = dict(items or {})
+        self._items: dict[str, dispatch.Assignment] = {}
+        self._networks: dict[str, OverlayNetwork] = {}
+        self._endpoints: dict[str, RemoteEndpoint] = {}
+        self._fabric: tuple[tuple[OverlayNetwork, ...], tuple[RemoteEndpoint, ...]] | None = None
+        self._ports: tuple[dispatch.PublishedPort, ...] | None = None
         self.revision = 0
+        for key, item in (items or {}).items():
+            self._put(key, item)
 
     def apply(self, message: dispatch.Assignments) -> Change:
         """Take a message in. A complete one removes everything that it does not name."""
@@ -38,8 +51,9 @@ class AssignmentSet:
             if not change.remove and self._items.get(key) != change.assignment
         }
         for key in removed:
-            del self._items[key]
-        self._items.update(changed)
+            self._forget_forms(key, self._items.pop(key))
+        for key, item in changed.items():
+            self._put(key, item)
         self.revision = message.revision
         return Change(changed, tuple(removed))
 
@@ -49,18 +63,47 @@ class AssignmentSet:
     def has_task(self, task_id: str) -> bool:
         return f"task/{task_id}" in self._items
 
-    def ports(self) -> list[dispatch.PublishedPort]:
-        return [item.port for item in self._items.values() if item.HasField("port")]
+    def ports(self) -> tuple[dispatch.PublishedPort, ...]:
+        """The published ports, in a stable order."""
+        if self._ports is None:
+            self._ports = tuple(
+                self._items[key].port for key in sorted(self._items) if self._items[key].HasField("port")
+            )
+        return self._ports
 
     def fabric(self, *, node_id: str, data_path_address: IPv4Address) -> Fabric:
         """The networks and endpoints as the data plane takes them, in a stable order."""
-        items = [self._items[key] for key in sorted(self._items)]
+        if self._fabric is None:
+            self._fabric = (_in_order(self._networks), _in_order(self._endpoints))
+        networks, endpoints = self._fabric
         return Fabric(
-            node_id=node_id,
-            data_path_address=data_path_address,
-            networks=tuple(_network(item.network) for item in items if item.HasField("network")),
-            endpoints=tuple(_endpoint(item.endpoint) for item in items if item.HasField("endpoint")),
+            node_id=node_id, data_path_address=data_path_address, networks=networks, endpoints=endpoints
         )
+
+    def _put(self, key: str, item: dispatch.Assignment) -> None:
+        self._items[key] = item
+        match item.WhichOneof("item"):
+            case "network":
+                self._networks[key] = _network(item.network)
+                self._fabric = None
+            case "endpoint":
+                self._endpoints[key] = _endpoint(item.endpoint)
+                self._fabric = None
+            case "port":
+                self._ports = None
+
+    def _forget_forms(self, key: str, item: dispatch.Assignment) -> None:
+        match item.WhichOneof("item"):
+            case "network" | "endpoint":
+                self._networks.pop(key, None)
+                self._endpoints.pop(key, None)
+                self._fabric = None
+            case "port":
+                self._ports = None
+
+
+def _in_order(values: Mapping[str, V]) -> tuple[V, ...]:
+    return tuple(values[key] for key in sorted(values))
 
 
 def _network(network: dispatch.AssignedNetwork) -> OverlayNetwork:

@@ -82,8 +82,11 @@ class NodeDaemon:
                 self._site = replace(self._site, etcd_version=await etcd_version())
             self._begin(membership)
             return
-        await stop_leftovers(paths.run_dir, clock=self._site.clock)
-        await asyncio.to_thread(shutil.rmtree, paths.swarm_dir, ignore_errors=True)
+        if paths.swarm_dir.exists():
+            logger.warning("Clearing away a membership that was never completed.")
+            await stop_leftovers(paths.run_dir, clock=self._site.clock)
+            await self._site.open_data_plane().clear()
+            await asyncio.to_thread(shutil.rmtree, paths.swarm_dir)
 
     async def close(self, *, stop_all: bool) -> None:
         """End the daemon's own work; with `stop_all` containers and children too, but the node stays a member."""

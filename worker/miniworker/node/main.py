@@ -48,12 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 async def run(config: DaemonConfig) -> int:
     """Serve until a signal. Raises what keeps the daemon from working."""
     parse_listen(config.listen_address)
+    # Taken out of the environment: etcd and conmon would speak to it for us.
+    init_system = os.environ.pop("NOTIFY_SOCKET", "")
     _make_directories(config)
     with ExitStack() as held:
         held.callback(DirectoryLock(config.paths.data_dir).release)
         runtime, site = await _open_site(config)
         try:
-            return await _serve(site)
+            return await _serve(site, init_system=init_system)
         finally:
             await runtime.close()
 
@@ -81,16 +83,16 @@ async def _open_site(config: DaemonConfig) -> tuple[Runtime, Site]:
     )
 
 
-async def _serve(site: Site) -> int:
+async def _serve(site: Site, *, init_system: str) -> int:
     told = _signals()
     daemon = NodeDaemon(site)
     await daemon.resume()
     async with serve_local(daemon, site):
-        notify_init_system("READY=1")
+        notify_init_system(init_system, "READY=1")
         logger.info("The node's daemon is ready.", extra=fields(socket=site.paths.local_socket))
         ends: set[asyncio.Future[Any]] = {told, daemon.failed}
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        notify_init_system("STOPPING=1")
+        notify_init_system(init_system, "STOPPING=1")
     stop_all = told.done() and (told.result() is signal.SIGINT or site.config.stop_all_on_exit)
     logger.info("The node's daemon ends.", extra=fields(stop_all=stop_all))
     await daemon.close(stop_all=stop_all)
@@ -120,9 +122,8 @@ def _make_directories(config: DaemonConfig) -> None:
         directory.chmod(0o700)
 
 
-def notify_init_system(message: str) -> None:
-    """Tell systemd (sd_notify(3)), when it started us."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
+def notify_init_system(address: str, message: str) -> None:
+    """Tell systemd (sd_notify(3)); an empty address: it did not start us."""
     if not address:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
