@@ -8,13 +8,16 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from minicommon.clock import SystemClock
 from minicommon.errors import InvalidArgumentError, UnavailableError
 from minicommon.settings import EtcdSettings
+from minimanager.control.leader import Election
 from minimanager.domain.objects import Node, Service, ServiceSpec
 from minimanager.store.api import Compare, EventBatch, Limits, Put, TooLargeError
 from minimanager.store.cache import Cache
 from minimanager.store.etcd.client import EtcdStore
 from minimanager.store.keys import Keys, Kind
+from minimanager.store.transaction import FencedError
 from minimanager.store.writer import Writer
 from support.etcd import EtcdProcess, connected, free_port, make_pki, running_etcd
 
@@ -109,6 +112,23 @@ async def test_another_endpoint_takes_over(etcd: EtcdProcess) -> None:
     await store.close()
 
 
+async def test_a_member_that_hangs_leaves_time_for_another(etcd: EtcdProcess, tmp_path: Path) -> None:
+    second = EtcdProcess(tmp_path / "second")
+    store = EtcdStore(EtcdSettings((second.url, etcd.url)), request_timeout=4)
+    assert await store.get("/where") is None  # from the first, the only one that runs
+    await second.start()
+    try:
+        async with connected(second) as direct:
+            await direct.txn([], [Put("/where", b"second")])
+        etcd.freeze()
+        found = [await store.get("/where") for _ in range(5)]
+        assert all(item is not None and item.value == b"second" for item in found)
+        await store.txn([], [Put("/there", b"1")])
+    finally:
+        await store.close()
+        second.kill()
+
+
 @pytest.mark.parametrize(
     "endpoint", ["127.0.0.1:2379", "ftp://127.0.0.1:2379", "https://127.0.0.1", "https://:1"]
 )
@@ -196,3 +216,27 @@ async def test_etcd_opens_for_a_certificate_of_its_own_ca_only(tmp_path: Path) -
             await refused.close()
         async with connected(etcd) as store:
             assert await store.get(KEYS.leader) is None
+
+
+async def test_leadership_outlives_a_restart_of_etcd_and_its_fence_holds(etcd: EtcdProcess) -> None:
+    async with connected(etcd) as store:
+        fences: asyncio.Queue[Compare] = asyncio.Queue()
+
+        async def lead(fence: Compare) -> None:
+            await fences.put(fence)
+            await asyncio.Event().wait()
+
+        writer = Writer(store, KEYS)
+        election = Election(store, KEYS, "me", clock=SystemClock())
+        running = asyncio.create_task(election.run(lead))
+        fence = await fences.get()
+        await writer.commit(writer.begin().create(Node("a")), fence=fence)
+        await etcd.restart()
+        await etcd.answering()
+        fence = fence if election.leading else await fences.get()
+        await writer.commit(writer.begin().create(Node("b")), fence=fence)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert await election.leader() == ""
+        with pytest.raises(FencedError):
+            await writer.commit(writer.begin().create(Node("c")), fence=fence)

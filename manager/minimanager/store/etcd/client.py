@@ -151,12 +151,16 @@ class EtcdStore:
         while True:
             member = await self._endpoints.connected_within(max(0.0, ends_at - loop.time()))
             try:
-                return await self._send(what, member, call, ends_at)
+                return await self._send(what, member, call, self._attempt_ends(loop.time(), ends_at))
             except UnavailableError:
                 if loop.time() + backoff_ns / SECOND >= ends_at:
                     raise
             await self._clock.sleep_until(self._clock.now_ns() + backoff_ns)
             backoff_ns *= 2
+
+    def _attempt_ends(self, now: float, ends_at: float) -> float:
+        """One member that hangs must leave time for another."""
+        return ends_at if len(self._endpoints.urls) == 1 else now + (ends_at - now) / 2
 
     async def _send(
         self, what: str, member: Member, call: Callable[[Member, float], Awaitable[Any]], ends_at: float
@@ -169,7 +173,7 @@ class EtcdStore:
                 self._endpoints.failed(member)
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise UnavailableError(
-                    f"etcd {what}: {member.url} did not answer within {self._timeout:g} s"
+                    f"etcd {what}: {member.url} did not answer within {left:.2g} s"
                 ) from error
             if errors.is_compacted(error):
                 raise CompactedError(await oldest_revision(member, left)) from error

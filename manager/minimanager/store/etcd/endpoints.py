@@ -29,6 +29,10 @@ _OPTIONS: Final[tuple[tuple[str, int], ...]] = (
 )
 
 
+_HEAD_START: Final = 0.5
+"""Seconds that members which have not failed get to connect, before those that have are tried again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     url: str
@@ -43,6 +47,7 @@ class Endpoints:
             raise InvalidArgumentError("etcd endpoints: at least one is needed")
         self._members = [_open(url, settings) for url in settings.endpoints]
         self._preferred = self._members[0]
+        self._suspects: set[str] = set()
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -50,7 +55,8 @@ class Endpoints:
 
     async def connected(self) -> Member:
         """A member whose connection stands; waits, without an end, until there is one."""
-        if self._preferred.channel.get_state() is not grpc.ChannelConnectivity.READY:
+        ready = self._preferred.channel.get_state() is grpc.ChannelConnectivity.READY
+        if not ready or self._preferred.url in self._suspects:
             self._preferred = await self._first_ready()
         return self._preferred
 
@@ -65,29 +71,37 @@ class Endpoints:
             ) from error
 
     def failed(self, member: Member) -> None:
-        """The member did not answer: prefer the next one."""
-        if member is self._preferred:
-            index = self._members.index(member)
-            self._preferred = self._members[(index + 1) % len(self._members)]
+        """The member did not answer: prefer another one, even if this one's connection stands."""
+        self._suspects.add(member.url)
 
     async def close(self) -> None:
         for member in self._members:
             await member.channel.close()
 
     async def _first_ready(self) -> Member:
-        racing = [
-            asyncio.create_task(_ready(member), name=f"connect {member.url}") for member in self._ordered()
-        ]
+        """The first member that is connected; those that failed get no chance before the others had one."""
+        racing = {
+            asyncio.create_task(_ready(member), name=f"connect {member.url}"): member
+            for member in self._members
+        }
+        fresh = [task for task, member in racing.items() if member.url not in self._suspects]
         try:
-            done, _ = await asyncio.wait(racing, return_when=asyncio.FIRST_COMPLETED)
-            return next(task for task in racing if task in done).result()
+            done: set[asyncio.Task[Member]] = set()
+            if fresh:
+                done, _ = await asyncio.wait(
+                    fresh,
+                    return_when=asyncio.FIRST_COMPLETED,
+                    timeout=_HEAD_START if self._suspects else None,
+                )
+            if not done:
+                done, _ = await asyncio.wait(racing, return_when=asyncio.FIRST_COMPLETED)
+            chosen = next(task for task in racing if task in done).result()
         finally:
             for task in racing:
                 task.cancel()
             await asyncio.gather(*racing, return_exceptions=True)
-
-    def _ordered(self) -> list[Member]:
-        return sorted(self._members, key=lambda member: member is not self._preferred)
+        self._suspects.discard(chosen.url)
+        return chosen
 
 
 async def _ready(member: Member) -> Member:
