@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate, takewhile
 from typing import Final
 
 import grpc
@@ -12,9 +13,9 @@ from grpc import StatusCode
 from minicommon import errors
 from minicommon.errors import MiniError
 
-MAX_DETAILS: Final = 2000
-"""Characters of a status message. It travels in an HTTP/2 header, escaped to up to nine bytes a character; gRPC refuses
-headers over 16 KiB, and with them the whole answer."""
+MAX_DETAILS_BYTES: Final = 6000
+"""Of a status message, escaped as it travels in an HTTP/2 header. gRPC's own clients refuse headers that are together
+longer than 8192 bytes, and with them the whole answer."""
 
 CODES: Final[dict[type[MiniError], StatusCode]] = {
     errors.InvalidArgumentError: StatusCode.INVALID_ARGUMENT,
@@ -42,9 +43,18 @@ def code_of(error: MiniError) -> StatusCode:
 
 
 def details_of(error: MiniError) -> str:
-    """The error's text, shortened where it would be too long for a header."""
-    text = error.message
-    return text if len(text) <= MAX_DETAILS else f"{text[: MAX_DETAILS - 3]}..."
+    """The error's text, cut where it would be too long for a header."""
+    text = error.message.encode("utf-8", "replace").decode()  # a file's name may be no text
+    sizes = accumulate(map(_escaped_bytes, text))
+    fits = sum(1 for _ in takewhile(lambda size: size <= MAX_DETAILS_BYTES, sizes))
+    return text if fits == len(text) else f"{text[:fits]}..."
+
+
+def _escaped_bytes(char: str) -> int:
+    """What a character takes in a `grpc-message` header: printable ASCII as it is, other bytes as `%XX`."""
+    if " " <= char <= "~" and char != "%":
+        return 1
+    return 3 * len(char.encode())
 
 
 def from_rpc(error: grpc.RpcError) -> MiniError:
