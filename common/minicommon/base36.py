@@ -12,7 +12,7 @@ def encode(value: int, width: int) -> str:
     """
     digits: list[str] = []
     rest = value
-    while rest:
+    while rest > 0:
         rest, digit = divmod(rest, 36)
         digits.append(ALPHABET[digit])
     if value < 0 or len(digits) > width:
