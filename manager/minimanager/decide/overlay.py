@@ -84,11 +84,9 @@ class Overlay:
             self._changed[task.id] = task
 
     def delete(self, task: Task) -> None:
-        """Remove a task; one that was made in this pass is simply not made."""
-        created = self._created.get(task.service_id)
-        if created is None or created.pop(task.id, None) is None:
-            self._changed.pop(task.id, None)
-            self._deleted[task.id] = task
+        """Remove a task that the snapshot has."""
+        self._changed.pop(task.id, None)
+        self._deleted[task.id] = task
 
     def delete_service(self, service: Service) -> None:
         """Remove a service that has no tasks in the snapshot."""

@@ -32,12 +32,13 @@ class AddressPool:
         self._first = int(subnet.network_address) + 2
         self._last = int(subnet.broadcast_address) - 1
         self._used = {int(address) for address in used}
-        self._next = int(after) + 1 if after is not None and after in subnet else self._first
+        following = int(after) + 1 if after is not None else self._first
+        self._next = following if self._first <= following <= self._last else self._first
 
     def take(self) -> IPv4Address:
         """The next free address. Raises ResourceExhaustedError."""
         size = self._last - self._first + 1
-        begin = max(self._next - self._first, 0)
+        begin = self._next - self._first
         for step in range(size):
             candidate = self._first + (begin + step) % size
             if candidate not in self._used:
@@ -110,12 +111,10 @@ def next_subnet(pools: Sequence[IPv4Network], subnet_size: int, used: Iterable[I
     raise ResourceExhaustedError(f"no free subnet of /{subnet_size} in the default address pools {names}")
 
 
-def next_vni(used: Iterable[int]) -> int:
-    """The lowest free VXLAN network identifier. Raises ResourceExhaustedError."""
+def next_vni(used: Iterable[int], *, last: int = LAST_VNI) -> int:
+    """The lowest free VXLAN network identifier up to `last`. Raises ResourceExhaustedError."""
     taken = frozenset(used)
-    for vni in range(FIRST_VNI, LAST_VNI + 1):
+    for vni in range(FIRST_VNI, last + 1):
         if vni not in taken:
             return vni
-    raise ResourceExhaustedError(
-        f"no free VXLAN network identifier: {FIRST_VNI} to {LAST_VNI} are all in use"
-    )
+    raise ResourceExhaustedError(f"no free VXLAN network identifier: {FIRST_VNI} to {last} are all in use")

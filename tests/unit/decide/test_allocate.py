@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from minimanager.domain.objects import TaskState
+from minimanager.domain.objects import NetworkAttachment, TaskState
 from support.simulation import INGRESS, Simulation, host_port, ingress_port, service
 
 
@@ -65,3 +65,15 @@ def test_without_an_ingress_network_the_task_waits() -> None:
     sim.networks[INGRESS.id] = INGRESS
     sim.settle()
     assert len(sim.running()) == 1
+
+
+def test_addresses_on_other_networks_do_not_count() -> None:
+    sim = Simulation(nodes=0)
+    sim.put_service(service(ports=(ingress_port(),)))
+    sim.step()
+    (task,) = sim.of()
+    elsewhere = replace(task, id="elsewhere", slot=2, attachments=(NetworkAttachment("other", "10.0.0.3"),))
+    sim.tasks[elsewhere.id] = elsewhere
+    sim.update(replicas=3)
+    sim.step()
+    assert addresses(sim) == ["10.0.0.2", "10.0.0.3", "10.0.0.3"]

@@ -172,3 +172,19 @@ def test_order_is_that_of_single_placements(wanted: int) -> None:
         service_counts[row] += 1
         tasks[row] += 1
     assert len(sequence) == wanted
+
+
+def test_a_node_that_has_never_reported_is_not_available() -> None:
+    sim = Simulation(nodes=2)
+    del sim.node_statuses["node-1"]
+    sim.put_service(service(replicas=2))
+    sim.settle()
+    assert set(sim.where().values()) == {"node-2"}
+
+
+def test_different_host_ports_share_a_node() -> None:
+    sim = Simulation(nodes=1)
+    sim.put_service(service("one", ports=(host_port(80),)))
+    sim.put_service(service("two", ports=(host_port(81),)))
+    sim.settle()
+    assert len(sim.running("one") + sim.running("two")) == 2

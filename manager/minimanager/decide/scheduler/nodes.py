@@ -31,12 +31,24 @@ class NodeColumns:
     ports: dict[int, set[HostPort]] = field(default_factory=dict)
     """Host-mode ports in use, by row."""
 
-    def add(self, row: int, task: Task) -> None:
-        """Count a task that the node will have to hold."""
+    def hold(self, row: int, task: Task) -> None:
+        """Count a task that the node holds already."""
         reserved = task.spec.resources.reservations
         self.free_nano_cpus[row] -= reserved.nano_cpus
         self.free_memory_bytes[row] -= reserved.memory_bytes
         self.tasks[row] += is_active(task)
+        self._use_ports(row, task)
+
+    def place(self, placed: Column, like: Task) -> None:
+        """Count new tasks that are all alike: so many on each node."""
+        reserved = like.spec.resources.reservations
+        self.free_nano_cpus -= placed * reserved.nano_cpus
+        self.free_memory_bytes -= placed * reserved.memory_bytes
+        self.tasks += placed
+        for row in np.flatnonzero(placed).tolist() if like.ports else ():
+            self._use_ports(row, like)
+
+    def _use_ports(self, row: int, task: Task) -> None:
         if task.ports and (wanted := fixed_host_ports(task)):
             self.ports.setdefault(row, set()).update(wanted)
 
@@ -69,5 +81,5 @@ def columns(overlay: Overlay) -> NodeColumns:
             table.free_memory_bytes[row] = status.description.resources.memory_bytes
         for task in overlay.of_node(node_id):
             if not overlay.finished(task):
-                table.add(row, task)
+                table.hold(row, task)
     return table

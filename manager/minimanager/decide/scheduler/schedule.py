@@ -57,17 +57,18 @@ def _place(overlay: Overlay, nodes: NodeColumns, group: list[Task]) -> None:
         penalized=failures >= MAX_FAILURES,
     )
     rows = order(placed, service, nodes.tasks)
+    nodes.place(placed, task)
     for waiting, row in zip(group, rows, strict=False):
-        assigned = replace(
-            waiting,
-            node_id=nodes.ids[row],
-            state=TaskState.ASSIGNED,
-            state_since_ns=overlay.now_ns,
-            message=ASSIGNED_MESSAGE,
-            error="",
+        overlay.put(
+            replace(
+                waiting,
+                node_id=nodes.ids[row],
+                state=TaskState.ASSIGNED,
+                state_since_ns=overlay.now_ns,
+                message=ASSIGNED_MESSAGE,
+                error="",
+            )
         )
-        nodes.add(row, assigned)
-        overlay.put(assigned)
     if len(rows) < len(group):
         error = explain(refusals(nodes, task))
         for waiting in group[len(rows) :]:
