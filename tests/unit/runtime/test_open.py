@@ -24,7 +24,7 @@ def _install(folder: Path, *programs: str) -> str:
 
 def test_everything_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(
-        FailedPreconditionError, match="needs runc and conmon, not found in .*apt-get install"
+        FailedPreconditionError, match=r"needs runc and conmon, not found in .*apt-get install"
     ):
         find_programs(_settings(tmp_path), search=str(tmp_path), unified=False)
 
