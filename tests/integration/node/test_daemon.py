@@ -6,10 +6,12 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from support.cluster import BIN, RUN_DIR, Cluster, eventually
 from support.hosts import Host, Lab
+from support.images import write_tutorial_archives
 
 pytestmark = pytest.mark.root
 
@@ -213,3 +215,39 @@ def test_the_membership_file_holds_no_secret(cluster: Cluster) -> None:
     stored = (cluster.lab[FIRST].directory / "data" / "swarm" / "membership.json").read_text()
     assert token.rpartition("-")[2] not in stored
     assert json.loads(stored)["managers"] == ["10.77.0.11:2378"]
+
+
+def test_containers_survive_the_daemon_and_are_told_of_when_they_end(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    init(cluster)
+    host = cluster.lab[FIRST]
+    archive = write_tutorial_archives(tmp_path)["whoami:1"]
+    cluster.ctl(FIRST, "image", "load", "-i", str(archive))
+    cluster.ctl(FIRST, "service", "create", "-d", "--name", "web", "--restart-condition", "none", "whoami:1")
+
+    def state() -> str:
+        listed = cluster.ctl(FIRST, "service", "ps", "web", "--format", "{{.CurrentState}} {{.Error}}")
+        return listed.stdout.strip()
+
+    def container() -> str:
+        found = (host.directory / "data" / "oci" / "containers").glob("*/pid")
+        return next(found).read_text().strip()
+
+    eventually(lambda: state().startswith("Running"), "the task runs")
+    pid = container()
+    kill_daemon(cluster, FIRST)
+    assert host.run(["kill", "-0", pid]).returncode == 0
+    cluster.start(FIRST)
+    works_again(cluster)
+    assert state().startswith("Running")
+    assert container() == pid
+
+    kill_daemon(cluster, FIRST)
+    host.run(["kill", "-9", pid])
+    cluster.start(FIRST)
+    works_again(cluster)
+    eventually(lambda: state().startswith("Failed"), "the end is told")
+    assert "task: non-zero exit (137)" in cluster.ctl(FIRST, "service", "ps", "web", "--no-trunc").stdout
+    cluster.ctl(FIRST, "swarm", "leave", "--force")
+    assert_nothing_left(host)
