@@ -63,24 +63,10 @@ class Field:
         if self.kind == "map":
             return {}
         if self.repeated:
-            return MessageList(self.message) if self.message else []
+            return []
         if self.message:
             return message_class(self.message)()
         return _DEFAULTS.get(self.kind, 0)
-
-
-class MessageList(list):  # type: ignore[type-arg]  # a plain list at run time
-    """A repeated field of messages."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__()
-        self._message = message
-
-    def add(self, **values: object) -> Message:
-        """Append a new message and return it."""
-        item = message_class(self._message)(**values)
-        self.append(item)
-        return item
 
 
 class Message:
@@ -146,12 +132,6 @@ class Message:
     def ClearField(self, name: str) -> None:
         self._values.pop(name, None)
 
-    def CopyFrom(self, other: Message) -> None:
-        """Become a copy of `other`, a message of the same class."""
-        copy = type(self).FromString(other.SerializeToString())
-        object.__setattr__(self, "_values", copy._values)
-        object.__setattr__(self, "_present", True)
-
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.SerializeToString() == other.SerializeToString()
 
@@ -202,13 +182,12 @@ def message_class(name: str) -> type[Message]:
 
 
 class Enum:
-    """An enum's names and numbers, as protobuf's wrapper offers them."""
+    """An enum's names by number, as protobuf's wrapper offers them."""
 
-    __slots__ = ("_names", "_values")
+    __slots__ = ("_names",)
 
     def __init__(self, name: str) -> None:
-        self._values = dict(ENUMS[name])
-        self._names = {number: label for label, number in self._values.items()}
+        self._names = {number: label for label, number in ENUMS[name]}
 
     def Name(self, number: int) -> str:
         """The label of `number`. Raises ValueError when this version knows none."""
@@ -216,12 +195,6 @@ class Enum:
             return self._names[number]
         except KeyError:
             raise ValueError(f"unknown enum number {number}") from None
-
-    def Value(self, label: str) -> int:
-        return self._values[label]
-
-    def values(self) -> list[int]:
-        return list(self._names)
 
 
 # --- writing ---

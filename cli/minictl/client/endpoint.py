@@ -21,7 +21,7 @@ CONTROL_PORT = 2378
 """Mutual TLS (see `minicommon.settings`, which is not imported here to start faster)."""
 
 MANAGER_NAME = "swarm-manager"
-"""The name in every manager's certificate, and in no other; addresses are not in it. The cluster's CA vouches for it."""
+"""The name in every manager's certificate and in no other; addresses are not in it. The cluster's CA vouches for it."""
 
 CONNECT_SECONDS = 10
 """Time for connecting and the TLS handshake; a host that drops packets must not hang the command."""
