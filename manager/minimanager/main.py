@@ -10,7 +10,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from minicommon import __version__
@@ -32,17 +32,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0 after a clean stop."""
     options = _parser().parse_args(arguments)
     configure(format=options.log_format, level=options.log_level)
-    paths = NodePaths(options.data_dir, options.run_dir)
+    failed = False
     try:
-        settings = read_json(paths.manager_settings, ManagerSettings)
-        asyncio.run(_run(paths, settings))
-    except (MiniError, OSError, ValueError) as error:
-        logger.error("The manager cannot go on.", extra=fields(error=str(error)))
-        return EXIT_FAILURE
-    return 0
+        asyncio.run(_run(NodePaths(options.data_dir, options.run_dir)))
+    except* (MiniError, OSError, ValueError) as errors:
+        failed = True
+        for error in _single(errors):
+            logger.error("The manager cannot go on.", extra=fields(error=str(error)))
+    return EXIT_FAILURE if failed else 0
 
 
-async def _run(paths: NodePaths, settings: ManagerSettings) -> None:
+def _single(group: BaseExceptionGroup[Exception]) -> Iterator[BaseException]:
+    """The errors in a group and in the groups inside it."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _single(error)
+        else:
+            yield error
+
+
+async def _run(paths: NodePaths) -> None:
+    settings = read_json(paths.manager_settings, ManagerSettings)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

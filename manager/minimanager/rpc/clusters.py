@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from grpc import aio
-from minicommon.errors import ConflictError, InvalidArgumentError, UnavailableError
+from minicommon.errors import InvalidArgumentError, UnavailableError
 from minicommon.log import fields
 from minicommon.settings import ManagerSettings
 from miniproto.v1 import control_pb2, control_pb2_grpc
@@ -20,7 +20,7 @@ from minimanager.domain.snapshot import Snapshot
 from minimanager.domain.validate import validate_cluster
 from minimanager.rpc import views
 from minimanager.rpc.core import Core
-from minimanager.rpc.requests import OUT_OF_SEQUENCE, check, ensure_version, require_cluster
+from minimanager.rpc.requests import check, ensure_version, require_cluster
 
 logger = logging.getLogger(__name__)
 
@@ -49,14 +49,17 @@ class ClustersServicer(control_pb2_grpc.ClustersServicer):
     ) -> control_pb2.Changed:
         check(request)
         spec = validate_cluster(from_proto(request.spec))
-        cluster = require_cluster(await self._core.read(request.version))
-        ensure_version(cluster.meta, request.version)
-        meta = replace(cluster.meta, updated_at_ns=self._core.clock.now_ns())
-        transaction = self._core.writer.begin().replace(replace(cluster, spec=spec, meta=meta))
-        try:
+        await self._core.read(request.version)
+
+        async def attempt(snapshot: Snapshot) -> control_pb2.Changed:
+            cluster = require_cluster(snapshot)
+            ensure_version(cluster.meta, request.version)
+            meta = replace(cluster.meta, updated_at_ns=self._core.clock.now_ns())
+            changed = replace(cluster, spec=spec, meta=meta)
+            transaction = self._core.writer.begin().replace(changed)
             return control_pb2.Changed(revision=await self._core.commit(transaction))
-        except ConflictError as error:
-            raise ConflictError(OUT_OF_SEQUENCE) from error
+
+        return await self._core.retried(attempt)
 
     async def JoinToken(
         self, request: control_pb2.JoinTokenRequest, context: Context

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from minicommon.clock import Clock
-from minicommon.errors import ConflictError, DeadlineError
+from minicommon.errors import DeadlineError
 from minicommon.ids import new_id
 from minicommon.log import fields
 
@@ -20,7 +20,7 @@ from minimanager.domain.snapshot import Snapshot
 from minimanager.store.api import Put, Store
 from minimanager.store.cache import Cache
 from minimanager.store.keys import Keys
-from minimanager.store.transaction import Transaction
+from minimanager.store.transaction import ClaimTakenError, StaleError, Transaction
 from minimanager.store.writer import Writer
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,8 @@ class Core:
     async def commit(self, transaction: Transaction) -> int:
         """Write, and return the revision once this manager's own reads show it.
 
-        Raises ConflictError. A write that is done is never reported as failed: a cache that lags is only logged.
+        Raises StaleError or ClaimTakenError. A write that is done is never reported as failed: a cache that lags is
+        only logged.
         """
         revision = await self.writer.commit(transaction)
         try:
@@ -83,12 +84,13 @@ class Core:
     async def retried(self, attempt: Callable[[Snapshot], Awaitable[T]]) -> T:
         """Run `attempt` on a snapshot, and again on a newer one while it loses against concurrent writers.
 
-        Raises ConflictError after ATTEMPTS losses.
+        Raises StaleError or ClaimTakenError after ATTEMPTS losses. A ConflictError that `attempt` raises by itself, for
+        a version that the caller gave, is not tried again.
         """
         snapshot = self.cache.snapshot()
         for _ in range(ATTEMPTS - 1):
             try:
                 return await attempt(snapshot)
-            except ConflictError:
+            except (StaleError, ClaimTakenError):
                 snapshot = await self.settle()
         return await attempt(snapshot)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from grpc import aio
-from minicommon.errors import ConflictError, FailedPreconditionError
+from minicommon.errors import AlreadyExistsError, FailedPreconditionError
 from miniproto.v1 import control_pb2, control_pb2_grpc
 
 from minimanager.codec import from_proto
@@ -17,7 +17,6 @@ from minimanager.domain.validate import validate_node
 from minimanager.rpc import views
 from minimanager.rpc.core import Core
 from minimanager.rpc.requests import (
-    OUT_OF_SEQUENCE,
     check,
     ensure_version,
     filters_of,
@@ -56,14 +55,16 @@ class NodesServicer(control_pb2_grpc.NodesServicer):
         check(request)
         spec = from_proto(request.spec)
         validate_node(spec)
-        snapshot = await self._core.read(request.version)
-        node = find_node(snapshot, self._ref(request.ref))
-        ensure_version(node.meta, request.version)
-        _ensure_role_kept(snapshot, node, spec)
-        try:
+        await self._core.read(request.version)
+
+        async def attempt(snapshot: Snapshot) -> control_pb2.Changed:
+            node = find_node(snapshot, self._ref(request.ref))
+            ensure_version(node.meta, request.version)
+            _ensure_role_kept(snapshot, node, spec)
+            _ensure_name_free(snapshot, node, spec)
             return control_pb2.Changed(revision=await self._core.commit(self._update(node, spec)))
-        except ConflictError as error:
-            raise ConflictError(OUT_OF_SEQUENCE) from error
+
+        return await self._core.retried(attempt)
 
     async def Remove(self, request: control_pb2.RemoveNodeRequest, context: Context) -> control_pb2.Changed:
         check(request)
@@ -120,6 +121,13 @@ def _ensure_role_kept(snapshot: Snapshot, node: Node, spec: NodeSpec) -> None:
     raise FailedPreconditionError(
         f"role: the role of node {node.id} is {node.spec.role.name.lower()} and cannot be changed by this version"
     )
+
+
+def _ensure_name_free(snapshot: Snapshot, node: Node, spec: NodeSpec) -> None:
+    """Raises AlreadyExistsError, in SwarmKit's words, when another node has the name."""
+    others = (other for other in snapshot.nodes.values() if other.id != node.id)
+    if spec.name and any(other.spec.name == spec.name for other in others):
+        raise AlreadyExistsError(f"name conflicts with an existing object: node {spec.name} already exists")
 
 
 def _ensure_removable(snapshot: Snapshot, node: Node, *, force: bool) -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from grpc import aio
-from minicommon.errors import ConflictError, FailedPreconditionError
+from minicommon.errors import FailedPreconditionError
 from miniproto.v1 import control_pb2, control_pb2_grpc
 
 from minimanager.codec import from_proto
@@ -22,7 +22,7 @@ from minimanager.domain.validate import ensure_may_change, validate_service
 from minimanager.rpc import views
 from minimanager.rpc.claims import claims_of, ensure_name_free, published
 from minimanager.rpc.core import Core
-from minimanager.rpc.requests import OUT_OF_SEQUENCE, check, ensure_version, filters_of, find_service
+from minimanager.rpc.requests import check, ensure_version, filters_of, find_service
 
 Context = aio.ServicerContext[Any, Any]
 
@@ -75,13 +75,14 @@ class ServicesServicer(control_pb2_grpc.ServicesServicer):
     ) -> control_pb2.Changed:
         check(request)
         spec = validate_service(from_proto(request.spec))
-        snapshot = await self._core.read(request.version)
-        service = self._present(snapshot, request.ref)
-        ensure_version(service.meta, request.version)
-        try:
+        await self._core.read(request.version)
+
+        async def attempt(snapshot: Snapshot) -> control_pb2.Changed:
+            service = self._present(snapshot, request.ref)
+            ensure_version(service.meta, request.version)
             return control_pb2.Changed(revision=await self._replace(snapshot, service, spec))
-        except ConflictError as error:
-            raise ConflictError(OUT_OF_SEQUENCE) from error
+
+        return await self._core.retried(attempt)
 
     async def Scale(self, request: control_pb2.ScaleServiceRequest, context: Context) -> control_pb2.Changed:
         check(request)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import stat
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -173,3 +175,31 @@ async def test_reflection_lists_the_services(manager: ManagerProcess) -> None:
     answers = [answer async for answer in stub.ServerReflectionInfo(requests())]
     names = {service.name for service in answers[0].list_services_response.service}
     assert {"mini.v1.Services", "mini.v1.Dispatcher", "grpc.health.v1.Health"} <= names
+
+
+async def test_a_second_manager_on_the_same_ports_says_so_and_gives_up(manager: ManagerProcess) -> None:
+    paths = manager.home.paths
+    (paths.run_dir / "other").mkdir()
+    result = await run_manager("--data-dir", str(paths.data_dir), "--run-dir", str(paths.run_dir / "other"))
+    assert result.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{manager.control_port}" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+async def test_without_settings_it_names_the_file_that_is_missing(tmp_path: Path) -> None:
+    result = await run_manager("--data-dir", str(tmp_path), "--run-dir", str(tmp_path))
+    assert result.returncode == 1
+    assert str(tmp_path / "swarm" / "manager.json") in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+async def run_manager(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A manager that is expected to end by itself."""
+    return await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "minimanager.main", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
