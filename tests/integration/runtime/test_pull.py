@@ -9,9 +9,14 @@ import re
 from pathlib import Path
 
 import pytest
+from minicommon.clock import SECOND, VirtualClock
 from miniworker.runtime.api import ContainerConfig, ImageError
+from miniworker.runtime.oci import names
+from miniworker.runtime.oci.names import ImageName
 from miniworker.runtime.oci.open import open_oci
+from miniworker.runtime.oci.pull import Puller
 from miniworker.runtime.oci.registry.auth import Credentials
+from miniworker.runtime.oci.registry.client import RegistryClient, UnreachableError
 from miniworker.runtime.oci.runtime import OciRuntime
 from miniworker.runtime.oci.settings import OciSettings
 from support import images
@@ -212,3 +217,29 @@ async def test_layers_are_shared_and_cleared_with_their_last_image(
     await runtime.images.remove_image(second)
     assert list(layers.iterdir()) == []
     assert list((tmp_path / "data" / "ingest").iterdir()) == []
+
+
+async def test_a_silent_registry_is_not_asked_before_every_start(
+    runtime: OciRuntime, faulty: FaultyRegistry
+) -> None:
+    first = faulty.add(_image())
+    name = names.parse(first)
+    clock = VirtualClock()
+    asked: list[str] = []
+
+    class Client(RegistryClient):
+        async def resolve(self, name: ImageName) -> str:
+            asked.append(name.full)
+            if clock.now_ns() < began + 90 * SECOND:
+                raise UnreachableError("registry does not answer: timed out")
+            return await super().resolve(name)
+
+    began = clock.now_ns()
+    await runtime.pull(first)
+    client = Client()
+    puller = Puller(runtime._store, client, parallel=1, clock=clock)
+    for seconds, times in ((0, 1), (59, 1), (2, 2), (61, 3)):
+        clock.advance(seconds * SECOND)
+        await puller.pull(name)
+        assert len(asked) == times
+    await client.close()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 from miniworker.runtime.api import ImageError
@@ -13,6 +11,7 @@ from miniworker.runtime.oci import manifest as manifests
 from miniworker.runtime.oci.content import ContentStore
 from miniworker.runtime.oci.image_index import ImageIndex, ImageRecord
 from miniworker.runtime.oci.layers import LayerStore
+from miniworker.runtime.oci.locks import KeyedLocks
 from miniworker.runtime.oci.manifest import ImageConfig
 
 
@@ -24,7 +23,8 @@ class ImageStore:
         self.content = ContentStore(root)
         self.layers = LayerStore(root)
         self.index = ImageIndex(root)
-        self._writers: dict[str, asyncio.Lock] = {}
+        self.writers = KeyedLocks()
+        """By digest: only one at a time writes a blob's partial file, whichever image it is fetched for."""
         self.adding = 0
         """Pulls and loads under way, whose layers no image names yet: nothing is cleared meanwhile."""
 
@@ -32,13 +32,6 @@ class ImageStore:
         """Clear what a killed process left half done. Blocks."""
         self.content.forget_temporaries()
         self.layers.forget_temporaries()
-
-    @asynccontextmanager
-    async def writing(self, digest: str) -> AsyncIterator[None]:
-        """Only one at a time writes the blob's partial file, whichever image it is fetched for."""
-        lock = self._writers.setdefault(digest, asyncio.Lock())
-        async with lock:
-            yield
 
     def add(
         self, config: bytes, *, references: tuple[str, ...], repo_digests: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from miniworker.runtime.api import ImageError
 from miniworker.runtime.oci import digest as digests
+from miniworker.runtime.oci.locks import KeyedLocks
 
 
 class LayerStore:
@@ -21,7 +22,7 @@ class LayerStore:
     def __init__(self, root: Path) -> None:
         self._root = root / "layers"
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._locks = KeyedLocks()
 
     def has(self, chain_id: str) -> bool:
         return self._home(chain_id).exists()
@@ -40,11 +41,9 @@ class LayerStore:
         Raises ImageError when the archive is broken, or its content is not what `diff_id` promises.
         """
         chain_id = chain[-1]
-        lock = self._locks.setdefault(chain_id, asyncio.Lock())
-        async with lock:
+        async with self._locks.of(chain_id):
             if not self.has(chain_id):
                 await self._unpack(blob, chain, diff_id)
-        self._locks.pop(chain_id, None)
 
     async def _unpack(self, blob: Path, chain: Sequence[str], diff_id: str) -> None:
         work = Path(tempfile.mkdtemp(dir=self._root, prefix=".unpack-"))

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from minicommon.clock import SECOND, Clock, SystemClock
 from minicommon.units import human_size
 
 from miniworker.runtime.api import ImageError, Progress
@@ -21,14 +22,22 @@ from miniworker.runtime.oci.registry.download import download
 
 logger = logging.getLogger(__name__)
 
+_SILENCE_NS = 60 * SECOND
+"""How long a registry that did not answer is not asked again about images that are here: a host without a way out
+would otherwise wait for the resolver's timeout before every start."""
+
 
 class Puller:
     """Pulls each name once at a time, however many tasks ask for it together."""
 
-    def __init__(self, store: ImageStore, client: RegistryClient, *, parallel: int) -> None:
+    def __init__(
+        self, store: ImageStore, client: RegistryClient, *, parallel: int, clock: Clock | None = None
+    ) -> None:
         self._store = store
         self._client = client
         self._parallel = parallel
+        self._clock = clock or SystemClock()
+        self._silent_until_ns: dict[str, int] = {}
         self._running: dict[str, asyncio.Task[ImageRecord]] = {}
 
     async def pull(self, name: ImageName, *, progress: Progress | None = None) -> ImageRecord:
@@ -51,13 +60,18 @@ class Puller:
 
     async def _pull(self, name: ImageName, progress: Progress) -> ImageRecord:
         local = self._store.index.by_name(name.full)
+        if local is not None and self._clock.now_ns() < self._silent_until_ns.get(name.registry, 0):
+            return local
         self._store.adding += 1
         try:
             return await self._from_registry(name, local, progress)
         except ImageError as error:
             if local is None:
                 raise ImageError(f"No such image: {name.familiar} ({error})") from error
-            level = logging.DEBUG if isinstance(error, UnreachableError) else logging.WARNING
+            level = logging.WARNING
+            if isinstance(error, UnreachableError):
+                level = logging.DEBUG  # usual where images are loaded by hand
+                self._silent_until_ns[name.registry] = self._clock.now_ns() + _SILENCE_NS
             logger.log(
                 level,
                 "Pull failed, the local copy is used.",
@@ -105,7 +119,7 @@ class Puller:
 
         async def fetch(layer: Descriptor) -> Path:
             target = self._store.content.partial(layer.digest)
-            async with gate, self._store.writing(layer.digest):
+            async with gate, self._store.writers.of(layer.digest):
                 await download(self._client, name, layer, target, received=report)
             return target
 
@@ -131,7 +145,7 @@ class Puller:
         if self._store.content.has(config.digest):
             return self._store.content.read(config.digest)
         target = self._store.content.partial(config.digest)
-        async with self._store.writing(config.digest):
+        async with self._store.writers.of(config.digest):
             await download(self._client, name, config, target, received=lambda _: None)
             data = target.read_bytes()
             target.unlink()

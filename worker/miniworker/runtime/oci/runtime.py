@@ -27,6 +27,7 @@ from miniworker.runtime.oci import cgroups, logs, names, overlay, processes
 from miniworker.runtime.oci.conmon import Programs, Supervisor
 from miniworker.runtime.oci.image_service import OciImages
 from miniworker.runtime.oci.image_store import ImageStore
+from miniworker.runtime.oci.locks import KeyedLocks
 from miniworker.runtime.oci.observe import Observed, Observer
 from miniworker.runtime.oci.prepare import check_id, prepare
 from miniworker.runtime.oci.pull import Puller
@@ -55,7 +56,7 @@ class OciRuntime:
         self._client = RegistryClient(insecure=settings.insecure_registries, keyring=keyring)
         self._puller = Puller(store, self._client, parallel=settings.parallel_downloads)
         self._starting = asyncio.Semaphore(settings.parallel_starts)
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._locks = KeyedLocks()
         self._changed: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._unified = cgroups.is_unified()
         self.images = OciImages(store, containers.all)
@@ -75,7 +76,7 @@ class OciRuntime:
 
     async def create(self, config: ContainerConfig) -> None:
         check_id(config.id)
-        async with self._locks[config.id]:
+        async with self._locks.of(config.id):
             if self._containers.get(config.id) is not None:
                 return
             image, _ = self.images.find(config.image)
@@ -90,7 +91,7 @@ class OciRuntime:
             self._containers.put(record)
 
     async def start(self, container_id: str) -> int:
-        async with self._locks[container_id]:
+        async with self._locks.of(container_id):
             record = self._record(container_id)
             seen = self._observer.observe(record)
             if seen.status is not ContainerStatus.CREATED:
@@ -122,8 +123,9 @@ class OciRuntime:
                 await self._observer.ended(container_id)
 
     async def stop(self, container_id: str) -> None:
-        record = self._record(container_id)
-        seen = self._observer.observe(record)
+        async with self._locks.of(container_id):  # a start under way is seen through first
+            record = self._record(container_id)
+            seen = self._observer.observe(record)
         if seen.status is not ContainerStatus.RUNNING:
             return
         number = processes.signal_number(record.stop_signal) or signal.SIGTERM
@@ -136,7 +138,7 @@ class OciRuntime:
             await self.wait(container_id)
 
     async def remove(self, container_id: str) -> None:
-        async with self._locks[container_id]:
+        async with self._locks.of(container_id):
             files = self._containers.files(container_id)
             if files.root.exists():
                 record = self._containers.get(container_id)
@@ -146,7 +148,6 @@ class OciRuntime:
                 await self._clear(container_id, files)
                 if record is not None and self._store.index.get(record.image_id) is None:
                     await self._collect()
-        self._locks.pop(container_id, None)
         self._announce(container_id)
 
     async def list(self) -> tuple[Container, ...]:
