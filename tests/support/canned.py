@@ -40,7 +40,9 @@ def service(name: str = "web", *, replicas: int = 2, running: int = 2) -> contro
     return control.ServiceView(
         service=objects.Service(
             id=SERVICE_ID if name == "web" else (name + "2" * 25)[:25],
-            meta=objects.Meta(version=21, created_at_ns=NOW_NS - 120 * SECOND, updated_at_ns=NOW_NS - 60 * SECOND),
+            meta=objects.Meta(
+                version=21, created_at_ns=NOW_NS - 120 * SECOND, updated_at_ns=NOW_NS - 60 * SECOND
+            ),
             spec=spec,
             spec_version=1,
             ports=spec.ports,
@@ -65,7 +67,9 @@ def task(
     return control.TaskView(
         task=objects.Task(
             id=(identity + "0" * 25)[:25],
-            meta=objects.Meta(version=30, created_at_ns=NOW_NS - age * SECOND, updated_at_ns=NOW_NS - age * SECOND),
+            meta=objects.Meta(
+                version=30, created_at_ns=NOW_NS - age * SECOND, updated_at_ns=NOW_NS - age * SECOND
+            ),
             service_id=SERVICE_ID,
             service_name="web",
             slot=slot,
@@ -128,4 +132,50 @@ def image() -> node_pb2.Image:
         digests=["whoami@sha256:" + "cd" * 32],
         created_at_ns=NOW_NS - 2 * 3600 * SECOND,
         size_bytes=1_234_567,
+    )
+
+
+def cluster_info() -> control.ClusterInfo:
+    spec = objects.ClusterSpec(
+        name="default",
+        task_history_limit=5,
+        heartbeat_period_ns=5 * SECOND,
+        certificate_lifetime_ns=2160 * 3600 * SECOND,
+    )
+    cluster = objects.Cluster(
+        id="c" * 25,
+        meta=objects.Meta(version=7, created_at_ns=NOW_NS - 3600 * SECOND, updated_at_ns=NOW_NS),
+        spec=spec,
+        default_address_pools=["10.0.0.0/8"],
+        subnet_size=24,
+    )
+    etcd = control.EtcdInfo(
+        version="3.4.23", endpoints=["https://10.77.0.11:2379"], healthy=True, database_bytes=1 << 20
+    )
+    manager = control.ManagerInfo(node_id=NODE_ID, address="10.77.0.11:2378", leader=True)
+    return control.ClusterInfo(cluster=cluster, managers=[manager], etcd=etcd, revision=42, nodes=3)
+
+
+def local_info() -> node_pb2.LocalInfo:
+    return node_pb2.LocalInfo(
+        state=node_pb2.LOCAL_STATE_ACTIVE,
+        node_id=NODE_ID,
+        cluster_id="c" * 25,
+        role=objects.NODE_ROLE_MANAGER,
+        advertise_address="10.77.0.11",
+        managers=["10.77.0.11:2378"],
+        version="0.1.0",
+        description=objects.NodeDescription(
+            hostname="core-01",
+            os="linux",
+            architecture="x86_64",
+            resources=objects.NodeResources(nano_cpus=2 * SECOND, memory_bytes=8 << 30),
+            runtime="oci",
+            runtime_version="runc 1.1.5",
+        ),
+        children=[
+            node_pb2.ChildProcess(name="etcd", running=True, pid=12, version="3.4.23", restarts=2),
+            node_pb2.ChildProcess(name="mini-ingress", message="exited with code 1"),
+        ],
+        connected=True,
     )

@@ -17,8 +17,8 @@ import grpc
 from miniproto.v1 import control_pb2 as control
 from miniproto.v1 import control_pb2_grpc, node_pb2, node_pb2_grpc
 from miniproto.v1 import objects_pb2 as objects
+from support import canned
 
-SECOND = 1_000_000_000
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -165,34 +165,15 @@ class _Clusters(control_pb2_grpc.ClustersServicer):
         self.world = world
 
     async def Get(self, request: control.GetClusterRequest, context: Context) -> control.ClusterInfo:
-        spec = objects.ClusterSpec(
-            name="default",
-            task_history_limit=5,
-            heartbeat_period_ns=5 * SECOND,
-            certificate_lifetime_ns=2160 * 3600 * SECOND,
-        )
-        cluster = objects.Cluster(
-            id="c" * 25,
-            meta=objects.Meta(version=7, created_at_ns=1_700_000_000 * SECOND),
-            spec=spec,
-            default_address_pools=["10.0.0.0/8"],
-            subnet_size=24,
-        )
-        return control.ClusterInfo(
-            cluster=cluster,
-            managers=[control.ManagerInfo(node_id="n" * 25, address="10.77.0.11:2378", leader=True)],
-            etcd=control.EtcdInfo(
-                version="3.4.23", endpoints=["https://10.77.0.11:2379"], healthy=True, database_bytes=1 << 20
-            ),
-            revision=42,
-            nodes=3,
-        )
+        return canned.cluster_info()
 
     async def Update(self, request: control.UpdateClusterRequest, context: Context) -> control.Changed:
         self.world.requests.append(request)
         return control.Changed(revision=43)
 
-    async def JoinToken(self, request: control.JoinTokenRequest, context: Context) -> control.JoinTokenResponse:
+    async def JoinToken(
+        self, request: control.JoinTokenRequest, context: Context
+    ) -> control.JoinTokenResponse:
         self.world.requests.append(request)
         return control.JoinTokenResponse(token=f"SWMTKN-1-{'a' * 50}-{'b' * 25}", address="10.77.0.11:2377")
 
@@ -202,25 +183,7 @@ class _LocalNode(node_pb2_grpc.LocalNodeServicer):
         self.world = world
 
     async def Info(self, request: node_pb2.InfoRequest, context: Context) -> node_pb2.LocalInfo:
-        return node_pb2.LocalInfo(
-            state=node_pb2.LOCAL_STATE_ACTIVE,
-            node_id="n" * 25,
-            cluster_id="c" * 25,
-            role=objects.NODE_ROLE_MANAGER,
-            advertise_address="10.77.0.11",
-            managers=["10.77.0.11:2378"],
-            version="0.1.0",
-            description=objects.NodeDescription(
-                hostname="core-01",
-                os="linux",
-                architecture="x86_64",
-                resources=objects.NodeResources(nano_cpus=2 * SECOND, memory_bytes=8 << 30),
-                runtime="oci",
-                runtime_version="runc 1.1.5",
-            ),
-            children=[node_pb2.ChildProcess(name="etcd", running=True, pid=12, version="3.4.23")],
-            connected=True,
-        )
+        return canned.local_info()
 
     async def Init(self, request: node_pb2.InitRequest, context: Context) -> node_pb2.InitResponse:
         self.world.requests.append(request)
@@ -252,7 +215,9 @@ class _Images(node_pb2_grpc.ImagesServicer):
     ) -> node_pb2.LoadImageResponse:
         async for chunk in request_iterator:
             if chunk.data.startswith(b"bad"):
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "not an image archive: 100% wrong\nreally")
+                await context.abort(
+                    grpc.StatusCode.INVALID_ARGUMENT, "not an image archive: 100% wrong\nreally"
+                )
             self.world.uploaded += chunk.data
         return node_pb2.LoadImageResponse(loaded=["whoami:1", "sha256:" + "0" * 64])
 

@@ -10,7 +10,7 @@ import pytest
 from minictl.errors import CliError
 from minictl.output import listing
 from minictl.output.jsontext import indented
-from minictl.views import common, image, network, node, service, service_pretty, task
+from minictl.views import cluster, common, image, network, node, service, service_pretty, task
 from miniproto.v1 import objects_pb2 as objects
 from support import canned, golden
 
@@ -76,6 +76,11 @@ OUTPUTS: dict[str, Callable[[], str]] = {
     "node-inspect": lambda: indented([node.to_json(canned.node())]),
     "node-inspect-worker": lambda: indented([node.to_json(canned.node(manager=False))]),
     "node-inspect-pretty": lambda: node.pretty(canned.node()),
+    "swarm-info": lambda: "\n".join(cluster.lines(canned.cluster_info())),
+    "swarm-info-json": lambda: indented(cluster.to_json(canned.cluster_info())),
+    "info-manager": lambda: "\n".join(cluster.info_lines(canned.local_info(), canned.cluster_info())),
+    "info-worker": lambda: "\n".join(cluster.info_lines(canned.local_info(), None)),
+    "info-json": lambda: indented(cluster.info_json(canned.local_info(), canned.cluster_info())),
     "network-ls": lambda: listing.render(network.LAYOUT, network.rows([canned.network()], truncate=True)),
     "network-inspect": lambda: indented([network.to_json(canned.network())]),
     "image-ls": images,
