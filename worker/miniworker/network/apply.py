@@ -74,6 +74,7 @@ class Applier:
             case Bridge(name, mac, mtu):
                 netlink.link("add", ifname=name, kind="bridge", address=mac, mtu=mtu)
                 disable_ipv6(name)
+                set_local_bridge(name)
                 netlink.link("set", index=self._index(name), state="up")
             case Vxlan():
                 self._create_vxlan(item)
@@ -151,6 +152,17 @@ def index_of(netlink: IPRoute, name: str) -> int:
 def add_local_forwarding(netlink: IPRoute, index: int, mac: str) -> None:
     """Tell a bridge that `mac` is behind its port `index`."""
     netlink.fdb("replace", ifindex=index, lladdr=mac, state=_NUD_NOARP, flags=_NTF_MASTER)
+
+
+def set_local_bridge(name: str) -> None:
+    """Options of a bridge that tasks send through.
+
+    Routing from 127.0.0.1 lets `curl localhost:<host port>` reach a task; our rules drop what comes from a task to
+    127.0.0.0/8. A task on the ingress network sends with its address there, whichever bridge it leaves through:
+    loose filtering (2) lets it, also where the host's default is strict.
+    """
+    write_sysctl(f"ipv4/conf/{name}/route_localnet", "1")
+    write_sysctl(f"ipv4/conf/{name}/rp_filter", "2")
 
 
 def disable_ipv6(name: str) -> None:

@@ -53,16 +53,21 @@ def gateway_of(subnet: IPv4Network) -> IPv4Address:
     return subnet.network_address + 1
 
 
-def host_rules(subnet: IPv4Network, bridges: Iterable[str], forwards: Iterable[PortForward]) -> str:
+def host_rules(
+    subnets: Iterable[IPv4Network], bridges: Iterable[str], forwards: Iterable[PortForward]
+) -> str:
     """The script that replaces our table in the host's namespace, in one transaction.
 
-    Its chains only ever drop what is addressed to our own bridges; every other packet passes untouched.
+    `subnets` are those of our tasks: what they send out of the node gets the node's address. The chains only ever drop
+    what is addressed to our own bridges; every other packet passes untouched.
     """
     elements = ", ".join(
         f"{item.protocol} . {item.published_port} : {item.address} . {item.target_port}"
         for item in sorted(forwards)
     )
     within = "\n".join(f'    iifname "{name}" oifname "{name}" accept' for name in sorted(bridges))
+    ours = f'{{ "{BRIDGE_PREFIX}*", "{GATEWAY_BRIDGE}" }}'
+    tasks = f"{{ {', '.join(map(str, sorted(subnets)))} }}"
     return f"""\
 add table ip {TABLE}
 delete table ip {TABLE}
@@ -73,7 +78,7 @@ table ip {TABLE} {{
   }}
   chain guard {{
     type filter hook prerouting priority raw; policy accept;
-    iifname "{GATEWAY_BRIDGE}" ip daddr 127.0.0.0/8 drop
+    iifname {ours} ip daddr 127.0.0.0/8 drop
   }}
   chain prerouting {{
     type nat hook prerouting priority dstnat; policy accept;
@@ -86,15 +91,15 @@ table ip {TABLE} {{
   chain forward {{
     type filter hook forward priority filter; policy accept;
 {within}
-    oifname {{ "{BRIDGE_PREFIX}*", "{GATEWAY_BRIDGE}" }} ct status dnat accept
-    oifname {{ "{BRIDGE_PREFIX}*", "{GATEWAY_BRIDGE}" }} ct state established,related accept
-    oifname {{ "{BRIDGE_PREFIX}*", "{GATEWAY_BRIDGE}" }} drop
+    oifname {ours} ct status dnat accept
+    oifname {ours} ct state established,related accept
+    oifname {ours} drop
   }}
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
-    oifname "{GATEWAY_BRIDGE}" ip saddr 127.0.0.0/8 masquerade
-    oifname "{GATEWAY_BRIDGE}" ip saddr {subnet} ct status dnat masquerade
-    oifname != "{GATEWAY_BRIDGE}" ip saddr {subnet} masquerade
+    oifname {ours} ip saddr 127.0.0.0/8 masquerade
+    oifname {ours} ip saddr {tasks} ct status dnat masquerade
+    oifname != {ours} ip saddr {tasks} masquerade
   }}
 }}
 """

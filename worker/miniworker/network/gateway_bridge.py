@@ -6,11 +6,10 @@ from ipaddress import IPv4Network
 
 from pyroute2 import IPRoute, NetlinkError
 
-from miniworker.network.apply import disable_ipv6, index_of
+from miniworker.network.apply import disable_ipv6, index_of, set_local_bridge
 from miniworker.network.errors import NetworkError
 from miniworker.network.gateway import choose_subnet, gateway_of
 from miniworker.network.names import GATEWAY_BRIDGE, mac_of
-from miniworker.network.namespaces import write_sysctl
 from miniworker.network.observe import addresses_of, used_subnets
 
 
@@ -28,8 +27,7 @@ def ensure_gateway(netlink: IPRoute) -> IPv4Network:
         if subnet is None:
             subnet = choose_subnet(used_subnets(netlink, apart_from=GATEWAY_BRIDGE))
             _make(netlink, subnet)
-        # Lets `curl localhost:<host port>` reach a task; our rules drop what comes from a task to 127.0.0.0/8.
-        write_sysctl(f"ipv4/conf/{GATEWAY_BRIDGE}/route_localnet", "1")
+        set_local_bridge(GATEWAY_BRIDGE)
         return subnet
     except NetlinkError as error:
         raise NetworkError(f"cannot make {GATEWAY_BRIDGE}: {error.args[1]}") from error

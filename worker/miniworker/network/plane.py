@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import TypeVar
@@ -27,7 +26,7 @@ from miniworker.network.gateway import PortForward, choose_address, host_rules, 
 from miniworker.network.gateway_bridge import ensure_gateway, gateway_subnet, remove_gateway
 from miniworker.network.host_ports import choose_ports, forwards_of, ports_of
 from miniworker.network.model import EMPTY, Bridge, KernelState
-from miniworker.network.names import INGRESS_TABLE, TABLE
+from miniworker.network.names import INGRESS_TABLE, TABLE, bridge_name
 from miniworker.network.namespaces import write_sysctl
 from miniworker.network.observe import observe
 from miniworker.network.plan import VXLAN_PORT, plan, return_paths
@@ -134,7 +133,7 @@ class KernelDataPlane:
             assert local_address is not None, "only complete sandboxes are kept"
             wanted = self._plan_sandbox(sandbox, subnet, local_address)
             if wanted.addresses == found.addresses:
-                return self._attached(sandbox, wanted, local_address)
+                return self._attached(sandbox, wanted)
             self._detach(netlink, sandbox.task_id)
         taken = frozenset(item.local_address for item in sandboxes.values() if item.local_address)
         local_address = choose_address(subnet, taken)
@@ -143,28 +142,28 @@ class KernelDataPlane:
         make_sandbox(netlink, self._path(sandbox.task_id), wanted)
         sandboxes[sandbox.task_id] = FoundSandbox(wanted.addresses, wanted.gateway)
         try:
-            self._forwards |= forwards_of(ports, local_address)
+            self._forwards |= forwards_of(ports, wanted.source)
             self._write_rules()
         except NetworkError:
             self._detach(netlink, sandbox.task_id)
             raise
-        return self._attached(sandbox, wanted, local_address)
+        return self._attached(sandbox, wanted)
 
     def _plan_sandbox(self, sandbox: Sandbox, subnet: IPv4Network, address: IPv4Address) -> SandboxPlan:
         fabric = self._fabric or Fabric(node_id="", data_path_address=IPv4Address(0))
         return plan_sandbox(sandbox, fabric, subnet=subnet, local_address=address)
 
-    def _attached(self, sandbox: Sandbox, wanted: SandboxPlan, local_address: IPv4Address) -> AttachedSandbox:
+    def _attached(self, sandbox: Sandbox, wanted: SandboxPlan) -> AttachedSandbox:
         return AttachedSandbox(
             netns=self._path(sandbox.task_id),
-            host_ports=ports_of(sandbox, self._forwards, local_address),
+            host_ports=ports_of(sandbox, self._forwards, wanted.source),
             hosts_address=wanted.interfaces[0].address,
         )
 
     def _detach(self, netlink: IPRoute, task_id: str) -> None:
         sandboxes = self._known(netlink)
         if found := sandboxes.pop(task_id, None):
-            gone = {item for item in self._forwards if item.address == found.local_address}
+            gone = {item for item in self._forwards if found.has(item.address)}
             self._forwards -= gone
             self._write_rules()
             for item in gone:
@@ -200,7 +199,7 @@ class KernelDataPlane:
                 sandboxes[path.name] = found
             else:
                 remove_sandbox(netlink, path)
-        living = {item.local_address for item in sandboxes.values()}
+        living = {address for item in sandboxes.values() for _, address in item.addresses}
         forwards = read_forwards(nft.list_table("ip", TABLE))
         self._forwards = frozenset(item for item in forwards if item.address in living)
         self._sandboxes = sandboxes
@@ -217,18 +216,22 @@ class KernelDataPlane:
     def _write_rules(self) -> None:
         if self._subnet is None:
             return
-        bridges = (
-            []
-            if self._fabric is None
-            else [item.name for item in plan(replace(self._fabric, endpoints=())) if isinstance(item, Bridge)]
+        networks = self._fabric.networks if self._fabric else ()
+        rules = host_rules(
+            (self._subnet, *(network.subnet for network in networks if network.ingress)),
+            [bridge_name(network.id) for network in networks],
+            self._forwards,
         )
-        rules = host_rules(self._subnet, bridges, self._forwards)
         if rules != self._rules:
             nft.run_script(rules)
             self._rules = rules
 
     def _holders(self) -> dict[tuple[str, int], str]:
-        tasks = {found.local_address: task_id for task_id, found in (self._sandboxes or {}).items()}
+        tasks = {
+            address: task_id
+            for task_id, found in (self._sandboxes or {}).items()
+            for _, address in found.addresses
+        }
         return {item.key: f"task {tasks.get(item.address, 'unknown')}" for item in self._forwards}
 
     def _path(self, task_id: str) -> Path:

@@ -41,6 +41,11 @@ class Interface:
 class SandboxPlan:
     interfaces: tuple[Interface, ...]
     gateway: IPv4Address
+    source: IPv4Address
+    """The task's own address where a socket has none: on the ingress network, if it is there.
+
+    The answer of a udp server must come from the address that was asked, and most do not bind to one.
+    """
     returns: frozenset[ReturnPath]
     """Empty for a task that is not on the ingress network."""
 
@@ -73,8 +78,12 @@ def plan_sandbox(
         overlay=False,
     )
     on_ingress = any(network.ingress for network, _ in pairs)
-    returns = return_paths(fabric) if on_ingress else frozenset()
-    return SandboxPlan((*attached, way_out), gateway_of(subnet), returns)
+    return SandboxPlan(
+        interfaces=(*attached, way_out),
+        gateway=gateway_of(subnet),
+        source=attached[0].address if on_ingress else local_address,
+        returns=return_paths(fabric) if on_ingress else frozenset(),
+    )
 
 
 def overlay_interfaces(

@@ -44,6 +44,9 @@ class FoundSandbox:
     gateway: IPv4Address | None
     """The default route: made last, so None is a sandbox whose making was interrupted."""
 
+    def has(self, address: IPv4Address) -> bool:
+        return any(address == item for _, item in self.addresses)
+
     @property
     def local_address(self) -> IPv4Address | None:
         """On the local bridge: that of the last interface."""
@@ -145,6 +148,8 @@ def _prepare() -> None:
     # A client's address is reached another way than the one its packets came: strict filtering would drop them.
     write_sysctl("ipv4/conf/all/rp_filter", "0")
     write_sysctl("ipv4/conf/default/rp_filter", "0")
+    # ARP on each interface in the name of that interface's own address.
+    write_sysctl("ipv4/conf/all/arp_announce", "2")
 
 
 def _configure(plan: SandboxPlan) -> None:
@@ -156,7 +161,7 @@ def _configure(plan: SandboxPlan) -> None:
             own.addr("add", index=index, address=str(interface.address), prefixlen=interface.prefix)
             own.link("set", index=index, state="up")
         _update_returns(own, plan.returns)
-        own.route("add", dst="default", gateway=str(plan.gateway))
+        own.route("add", dst="default", gateway=str(plan.gateway), prefsrc=str(plan.source))
 
 
 def _update_returns(own: IPRoute, wanted: frozenset[ReturnPath]) -> None:
