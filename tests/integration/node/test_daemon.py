@@ -210,6 +210,22 @@ def test_a_start_that_fails_leaves_nothing_and_says_why(cluster: Cluster) -> Non
     assert_nothing_left(host)
 
 
+def test_an_etcd_of_the_users_own_is_used_and_left_alone(cluster: Cluster) -> None:
+    first, second = cluster.lab[FIRST], cluster.lab[SECOND]
+    url = "http://10.77.0.12:12379"
+    flags = ["--listen-client-urls", url, "--advertise-client-urls", url]
+    etcd = second.start(["etcd", "--data-dir", str(second.directory / "etcd"), *flags], log="etcd.log")
+    done = cluster.ctl(FIRST, "swarm", "init", "--advertise-addr", "10.77.0.11", "--etcd-endpoints", url)
+    assert "is now a manager" in done.stdout
+    assert pids(first, "etcd") == []
+    assert node_states(cluster) == {FIRST: "Ready"}
+    cluster.ctl(FIRST, "swarm", "leave", "--force")
+    assert_nothing_left(first)
+    assert etcd.poll() is None
+    second.run(["kill", *pids(second, "etcd")])
+    etcd.wait()
+
+
 def test_the_membership_file_holds_no_secret(cluster: Cluster) -> None:
     token = init(cluster)
     stored = (cluster.lab[FIRST].directory / "data" / "swarm" / "membership.json").read_text()
