@@ -177,6 +177,24 @@ async def test_reflection_lists_the_services(manager: ManagerProcess) -> None:
     assert {"mini.v1.Services", "mini.v1.Dispatcher", "grpc.health.v1.Health"} <= names
 
 
+async def test_a_clean_stop_ends_streams_with_a_reason_and_does_not_wait_for_them(
+    manager: ManagerProcess,
+) -> None:
+    local = await manager.local()
+    await local.services.Create(web(0))
+    watch = aiter(local.tasks.WatchService(control_pb2.WatchServiceRequest(ref="web")))
+    await anext(watch)
+    stopping = asyncio.create_task(manager.stop())
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await anext(watch)
+    assert (caught.value.code(), caught.value.details()) == (
+        grpc.StatusCode.UNAVAILABLE,
+        "the manager is stopping",
+    )
+    assert await stopping == 0
+    assert "Manager stopped." in manager.log
+
+
 async def test_a_second_manager_on_the_same_ports_says_so_and_gives_up(manager: ManagerProcess) -> None:
     paths = manager.home.paths
     (paths.run_dir / "other").mkdir()

@@ -173,6 +173,24 @@ async def test_tasks_of_a_silent_node_move_to_another() -> None:
                 assert view.status.message == "heartbeat failure"
 
 
+async def test_a_node_whose_connection_was_cut_is_down_after_a_short_grace() -> None:
+    clock = VirtualClock()
+    async with manager_in_process(clock=clock) as manager:
+        local = await manager.local()
+        node_id, channel = await joined(manager)
+        async with ScriptedAgent(channel.channel):
+            pass
+        clock.advance(2 * SECOND)
+        async with ScriptedAgent(channel.channel):  # back in time
+            view = await local.nodes.Get(control_pb2.GetRequest(ref=node_id))
+            assert view.status.state == objects_pb2.NODE_STATE_READY
+        async with asyncio.timeout(PATIENCE):
+            while view.status.state != objects_pb2.NODE_STATE_DOWN:
+                clock.advance(3 * SECOND)
+                view = await local.nodes.Get(control_pb2.GetRequest(ref=node_id))
+        assert view.status.message == "the node's connection was lost"
+
+
 async def test_a_removed_node_loses_its_session_and_its_access() -> None:
     async with manager_in_process() as manager:
         local = await manager.local()

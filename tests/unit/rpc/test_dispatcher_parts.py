@@ -9,14 +9,21 @@ import pytest
 from minicommon.clock import SECOND, VirtualClock
 from minicommon.errors import ConflictError, MiniError
 from minicommon.supervise import Supervisor
-from minimanager.domain.objects import NodeDescription, NodeState, NodeStatus, TaskState, TaskStatus
+from minimanager.domain.objects import (
+    NetworkAttachment,
+    NodeDescription,
+    NodeState,
+    NodeStatus,
+    TaskState,
+    TaskStatus,
+)
 from minimanager.rpc.core import Core
-from minimanager.rpc.dispatcher.feed import Feed
+from minimanager.rpc.dispatcher.feed import LOG_LENGTH, Feed
 from minimanager.rpc.dispatcher.node_record import Arrival, NodeRecords
 from minimanager.rpc.dispatcher.presence import RECONNECT_GRACE_NS, Presence
 from minimanager.rpc.dispatcher.reports import Reports
 from minimanager.store.memory import MemoryStore
-from support.cluster_state import WORKER, node, ready, running_core, service, task
+from support.cluster_state import WORKER, ingress, node, ready, running_core, service, task
 
 ARRIVAL = Arrival(NodeDescription(hostname="core-02"), "10.77.0.12")
 
@@ -272,6 +279,31 @@ async def test_changes_gather_while_a_node_is_not_listening() -> None:
         await idle()
         update = await asyncio.wait_for(place.next(), 5)
         assert set(update.delta.upserts) == {f"task/{each.id}" for each in tasks}
+
+
+@pytest.mark.parametrize("count", [3, 2 * LOG_LENGTH])
+async def test_a_session_that_is_behind_catches_up_on_what_all_share(count: int) -> None:
+    web = service()
+    other = replace(node("another"), ingress_address="10.0.0.3")
+    async with running_core(node(), ready(), other, ready("another"), web) as (core, supervisor):
+        feed = Feed(core.cache, lambda _: None)
+        supervisor.start("feed", feed.run())
+        place = feed.subscribe(WORKER)
+        await place.next()
+        addresses = [
+            f"10.0.1.{number}" if number < 256 else f"10.0.2.{number - 256}" for number in range(count)
+        ]
+        for slot, address in enumerate(addresses, 1):
+            attached = (NetworkAttachment(ingress().id, address),)
+            await core.commit(
+                core.writer.begin().create(
+                    replace(task(web, node_id="another", slot=slot), attachments=attached)
+                )
+            )
+            await idle()
+        update = await asyncio.wait_for(place.next(), 5)
+        assert set(update.delta.upserts) == {f"endpoint/{ingress().id}/{address}" for address in addresses}
+        assert not update.delta.removals
 
 
 async def test_what_concerns_another_node_only_is_not_sent() -> None:
