@@ -80,6 +80,7 @@ class Host:
         self._netns = f"{lab.prefix}-{name}"
         self._cgroups: list[Path] = []
         self._enter = ""
+        self._started: list[subprocess.Popen[bytes]] = []
         self._init: subprocess.Popen[str] | None = None
         self._pid = 0
 
@@ -216,7 +217,7 @@ class Host:
     ) -> subprocess.Popen[bytes]:
         """Start a long-running process in a session of its own; its output goes to `<directory>/<log>`."""
         with (self.directory / log).open("ab") as output:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 self.command(command),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -224,6 +225,8 @@ class Host:
                 env={**os.environ, **(env or {})},
                 start_new_session=True,
             )
+        self._started.append(process)
+        return process
 
     def log(self, name: str) -> str:
         """What a process started with `start` has printed so far."""
@@ -240,6 +243,9 @@ class Host:
         self.link(up=False)
         os.kill(self._pid, signal.SIGKILL)
         self._init.wait()
+        for process in self._started:
+            process.wait()
+        self._started.clear()
         for stream in (self._init.stdin, self._init.stdout):
             _close(stream)
         self._init = None

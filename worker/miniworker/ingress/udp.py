@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any
+from typing import Any, cast
 
 from minicommon.clock import SECOND, Clock
 
@@ -93,8 +93,8 @@ class _Listener(asyncio.DatagramProtocol):
         self._transport: asyncio.DatagramTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        datagrams = cast(asyncio.DatagramTransport, transport)  # Python 3.11 does not declare its own as one
+        self._transport = datagrams
 
     def datagram_received(self, data: bytes, addr: _Address) -> None:
         assert self._transport is not None, "connected before it receives"
@@ -134,13 +134,13 @@ class _Flow(asyncio.DatagramProtocol):
             self._transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
+        datagrams = cast(asyncio.DatagramTransport, transport)  # Python 3.11 does not declare its own as one
         if self._closed:
-            transport.close()
+            datagrams.close()
             return
-        self._transport = transport
+        self._transport = datagrams
         for data in self._waiting:
-            transport.sendto(data)
+            datagrams.sendto(data)
         self._waiting.clear()
 
     def datagram_received(self, data: bytes, addr: _Address) -> None:

@@ -1,0 +1,233 @@
+"""A team's first hour: each test is a step of one walk over three hosts, in order, and each asserts its outcome."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from support.cluster import Cluster, eventually, http_get
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+
+NODES = ("core-01", "core-02", "core-03")
+
+
+def _rows(table: str) -> list[list[str]]:
+    """A table's rows without its heading, split at the gaps between columns."""
+    return [re.split(r"\s{2,}", line.strip()) for line in table.splitlines()[1:]]
+
+
+def _container_names(cluster: Cluster, service: str) -> set[str]:
+    """The host names that the running tasks' containers have: the first 12 characters of their ids."""
+    out = cluster.ctl(
+        "core-01", "service", "ps", service, "--no-trunc", "--format", "{{.ID}} {{.CurrentState}}"
+    ).stdout
+    return {line.split()[0][:12] for line in out.splitlines() if line.split()[1] == "Running"}
+
+
+def test_images_are_loaded_on_every_node(cluster: Cluster, archives: dict[str, Path]) -> None:
+    for name in NODES:
+        for reference, path in archives.items():
+            done = cluster.ctl(name, "image", "load", "-i", str(path))
+            assert done.stdout == f"Loaded image: {reference}\n"
+        listed = cluster.ctl(name, "image", "ls", "--format", "{{.Repository}}:{{.Tag}}").stdout.split()
+        assert set(archives) <= set(listed)
+
+
+def test_init_makes_a_cluster_of_one(cluster: Cluster) -> None:
+    out = cluster.ctl("core-01", "swarm", "init", "--advertise-addr", "10.77.0.11").stdout
+    assert re.match(r"Swarm initialized: current node \([0-9a-z]{25}\) is now a manager\.\n", out)
+    assert re.search(
+        r"    minictl swarm join --token SWMTKN-1-[0-9a-z]{50}-[0-9a-z]{25} 10\.77\.0\.11:2377\n", out
+    )
+    assert "minictl swarm join-token manager" in out
+
+
+def test_the_others_join_by_token(cluster: Cluster) -> None:
+    token = cluster.ctl("core-01", "swarm", "join-token", "-q", "worker").stdout.strip()
+    for name in ("core-02", "core-03"):
+        done = cluster.ctl(name, "swarm", "join", "--token", token, "10.77.0.11:2377")
+        assert done.stdout == "This node joined a swarm as a worker.\n"
+
+
+def test_node_ls_shows_all_three(cluster: Cluster) -> None:
+    out = cluster.ctl("core-01", "node", "ls").stdout
+    heading = re.split(r"\s{2,}", out.splitlines()[0].strip())
+    assert heading == ["ID", "HOSTNAME", "STATUS", "AVAILABILITY", "MANAGER STATUS", "ENGINE VERSION"]
+    rows = {row[1]: row for row in _rows(out)}
+    assert set(rows) == set(NODES)
+    assert rows["core-01"][0].endswith(" *")
+    assert all(row[2:4] == ["Ready", "Active"] for row in rows.values())
+    assert rows["core-01"][4] == "Leader"
+
+
+def test_a_worker_refuses_cluster_commands(cluster: Cluster) -> None:
+    done = cluster.ctl("core-02", "node", "ls", check=False)
+    assert done.returncode == 1
+    assert "This node is not a swarm manager." in done.stderr
+
+
+def test_service_create_converges(cluster: Cluster) -> None:
+    done = cluster.ctl("core-01", "service", "create", "--name", "whoami", "-p", "4567:4567", "whoami:1")
+    lines = done.stdout.splitlines()
+    assert re.fullmatch(r"[0-9a-z]{25}", lines[0])
+    assert "overall progress: 1 out of 1 tasks" in done.stdout
+    assert lines[-1].strip() == "verify: Service converged"
+
+
+def test_service_ls_and_ps(cluster: Cluster) -> None:
+    (row,) = _rows(cluster.ctl("core-01", "service", "ls").stdout)
+    assert row[1:] == ["whoami", "replicated", "1/1", "whoami:1", "*:4567->4567/tcp"]
+    (task,) = _rows(cluster.ctl("core-01", "service", "ps", "whoami").stdout)
+    assert task[1:3] == ["whoami.1", "whoami:1"]
+    assert task[3] in NODES
+    assert task[4] == "Running"
+    assert re.fullmatch(r"Running .* ago", task[5])
+
+
+def test_every_node_answers_with_the_clients_own_address(cluster: Cluster) -> None:
+    (container,) = _container_names(cluster, "whoami")
+    for name in NODES:
+        url = f"http://{name}:4567"
+        assert http_get(cluster.lab.client, f"{url}/").strip() == container
+        assert http_get(cluster.lab.client, f"{url}/peer").strip() == "10.77.0.99"
+
+
+def test_a_node_answers_its_own_clients(cluster: Cluster) -> None:
+    (container,) = _container_names(cluster, "whoami")
+    for name in NODES:
+        for address in ("localhost", cluster.lab[name].address):
+            assert http_get(cluster.lab[name], f"http://{address}:4567/").strip() == container
+
+
+def test_one_node_sees_another_as_client(cluster: Cluster) -> None:
+    assert http_get(cluster.lab["core-02"], "http://core-03:4567/peer").strip() == "10.77.0.12"
+
+
+def test_scale_spreads_over_the_nodes_and_all_get_traffic(cluster: Cluster) -> None:
+    done = cluster.ctl("core-01", "service", "scale", "whoami=5")
+    assert done.stdout.startswith("whoami scaled to 5\n")
+    assert "overall progress: 5 out of 5 tasks" in done.stdout
+    out = cluster.ctl("core-01", "service", "ps", "whoami", "--format", "{{.Node}}").stdout.split()
+    assert sorted(Counter(out).values()) == [1, 2, 2]
+    containers = _container_names(cluster, "whoami")
+    assert len(containers) == 5
+    for name in NODES:
+        seen: set[str] = set()
+
+        def all_seen(name: str = name, seen: set[str] = seen) -> bool:
+            seen.add(http_get(cluster.lab.client, f"http://{name}:4567/").strip())
+            return seen >= containers
+
+        eventually(all_seen, f"all five answer through {name}", interval=0)
+        assert seen == containers
+
+
+def test_a_killed_container_is_replaced(cluster: Cluster) -> None:
+    before = _container_names(cluster, "whoami")
+    node = cluster.lab["core-02"]
+    pids = node.run(["pidof", "httpd"], check=False).stdout.split()
+    assert pids
+    node.run(["kill", "-9", pids[0]])
+
+    def replaced() -> bool:
+        now = _container_names(cluster, "whoami")
+        return len(now) == 5 and now != before
+
+    eventually(replaced, "five tasks run again, one of them new", timeout=40)
+    history = cluster.ctl("core-01", "service", "ps", "whoami").stdout
+    assert re.search(r" \\_ whoami\.\d .*Failed .*ago", history)
+    assert '"task: non-zero exit (137)"' in history
+
+
+def test_a_host_mode_port_answers_on_the_tasks_node_alone(cluster: Cluster) -> None:
+    port = "published=4600,target=4567,mode=host"
+    cluster.ctl("core-01", "service", "create", "--name", "hosted", "--publish", port, "whoami:1")
+    (node,) = cluster.ctl("core-01", "service", "ps", "hosted", "--format", "{{.Node}}").stdout.split()
+    assert http_get(cluster.lab.client, f"http://{node}:4600/peer").strip() == "10.77.0.99"
+    other = next(name for name in NODES if name != node)
+    with pytest.raises(AssertionError, match="Failed to connect"):
+        http_get(cluster.lab.client, f"http://{other}:4600/")
+    assert cluster.ctl("core-01", "service", "rm", "hosted").stdout == "hosted\n"
+
+
+def test_a_udp_port_answers_on_every_node(cluster: Cluster) -> None:
+    create = (
+        "service",
+        "create",
+        "--name",
+        "datagrams",
+        "--replicas",
+        "2",
+        "-p",
+        "4568:4567/udp",
+        "whoami-udp:1",
+    )
+    cluster.ctl("core-01", *create)
+    ask = "exec 3<>/dev/udp/{}/4568 && echo hello >&3 && timeout 2 head -n 1 <&3"
+    for name in NODES:
+
+        def answer(name: str = name) -> str:
+            return cluster.lab.client.run(["bash", "-c", ask.format(name)], check=False).stdout
+
+        containers = _container_names(cluster, "datagrams")
+        seen: set[str] = set()
+
+        def all_seen(seen: set[str] = seen, containers: set[str] = containers) -> bool:
+            container, peer = answer().split()
+            assert peer == "10.77.0.99"
+            seen.add(container)
+            return seen == containers
+
+        eventually(all_seen, f"both answer through {name}", interval=0)
+        local = cluster.lab[name].run(["bash", "-c", ask.format("127.0.0.1")]).stdout
+        assert local.split()[0] in containers
+    assert cluster.ctl("core-01", "service", "rm", "datagrams").stdout == "datagrams\n"
+
+
+def test_a_port_in_use_is_refused_by_name(cluster: Cluster) -> None:
+    done = cluster.ctl(
+        "core-01", "service", "create", "--name", "other", "-p", "4567:80", "whoami:1", check=False
+    )
+    assert done.returncode == 1
+    assert "port '4567' is already in use by service 'whoami'" in done.stderr
+    assert "other" not in cluster.ctl("core-01", "service", "ls").stdout
+
+
+def test_inspect_speaks_dockers_json(cluster: Cluster) -> None:
+    (service,) = json.loads(cluster.ctl("core-01", "service", "inspect", "whoami").stdout)
+    assert service["Spec"]["Name"] == "whoami"
+    assert service["Spec"]["Mode"] == {"Replicated": {"Replicas": 5}}
+    assert service["Endpoint"]["Ports"][0]["PublishedPort"] == 4567
+
+
+def test_scale_down_and_remove(cluster: Cluster) -> None:
+    cluster.ctl("core-01", "service", "scale", "whoami=2")
+    eventually(lambda: len(_container_names(cluster, "whoami")) == 2, "two tasks are left")
+    assert cluster.ctl("core-01", "service", "rm", "whoami").stdout == "whoami\n"
+    assert _rows(cluster.ctl("core-01", "service", "ls").stdout) == []
+    for name in NODES:
+        eventually(
+            lambda name=name: not cluster.lab[name].run(["pidof", "httpd"], check=False).stdout,  # type: ignore[misc]
+            f"no container is left on {name}",
+        )
+    with pytest.raises(AssertionError, match="Failed to connect"):
+        http_get(cluster.lab.client, "http://core-02:4567/")
+
+
+def test_a_worker_leaves_and_is_removed(cluster: Cluster) -> None:
+    assert cluster.ctl("core-03", "swarm", "leave").stdout == "Node left the swarm.\n"
+    eventually(lambda: "Down" in cluster.ctl("core-01", "node", "ls").stdout, "core-03 is down")
+    assert cluster.ctl("core-01", "node", "rm", "core-03").stdout == "core-03\n"
+    assert "core-03" not in cluster.ctl("core-01", "node", "ls").stdout
+
+
+def test_the_last_manager_leaves_only_by_force(cluster: Cluster) -> None:
+    refused = cluster.ctl("core-01", "swarm", "leave", check=False)
+    assert refused.returncode == 1
+    assert "`--force`" in refused.stderr
+    assert cluster.ctl("core-01", "swarm", "leave", "--force").stdout == "Node left the swarm.\n"
+    assert cluster.lab["core-01"].run(["pidof", "etcd"], check=False).stdout == ""
