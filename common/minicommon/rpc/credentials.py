@@ -12,6 +12,8 @@ from typing import Any
 
 import grpc
 
+from minicommon.identity import pem
+from minicommon.identity.authority import load_key
 from minicommon.paths import NodePaths
 
 
@@ -28,6 +30,12 @@ class NodeCredentials:
         """What a server shows: its certificate and the root, by which one who joins knows the cluster."""
         return self.certificate_pem + self.root_ca_pem
 
+    @property
+    def is_pair(self) -> bool:
+        """Whether the certificate is for the key."""
+        certified = pem.read_certificate(self.certificate_pem).public_key()
+        return load_key(self.key_pem).public_key() == certified
+
     @classmethod
     def load(cls, paths: NodePaths) -> NodeCredentials:
         """What is on disk now. Raises OSError."""
@@ -39,7 +47,10 @@ class NodeCredentials:
 
 
 class CredentialFiles:
-    """A node's files, read again when one of them was replaced."""
+    """A node's files, read again when one of them was replaced.
+
+    Key and certificate are replaced one after the other; between the two the last pair that fits stays in use.
+    """
 
     def __init__(self, paths: NodePaths) -> None:
         self._paths = paths
@@ -51,8 +62,9 @@ class CredentialFiles:
         """The present credentials. Raises OSError."""
         stamps = _stamps(self._files)
         if stamps != self._seen:
-            self._loaded = NodeCredentials.load(self._paths)
-            self._seen = stamps
+            found = NodeCredentials.load(self._paths)
+            if found.is_pair:
+                self._loaded, self._seen = found, stamps
         return self._loaded
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from minicommon.clock import SystemClock
-from minicommon.errors import MiniError, PermissionDeniedError, UnavailableError
+from minicommon.clock import SECOND, SystemClock, VirtualClock
+from minicommon.errors import MiniError, PermissionDeniedError, UnauthenticatedError, UnavailableError
 from minicommon.identity import pem
 from minicommon.identity.authority import (
     HOUR,
@@ -31,7 +32,7 @@ from minicommon.rpc.join_client import join
 from minicommon.rpc.tls_probe import presented_chain
 from minimanager.domain.objects import NodeRole, NodeState
 from miniproto.v1 import join_pb2, join_pb2_grpc
-from support.join_site import JoinSite
+from support.join_site import JoinSite, join_site
 
 CLOCK = SystemClock()
 
@@ -138,6 +139,19 @@ async def test_a_removed_node_is_refused_on_its_open_connection_too(site: JoinSi
             await stub.RenewCertificate(request)
 
 
+async def test_a_certificate_that_expires_is_refused_on_its_open_connection_too() -> None:
+    clock = VirtualClock(time.time_ns())
+    async with join_site(clock) as site:
+        credentials = await _member(site)
+        request = join_pb2.RenewCertificateRequest(csr_pem=new_request().csr_pem)
+        async with manager_channel(site.control_address, credentials) as channel:
+            stub = join_pb2_grpc.MembershipStub(channel)
+            await stub.RenewCertificate(request)
+            clock.advance(site.cluster.spec.certificate_lifetime_ns + SECOND)
+            with pytest.raises(UnauthenticatedError, match="has expired since"), ours():
+                await stub.RenewCertificate(request)
+
+
 async def test_a_client_certificate_sees_the_health(site: JoinSite) -> None:
     subject = client_subject("alice", role=Caller.VIEWER, cluster_id=site.cluster.id)
     async with manager_channel(site.control_address, _credentials(site, subject)) as channel:
@@ -181,7 +195,9 @@ async def test_a_manager_shows_its_renewed_certificate_without_a_restart(
     before = (await presented_chain(site.control_address))[0]
     subject = node_subject(site.core.node_id, manager=True, cluster_id=site.cluster.id)
     pair = issue_with_key(site.root, subject, now_ns=CLOCK.now_ns(), lifetime_ns=HOUR)
-    put(NodeCredentials(pair.key_pem, pair.certificate_pem, site.root.certificate_pem))
+    pem.write(paths.node_key, pair.key_pem)
+    assert load() is site.credentials  # half replaced: the pair that fits stays
+    pem.write(paths.node_certificate, pair.certificate_pem)
     site.credentials = load()
     after = (await presented_chain(site.control_address))[0]
     assert before.serial_number != after.serial_number
