@@ -124,6 +124,13 @@ class Story(RuleBasedStateMachine):
         assert self.sim.decide().actions == ()
         self._check_at_rest()
 
+    @rule()
+    def passes_alone_come_to_rest(self) -> None:
+        """What a pass gives back, the next one may use, and the one after that has nothing left to do."""
+        for _ in range(3):
+            self.sim.step()
+        assert self.sim.decide().actions == ()
+
     # --- what always holds ---
 
     def _check_decision(self) -> None:

@@ -16,15 +16,10 @@ ORPHAN_AFTER_NS = 24 * HOUR
 """How long a node is down before its tasks are given up (swarmkit `manager/dispatcher/dispatcher.go`)."""
 
 
-def must_leave(overlay: Overlay, task: Task) -> bool:
-    """Whether the task's node can no longer be relied on, or is being drained."""
-    return overlay.down(task.node_id) or overlay.lost(task.node_id) or overlay.draining(task.node_id)
-
-
 def mark_orphans(overlay: Overlay, service_id: str) -> None:
     """Declare ended what nobody will ever report about again."""
     for task in overlay.of_service(service_id):
-        if not task.node_id or overlay.finished(task):
+        if overlay.sound(task.node_id) or overlay.finished(task):
             continue
         if overlay.lost(task.node_id):
             _orphan(overlay, task, "node has been removed")

@@ -11,8 +11,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from minimanager.decide.actions import Action, CreateTask, Decision, DeleteService, DeleteTask, UpdateTask
+from minimanager.decide.slots import Slot, by_slot
 from minimanager.domain.objects import Availability, NodeState, Service, Task, TaskState
 from minimanager.domain.snapshot import Snapshot
+
+MAX_NEW_TASKS = 10_000
+"""Tasks that one pass makes. A pass runs between the other work of its process, which must not stall: this many take
+about a third of a second. The next pass, at once, makes the rest."""
 
 
 class Overlay:
@@ -27,18 +32,36 @@ class Overlay:
         self._deleted: dict[str, Task] = {}
         self._services: list[Service] = []
         self._wake_at_ns: int | None = None
+        self._new = 0
+        self._tasks: dict[str, list[Task]] = {}
+        self._slots: dict[str, dict[int, Slot]] = {}
+        self._sound: dict[str, bool] = {}
 
     # --- reading ---
 
     def of_service(self, service_id: str) -> list[Task]:
-        """The service's tasks as they are to be."""
-        present = [
-            self._changed.get(task.id, task)
-            for task in self.snapshot.of_service(service_id).values()
-            if task.id not in self._deleted
-        ]
-        created = self._created.get(service_id)
-        return [*present, *created.values()] if created else present
+        """The service's tasks as they are to be; not to be changed. Kept until the next wish about the service."""
+        tasks = self._tasks.get(service_id)
+        if tasks is None:
+            tasks = self._tasks[service_id] = self._collect(service_id)
+        return tasks
+
+    def slots(self, service_id: str) -> dict[int, Slot]:
+        """The service's slots as they are to be, by number; kept likewise."""
+        slots = self._slots.get(service_id)
+        if slots is None:
+            slots = self._slots[service_id] = by_slot(self.of_service(service_id))
+        return slots
+
+    def _collect(self, service_id: str) -> list[Task]:
+        present = self.snapshot.of_service(service_id).values()
+        tasks = [self._changed.get(task.id, task) for task in present if task.id not in self._deleted]
+        tasks.extend(self._created.get(service_id, {}).values())
+        return tasks
+
+    def _forget(self, service_id: str) -> None:
+        self._tasks.pop(service_id, None)
+        self._slots.pop(service_id, None)
 
     def of_node(self, node_id: str) -> Iterator[Task]:
         """The tasks that the snapshot has on the node, as they are to be; not those newly placed."""
@@ -54,6 +77,14 @@ class Overlay:
     def finished(self, task: Task) -> bool:
         """Whether the task has ended for good."""
         return self.state(task) > TaskState.RUNNING
+
+    def sound(self, node_id: str) -> bool:
+        """Whether the node can keep its tasks: it is a member, not down, and not to be emptied."""
+        sound = self._sound.get(node_id)
+        if sound is None:
+            sound = not (self.lost(node_id) or self.down(node_id) or self.draining(node_id))
+            self._sound[node_id] = sound
+        return sound
 
     def lost(self, node_id: str) -> bool:
         """Whether the node was removed from the cluster."""
@@ -74,9 +105,19 @@ class Overlay:
     def create(self, task: Task) -> None:
         """Add a new task."""
         self._created.setdefault(task.service_id, {})[task.id] = task
+        self._new += 1
+        self._forget(task.service_id)
+
+    def has_room(self) -> bool:
+        """Whether this pass may make another task; if not, it asks for the next pass."""
+        if self._new < MAX_NEW_TASKS:
+            return True
+        self.wake_at(self.now_ns)
+        return False
 
     def put(self, task: Task) -> None:
         """Replace a task by its next form."""
+        self._forget(task.service_id)
         created = self._created.get(task.service_id)
         if created is not None and task.id in created:
             created[task.id] = task
@@ -85,6 +126,7 @@ class Overlay:
 
     def delete(self, task: Task) -> None:
         """Remove a task that the snapshot has."""
+        self._forget(task.service_id)
         self._changed.pop(task.id, None)
         self._deleted[task.id] = task
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from minimanager.decide.overlay import Overlay
-from minimanager.decide.slots import Slot, by_slot, is_active
+from minimanager.decide.slots import Slot, is_active
 from minimanager.domain.objects import ClusterSpec, Task, TaskState
 
 
@@ -23,8 +23,9 @@ def reap(overlay: Overlay, service_id: str) -> None:
     for task in overlay.of_service(service_id):
         if not is_active(task) and _is_gone(overlay, task):
             overlay.delete(task)
-    for slot in by_slot(overlay.of_service(service_id)).values():
-        _trim(overlay, slot)
+    for slot in overlay.slots(service_id).values():
+        if len(slot.tasks) > 1:
+            _trim(overlay, slot)
 
 
 def history_limit(overlay: Overlay, slot: Slot) -> int:

@@ -7,24 +7,31 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import count, islice
 
-from minimanager.decide.node_health import must_leave
 from minimanager.decide.overlay import Overlay
 from minimanager.decide.restart import not_before_ns, should_restart
-from minimanager.decide.slots import Slot, age, by_slot, is_outdated
+from minimanager.decide.slots import Slot, age, is_outdated
 from minimanager.domain.objects import Meta, Service, Task, TaskState
 
 
 def orchestrate(overlay: Overlay, service: Service) -> None:
     """Retire what has ended or cannot stay, remove slots that are too many, fill those that are empty."""
-    slots = by_slot(overlay.of_service(service.id))
-    surplus = set(surplus_slots(overlay, slots.values(), service.spec.replicas))
+    slots = overlay.slots(service.id)
+    replicas = service.spec.replicas
+    surplus = set(surplus_slots(overlay, slots.values(), replicas)) if len(slots) > replicas else set()
     for slot in slots.values():
         if slot.number in surplus:
             _remove(overlay, slot)
-        elif not _retire(overlay, service, slot):
+        elif not _retire(overlay, service, slot) and overlay.has_room():
             _refill(overlay, service, slot)
-    missing = service.spec.replicas - len(slots)
-    for number in islice((number for number in count(1) if number not in slots), max(missing, 0)):
+    _grow(overlay, service, frozenset(slots))
+
+
+def _grow(overlay: Overlay, service: Service, taken: frozenset[int]) -> None:
+    """Make the slots that are missing, lowest numbers first."""
+    free = (number for number in count(1) if number not in taken)
+    for number in islice(free, max(service.spec.replicas - len(taken), 0)):
+        if not overlay.has_room():
+            return
         overlay.create(_new_task(overlay, service, number))
 
 
@@ -55,13 +62,14 @@ def _retire(overlay: Overlay, service: Service, slot: Slot) -> bool:
     """Ask the tasks that cannot stay to stop. Whether one remains that is to run."""
     fit = []
     for task in slot.active:
-        if overlay.finished(task) or must_leave(overlay, task) or is_outdated(task, service):
+        if overlay.finished(task) or not overlay.sound(task.node_id) or is_outdated(task, service):
             overlay.put(replace(task, desired_state=TaskState.SHUTDOWN))
         else:
             fit.append(task)
-    fit.sort(key=lambda task: (-overlay.state(task), age(task)))
-    for task in fit[1:]:  # after a partition two may share a slot: the one that came furthest stays
-        overlay.put(replace(task, desired_state=TaskState.SHUTDOWN))
+    if len(fit) > 1:  # after a partition two may share a slot: the one that came furthest stays
+        fit.sort(key=lambda task: (-overlay.state(task), age(task)))
+        for task in fit[1:]:
+            overlay.put(replace(task, desired_state=TaskState.SHUTDOWN))
     return bool(fit)
 
 

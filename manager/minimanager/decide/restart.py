@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from minimanager.decide.overlay import Overlay
-from minimanager.decide.slots import Slot, by_slot, is_active
+from minimanager.decide.slots import Slot, is_active
 from minimanager.domain.objects import SECOND, RestartCondition, Service, Task, TaskState
 
 GATE_TIMEOUT_NS = 60 * SECOND
@@ -50,9 +50,9 @@ def not_before_ns(overlay: Overlay, last: Task) -> int:
 
 def release(overlay: Overlay, service: Service) -> None:
     """Let those of the service's tasks run that have waited long enough; ask to look again for the others."""
-    for slot in by_slot(overlay.of_service(service.id)).values():
-        for task in slot.active:
-            if task.desired_state is TaskState.RUNNING:
+    for slot in overlay.slots(service.id).values():
+        for task in slot.tasks:
+            if task.desired_state is not TaskState.READY:
                 continue
             opens_at_ns = task.not_before_ns
             if _has_predecessor(overlay, slot):

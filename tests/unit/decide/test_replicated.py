@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from minimanager.decide.actions import CreateTask, UpdateTask
-from minimanager.domain.objects import SECOND, TaskState
+from minimanager.decide.overlay import MAX_NEW_TASKS
+from minimanager.domain.objects import SECOND, RestartPolicy, TaskState
 from support.simulation import Simulation, host_port, ingress_port, service, task_spec
 
 
@@ -195,3 +196,28 @@ def test_tasks_of_a_service_that_is_gone_are_cleaned_up() -> None:
     del sim.services["web"]
     sim.settle()
     assert sim.of() == []
+
+
+def test_a_pass_makes_only_so_many_tasks_and_asks_for_the_next_at_once() -> None:
+    sim = Simulation()
+    sim.put_service(service("big", replicas=MAX_NEW_TASKS + 3))
+    sim.put_service(service("small", replicas=2))
+    first = sim.decide()
+    assert (len(first.actions), first.wake_at_ns) == (MAX_NEW_TASKS, sim.now_ns)
+    sim.step()
+    second = sim.decide()
+    assert (len(second.actions), second.wake_at_ns) == (5, None)
+    sim.step()
+    assert sim.step() == ()
+
+
+def test_a_refill_that_finds_no_room_is_made_in_the_next_pass() -> None:
+    sim = Simulation()
+    sim.put_service(service("web", replicas=1, task=task_spec(restart=RestartPolicy(delay_ns=0))))
+    sim.settle()
+    sim.put_service(service("big", replicas=MAX_NEW_TASKS))
+    sim.report(sim.running("web")[0].id, TaskState.FAILED)
+    sim.step()
+    assert sim.live("web") == []
+    sim.step()
+    assert len(sim.live("web")) == 1
