@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import replace
 from typing import Any
@@ -35,11 +36,12 @@ class ClustersServicer(control_pb2_grpc.ClustersServicer):
 
     async def Get(self, request: control_pb2.GetClusterRequest, context: Context) -> control_pb2.ClusterInfo:
         check(request)
+        leader, etcd = await asyncio.gather(self._core.leader(), self._etcd())
         snapshot = await self._core.read()
         return control_pb2.ClusterInfo(
             cluster=views.cluster(require_cluster(snapshot)),
-            managers=await self._managers(snapshot),
-            etcd=await self._etcd(),
+            managers=self._managers(snapshot, leader),
+            etcd=etcd,
             revision=snapshot.revision,
             nodes=len(snapshot.nodes),
         )
@@ -82,8 +84,7 @@ class ClustersServicer(control_pb2_grpc.ClustersServicer):
         await self._core.commit(self._core.writer.begin().replace(changed))
         return changed
 
-    async def _managers(self, snapshot: Snapshot) -> list[control_pb2.ManagerInfo]:
-        leader = await self._core.leader()
+    def _managers(self, snapshot: Snapshot, leader: str) -> list[control_pb2.ManagerInfo]:
         found = [node for node in snapshot.nodes.values() if node.spec.role is NodeRole.MANAGER]
         return [
             control_pb2.ManagerInfo(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from minicommon.clock import Clock
-from minicommon.errors import DeadlineError
+from minicommon.errors import DeadlineError, UnavailableError
 from minicommon.ids import new_id
 from minicommon.log import fields
 
@@ -77,8 +77,12 @@ class Core:
         return await self.read(result.revision)
 
     async def leader(self) -> str:
-        """Id of the node whose manager leads now; empty: none does."""
-        holder = await self.store.get(self.keys.leader)
+        """Id of the node whose manager leads now; empty: none does, or the store that knows does not answer."""
+        try:
+            holder = await self.store.get(self.keys.leader)
+        except UnavailableError as error:
+            logger.warning("Nobody says who leads.", extra=fields(error=error.message))
+            return ""
         return "" if holder is None else holder.value.decode()
 
     async def retried(self, attempt: Callable[[Snapshot], Awaitable[T]]) -> T:

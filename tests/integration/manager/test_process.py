@@ -157,6 +157,10 @@ async def test_a_frozen_etcd_is_said_to_be_unavailable_and_comes_back(
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await local.services.Create(web(0), timeout=30)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        info = await local.clusters.Get(control_pb2.GetClusterRequest(), timeout=30)
+        assert not info.etcd.healthy
+        assert info.etcd.message
+        assert (await local.nodes.List(control_pb2.ListRequest(), timeout=30)).nodes  # reads go on
     finally:
         etcd.thaw()
     again = web(0)
