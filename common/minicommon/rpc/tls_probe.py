@@ -14,7 +14,7 @@ from typing import Any, Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from minicommon.errors import UnavailableError
+from minicommon.errors import InvalidArgumentError, UnavailableError
 
 ANSWER_SECONDS: Final = 5.0
 """For the connection and the handshake, each: a machine that is there answers within milliseconds."""
@@ -23,15 +23,22 @@ ANSWER_SECONDS: Final = 5.0
 async def presented_chain(address: str, *, timeout: float = ANSWER_SECONDS) -> tuple[x509.Certificate, ...]:
     """What the server at host:port shows: its own certificate first.
 
-    Raises UnavailableError, saying whether nothing answers there, or something that does not speak TLS. `timeout` is
-    in seconds.
+    Raises InvalidArgumentError for an address of another form, and UnavailableError, saying whether nothing answers
+    there, or something that does not speak TLS. `timeout` is in seconds.
     """
-    host, _, port = address.rpartition(":")
-    writer = await _connect(address, host.strip("[]"), int(port), timeout)
+    host, port = _split(address)
+    writer = await _connect(address, host, port, timeout)
     try:
         return await _handshake(address, writer, timeout)
     finally:
         writer.transport.abort()
+
+
+def _split(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
+        raise InvalidArgumentError(f"address: must be HOST:PORT with a port of 1 to 65535, got {address!r}")
+    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 async def _connect(address: str, host: str, port: int, timeout: float) -> asyncio.StreamWriter:

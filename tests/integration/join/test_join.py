@@ -215,6 +215,19 @@ async def test_an_address_where_nothing_listens_is_named(site: JoinSite) -> None
     await _refused(site, _join(site, address=address), UnavailableError, f"{address}: connection refused")
 
 
+@pytest.mark.parametrize(
+    "address", ["manager", ":2377", "manager:", "manager:0", "manager:65536", "manager:²"]
+)
+async def test_an_address_of_another_form_is_refused(site: JoinSite, address: str) -> None:
+    attempt = join([address], site.token(), hostname="n2", clock=CLOCK)
+    await _refused(site, attempt, InvalidArgumentError, "address: must be HOST:PORT", repr(address))
+
+
+async def test_no_address_is_refused(site: JoinSite) -> None:
+    attempt = join([], site.token(), hostname="n2", clock=CLOCK)
+    await _refused(site, attempt, InvalidArgumentError, "at least one manager's HOST:PORT")
+
+
 async def test_every_address_that_failed_is_named(site: JoinSite) -> None:
     addresses = [f"127.0.0.1:{_free_port()}", "no-such-host.invalid:2377"]
     attempt = join(addresses, site.token(), hostname="n2", clock=CLOCK)
