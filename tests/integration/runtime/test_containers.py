@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from miniworker.runtime.api import ContainerConfig, ContainerStatus, Limits, RuntimeFaultError
 from miniworker.runtime.oci import cgroups, overlay
+from miniworker.runtime.oci.open import find_programs, open_oci
 from miniworker.runtime.oci.runtime import OciRuntime
+from miniworker.runtime.oci.settings import OciSettings
 from support import images
 from support.images import File, Image
 from support.runtimes import RUNS, OpenRuntime, chunks
@@ -273,3 +275,28 @@ async def _until_up(runtime: OciRuntime, container_id: str) -> None:
     async for line in runtime.logs(container_id, follow=True):
         if line.data == b"up":
             return
+
+
+async def test_a_start_that_was_interrupted_is_begun_anew(
+    runtime: OciRuntime, open_runtime: OpenRuntime, tmp_path: Path
+) -> None:
+    """The agent dies while conmon is creating: its successor must not end up with two, or with none."""
+    runc = tmp_path / "runc"
+    ready, gate = tmp_path / "ready", tmp_path / "gate"
+    os.mkfifo(ready)
+    os.mkfifo(gate)
+    real = find_programs(OciSettings(tmp_path, tmp_path)).runtime
+    runc.write_text(
+        f'#!/bin/sh\ncase "$*" in *create*) echo > {ready}; cat {gate};; esac\nexec {real} "$@"\n'
+    )
+    runc.chmod(0o755)
+    slow = await open_oci(OciSettings(tmp_path / "data", tmp_path / "run", binary=str(runc)))
+    await slow.create(ContainerConfig(id="i", name="i", image=IMAGE, command=("sh", "-c", "exit 4")))
+    starting = asyncio.ensure_future(slow.start("i"))
+    await asyncio.to_thread(ready.read_text)  # `runc create` has begun, and stands still
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    await slow.close()
+    again = await open_runtime()
+    await again.start("i")
+    assert (await again.wait("i")).code == 4

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from contextlib import suppress
 from dataclasses import dataclass
 
 from miniworker.runtime.api import ContainerStatus, Exit, RuntimeFaultError
@@ -68,6 +71,14 @@ class Observer:
         pid = read_number(files.pid)
         if pid is not None:
             await processes.ended(pid, lambda: cgroups.holds(pid, container_id))
+
+    async def abandon(self, container_id: str) -> None:
+        """Kill a conmon that is still creating its container, together with the runtime it has called."""
+        conmon = read_number(self._containers.files(container_id).conmon_pid)
+        if conmon is not None and self._conmon_lives(container_id):
+            with suppress(ProcessLookupError):
+                os.killpg(conmon, signal.SIGKILL)  # it leads a session of its own
+            await self.ended(container_id)
 
     def _conmon_lives(self, container_id: str) -> bool:
         pid = read_number(self._containers.files(container_id).conmon_pid)

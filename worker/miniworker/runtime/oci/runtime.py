@@ -104,8 +104,10 @@ class OciRuntime:
     async def _start(self, record: ContainerRecord, seen: Observed) -> int:
         files = self._containers.files(record.id)
         if not seen.waiting:
+            # A start that was interrupted may still be under way in conmon: end it, then begin anew.
+            await self._observer.abandon(record.id)
             if self._supervisor.is_known(record.id):
-                await self._supervisor.delete(record.id)  # from a start that was interrupted
+                await self._supervisor.delete(record.id)
             await asyncio.to_thread(overlay.mount, files, self._store.lower(record.chain))
             await self._supervisor.create(record.id, record.name, files)
         pid = self._observer.pid(record.id)
