@@ -28,6 +28,7 @@ from minicommon.identity.authority import (
     node_subject,
 )
 from minicommon.identity.names import Caller
+from minicommon.identity.requests import new_request
 from minicommon.ids import new_id
 from minicommon.paths import NodePaths
 from minicommon.rpc.channel import join_channel, manager_channel, unix_channel
@@ -37,7 +38,8 @@ from minimanager.app import Manager, Parts
 from minimanager.domain.objects import HOUR
 from minimanager.store.envelope import KEY_BYTES, Envelope
 from minimanager.store.memory import MemoryStore
-from miniproto.v1 import control_pb2_grpc, join_pb2_grpc
+from miniproto.v1 import control_pb2, control_pb2_grpc, join_pb2, join_pb2_grpc, objects_pb2
+from support.scripted_agent import PATIENCE
 
 START_SECONDS = 30.0
 """Until a manager must serve, on a busy machine."""
@@ -137,6 +139,18 @@ class Client:
         self.membership = join_pb2_grpc.MembershipStub(channel)
         self.join = join_pb2_grpc.JoinStub(channel)
 
+    async def running(self, ref: str, count: int) -> control_pb2.ServiceProgress:
+        """The service's progress once it wants `count` tasks and they run. Raises AioRpcError after PATIENCE."""
+        request = control_pb2.WatchServiceRequest(ref=ref)
+        call = self.tasks.WatchService(request, timeout=PATIENCE, wait_for_ready=True)
+        try:
+            async for progress in call:
+                if progress.service.running == count and progress.service.desired == count:
+                    return progress
+        finally:
+            call.cancel()
+        raise AssertionError("the watch ended")
+
 
 class Reachable:
     """How a test gets at a running manager. Channels are closed at the end."""
@@ -165,6 +179,16 @@ class Reachable:
     async def joiner(self) -> Client:
         """Somebody without a certificate, at the join port."""
         return await self._client(join_channel(f"127.0.0.1:{self.join_port}", self.home.root.certificate_pem))
+
+    async def join_worker(self) -> tuple[str, Client]:
+        """A new worker, joined by token: its node id, and its connection."""
+        role = objects_pb2.NODE_ROLE_WORKER
+        token = await (await self.local()).clusters.JoinToken(control_pb2.JoinTokenRequest(role=role))
+        request = join_pb2.IssueCertificateRequest(
+            csr_pem=new_request().csr_pem, token=token.token, hostname="core-02"
+        )
+        answer = await (await self.joiner()).join.IssueCertificate(request)
+        return answer.node_id, await self.member(Caller.WORKER, answer.node_id)
 
     async def _client(self, channel: grpc.aio.Channel) -> Client:
         return Client(await self._stack.enter_async_context(channel))

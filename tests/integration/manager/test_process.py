@@ -12,12 +12,10 @@ from pathlib import Path
 import grpc
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from minicommon.identity.names import Caller
-from minicommon.identity.requests import new_request
-from miniproto.v1 import control_pb2, join_pb2, objects_pb2
+from miniproto.v1 import control_pb2, objects_pb2
 from support.etcd import EtcdProcess, make_pki, running_etcd
-from support.manager import Client, ManagerProcess, manager_process
-from support.scripted_agent import PATIENCE, ScriptedAgent
+from support.manager import ManagerProcess, manager_process
+from support.scripted_agent import ScriptedAgent
 
 
 @pytest.fixture
@@ -30,29 +28,6 @@ async def etcd(tmp_path: Path) -> AsyncIterator[EtcdProcess]:
 async def manager(etcd: EtcdProcess) -> AsyncIterator[ManagerProcess]:
     async with manager_process(etcd.settings) as process:
         yield process
-
-
-async def joined(manager: ManagerProcess) -> tuple[str, Client]:
-    local = await manager.local()
-    token = await local.clusters.JoinToken(control_pb2.JoinTokenRequest(role=objects_pb2.NODE_ROLE_WORKER))
-    joiner = await manager.joiner()
-    answer = await joiner.join.IssueCertificate(
-        join_pb2.IssueCertificateRequest(csr_pem=new_request().csr_pem, token=token.token, hostname="core-02")
-    )
-    return answer.node_id, await manager.member(Caller.WORKER, answer.node_id)
-
-
-async def running(client: Client, ref: str, count: int) -> control_pb2.ServiceProgress:
-    call = client.tasks.WatchService(
-        control_pb2.WatchServiceRequest(ref=ref), timeout=PATIENCE, wait_for_ready=True
-    )
-    try:
-        async for progress in call:
-            if progress.service.running == count and progress.service.desired == count:
-                return progress
-    finally:
-        call.cancel()
-    raise AssertionError("the watch ended")
 
 
 def web(replicas: int = 2) -> control_pb2.CreateServiceRequest:
@@ -68,15 +43,15 @@ def web(replicas: int = 2) -> control_pb2.CreateServiceRequest:
 
 async def test_a_service_runs_and_a_restart_of_the_manager_keeps_everything(manager: ManagerProcess) -> None:
     local = await manager.local()
-    node_id, channel = await joined(manager)
+    node_id, channel = await manager.join_worker()
     async with ScriptedAgent(channel.channel) as agent:
         created = await local.services.Create(web())
-        before = await running(local, created.id, 2)
+        before = await local.running(created.id, 2)
         assert await manager.stop() == 0
         await agent.until(lambda: agent.error is not None)
 
     await manager.start()
-    after = await running(local, "web", 2)
+    after = await local.running("web", 2)
     assert [task.task for task in after.tasks] == [task.task for task in before.tasks]
     view = await local.nodes.Get(control_pb2.GetRequest(ref=node_id))
     assert view.status.state == objects_pb2.NODE_STATE_READY  # it has time to come back

@@ -8,13 +8,9 @@ import grpc
 import pytest
 from minicommon.clock import SECOND, VirtualClock
 from minicommon.identity.names import Caller
-from minicommon.identity.requests import new_request
 from miniproto.v1 import control_pb2, dispatcher_pb2, join_pb2, objects_pb2
-from support.manager import Client, InProcess, manager_in_process
-from support.scripted_agent import ScriptedAgent
-
-PATIENCE = 20.0
-"""Seconds for what should happen at once."""
+from support.manager import Client, manager_in_process
+from support.scripted_agent import PATIENCE, ScriptedAgent
 
 
 def spec(name: str = "web", *, replicas: int = 1, port: int = 0) -> objects_pb2.ServiceSpec:
@@ -31,36 +27,13 @@ async def create(client: Client, wanted: objects_pb2.ServiceSpec) -> control_pb2
     return await client.services.Create(control_pb2.CreateServiceRequest(spec=wanted))
 
 
-async def joined(manager: InProcess) -> tuple[str, Client]:
-    """A new worker: its node id, and its connection."""
-    local = await manager.local()
-    token = await local.clusters.JoinToken(control_pb2.JoinTokenRequest(role=objects_pb2.NODE_ROLE_WORKER))
-    joiner = await manager.joiner()
-    answer = await joiner.join.IssueCertificate(
-        join_pb2.IssueCertificateRequest(csr_pem=new_request().csr_pem, token=token.token, hostname="core-02")
-    )
-    return answer.node_id, await manager.member(Caller.WORKER, answer.node_id)
-
-
-async def running(client: Client, ref: str, count: int) -> control_pb2.ServiceProgress:
-    """The service's progress once `count` of its tasks run."""
-    call = client.tasks.WatchService(control_pb2.WatchServiceRequest(ref=ref), timeout=PATIENCE)
-    try:
-        async for progress in call:
-            if progress.service.running == count and progress.service.desired == count:
-                return progress
-    finally:
-        call.cancel()
-    raise AssertionError("the watch ended")
-
-
 async def test_a_service_comes_to_run_and_answers_on_its_port() -> None:
     async with manager_in_process() as manager:
         local = await manager.local()
-        node_id, channel = await joined(manager)
+        node_id, channel = await manager.join_worker()
         async with ScriptedAgent(channel.channel) as agent:
             created = await create(local, spec(replicas=3, port=4567))
-            progress = await running(local, created.id, 3)
+            progress = await local.running(created.id, 3)
             assert {task.task.node_id for task in progress.tasks} == {node_id}
             assert sorted(task.task.slot for task in progress.tasks) == [1, 2, 3]
             await agent.until(lambda: (port := agent.port(4567)) is not None and len(port.backends) == 3)
@@ -75,12 +48,12 @@ async def test_a_service_comes_to_run_and_answers_on_its_port() -> None:
 async def test_scaling_down_and_removing() -> None:
     async with manager_in_process() as manager:
         local = await manager.local()
-        _, channel = await joined(manager)
+        _, channel = await manager.join_worker()
         async with ScriptedAgent(channel.channel) as agent:
             created = await create(local, spec(replicas=4, port=4567))
-            await running(local, created.id, 4)
+            await local.running(created.id, 4)
             await local.services.Scale(control_pb2.ScaleServiceRequest(ref="web", replicas=1))
-            await running(local, "web", 1)
+            await local.running("web", 1)
             watch = aiter(local.tasks.WatchService(control_pb2.WatchServiceRequest(ref=created.id)))
             assert not (await anext(watch)).removed
             await local.services.Remove(control_pb2.RemoveServiceRequest(ref="web"))
@@ -89,7 +62,7 @@ async def test_scaling_down_and_removing() -> None:
             async with asyncio.timeout(PATIENCE):
                 *_, last = [progress async for progress in watch]
             assert last.removed
-            await running(local, again.id, 1)
+            await local.running(again.id, 1)
             await agent.until(lambda: (port := agent.port(4567)) is not None and len(port.backends) == 1)
 
 
@@ -113,17 +86,17 @@ async def test_a_revision_of_the_future_is_not_waited_for_without_end() -> None:
 async def test_a_failed_task_is_replaced() -> None:
     async with manager_in_process() as manager:
         local = await manager.local()
-        _, channel = await joined(manager)
+        _, channel = await manager.join_worker()
         async with ScriptedAgent(channel.channel) as agent:
             wanted = spec()
             wanted.task.restart.delay_ns = 1_000_000
             created = await create(local, wanted)
-            first = (await running(local, created.id, 1)).tasks[0].task.id
+            first = (await local.running(created.id, 1)).tasks[0].task.id
             await agent.report(
                 first, objects_pb2.TASK_STATE_FAILED, error="task: non-zero exit (1)", exit_code=1
             )
             await agent.until(lambda: bool(agent.wanted()) and first not in agent.wanted())
-            await running(local, created.id, 1)
+            await local.running(created.id, 1)
             failed = await local.tasks.Get(control_pb2.GetRequest(ref=first))
             assert (failed.state, failed.error) == (
                 objects_pb2.TASK_STATE_FAILED,
@@ -146,13 +119,13 @@ async def test_tasks_of_a_silent_node_move_to_another() -> None:
     clock = VirtualClock()
     async with manager_in_process(clock=clock) as manager:
         local = await manager.local()
-        first_id, first = await joined(manager)
+        first_id, first = await manager.join_worker()
         async with ScriptedAgent(first.channel) as silent:
             wanted = spec()
             wanted.task.restart.SetInParent()  # a policy of zeros: no delay
             created = await create(local, wanted)
-            await running(local, created.id, 1)
-            second_id, second = await joined(manager)
+            await local.running(created.id, 1)
+            second_id, second = await manager.join_worker()
             async with ScriptedAgent(second.channel, address="10.77.0.13") as living:
                 clock.advance(14 * SECOND)
                 await heard(local, living, second_id)
@@ -161,7 +134,7 @@ async def test_tasks_of_a_silent_node_move_to_another() -> None:
                 assert silent.error is not None
                 assert silent.error.details() == "heartbeat failure"
                 await living.until(lambda: bool(living.wanted()))
-                progress = await running(local, created.id, 1)
+                progress = await local.running(created.id, 1)
                 wanted_on = {
                     view.task.node_id
                     for view in progress.tasks
@@ -177,7 +150,7 @@ async def test_a_node_whose_connection_was_cut_is_down_after_a_short_grace() -> 
     clock = VirtualClock()
     async with manager_in_process(clock=clock) as manager:
         local = await manager.local()
-        node_id, channel = await joined(manager)
+        node_id, channel = await manager.join_worker()
         async with ScriptedAgent(channel.channel):
             pass
         clock.advance(2 * SECOND)
@@ -194,7 +167,7 @@ async def test_a_node_whose_connection_was_cut_is_down_after_a_short_grace() -> 
 async def test_a_removed_node_loses_its_session_and_its_access() -> None:
     async with manager_in_process() as manager:
         local = await manager.local()
-        node_id, channel = await joined(manager)
+        node_id, channel = await manager.join_worker()
         async with ScriptedAgent(channel.channel) as agent:
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await local.nodes.Remove(control_pb2.RemoveNodeRequest(ref=node_id))
@@ -208,7 +181,7 @@ async def test_a_removed_node_loses_its_session_and_its_access() -> None:
 
 async def test_a_newer_session_of_a_node_ends_the_older() -> None:
     async with manager_in_process() as manager:
-        node_id, first = await joined(manager)
+        node_id, first = await manager.join_worker()
         second = await manager.member(Caller.WORKER, node_id)
         async with ScriptedAgent(first.channel) as older, ScriptedAgent(second.channel) as newer:
             await older.until(lambda: older.error is not None)
@@ -222,7 +195,7 @@ async def test_a_newer_session_of_a_node_ends_the_older() -> None:
 async def test_a_node_that_leaves_is_down_at_once_and_can_be_removed() -> None:
     async with manager_in_process() as manager:
         local = await manager.local()
-        node_id, channel = await joined(manager)
+        node_id, channel = await manager.join_worker()
         async with ScriptedAgent(channel.channel):
             await channel.membership.Leave(join_pb2.LeaveRequest())
         view = await local.nodes.Get(control_pb2.GetRequest(ref=node_id))
