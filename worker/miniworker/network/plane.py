@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import TypeVar
@@ -25,7 +25,7 @@ from miniworker.network.errors import NetworkError
 from miniworker.network.gateway import PortForward, choose_address, host_rules, read_forwards
 from miniworker.network.gateway_bridge import ensure_gateway, gateway_subnet, remove_gateway
 from miniworker.network.host_ports import choose_ports, forwards_of, ports_of
-from miniworker.network.model import EMPTY, Bridge, KernelState
+from miniworker.network.model import EMPTY, Bridge, KernelState, Operation
 from miniworker.network.names import INGRESS_TABLE, TABLE, bridge_name
 from miniworker.network.namespaces import write_sysctl
 from miniworker.network.observe import observe
@@ -98,7 +98,7 @@ class KernelDataPlane:
     def _set_fabric(self, netlink: IPRoute, fabric: Fabric) -> None:
         sandboxes = self._known(netlink)
         self._ensure_host(netlink)
-        wanted = plan(fabric, vxlan_port=self._vxlan_port)
+        wanted = plan(fabric, vxlan_port=self._vxlan_port) | _local_neighbors(sandboxes, fabric)
         observed = self._applied if self._applied is not None else observe(netlink)
         self._applied = None
         operations = delta(wanted, observed)
@@ -142,12 +142,20 @@ class KernelDataPlane:
         make_sandbox(netlink, self._path(sandbox.task_id), wanted)
         sandboxes[sandbox.task_id] = FoundSandbox(wanted.addresses, wanted.gateway)
         try:
+            self._add_neighbors(netlink, wanted)
             self._forwards |= forwards_of(ports, wanted.source)
             self._write_rules()
         except NetworkError:
             self._detach(netlink, sandbox.task_id)
             raise
         return self._attached(sandbox, wanted)
+
+    def _add_neighbors(self, netlink: IPRoute, sandbox: SandboxPlan) -> None:
+        """Reach the task from now on, not only when the fabric that names it has come."""
+        items = {interface.neighbor for interface in sandbox.interfaces if interface.overlay}
+        Applier(netlink).apply(Operation(True, item) for item in items)
+        if self._applied is not None:
+            self._applied |= items
 
     def _plan_sandbox(self, sandbox: Sandbox, subnet: IPv4Network, address: IPv4Address) -> SandboxPlan:
         fabric = self._fabric or Fabric(node_id="", data_path_address=IPv4Address(0))
@@ -236,3 +244,12 @@ class KernelDataPlane:
 
     def _path(self, task_id: str) -> Path:
         return self._netns_dir / task_id
+
+
+def _local_neighbors(sandboxes: Mapping[str, FoundSandbox], fabric: Fabric) -> KernelState:
+    """Entries for the tasks here that the fabric does not name yet, or no more."""
+    return frozenset(
+        interface.neighbor
+        for task_id, found in sandboxes.items()
+        for interface in overlay_interfaces(task_id, found.addresses, fabric)
+    )

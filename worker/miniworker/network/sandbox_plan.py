@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv4Network
 from miniworker.network.api import Attachment, Fabric, OverlayNetwork, Sandbox
 from miniworker.network.errors import UnknownNetworkError
 from miniworker.network.gateway import gateway_of
-from miniworker.network.model import ReturnPath
+from miniworker.network.model import Neighbor, ReturnPath
 from miniworker.network.names import GATEWAY_BRIDGE, bridge_name, gateway_port_name, mac_of, port_name
 from miniworker.network.plan import return_paths
 
@@ -35,6 +35,11 @@ class Interface:
     @property
     def mac(self) -> str:
         return mac_of(self.address)
+
+    @property
+    def neighbor(self) -> Neighbor:
+        """How the node itself reaches the interface."""
+        return Neighbor(self.bridge, self.address, self.mac)
 
 
 @dataclass(frozen=True, slots=True)
