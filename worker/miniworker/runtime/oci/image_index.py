@@ -65,8 +65,8 @@ class ImageIndex:
             return ()
         return tuple(record for record in self.all() if digests.hex_of(record.id).startswith(prefix))
 
-    def put(self, record: ImageRecord) -> None:
-        """Add the image, or its new names to what is there."""
+    def put(self, record: ImageRecord) -> ImageRecord:
+        """Add the image, or its new names to what is there; the record with all its names."""
         old = self._records.get(record.id)
         merged = dataclasses.replace(
             record,
@@ -78,6 +78,7 @@ class ImageIndex:
                 self._records[other.id] = _without(other, lambda name: name in record.references)
         self._records[record.id] = merged
         self._save()
+        return merged
 
     def drop_names(self, image_id: str, names: tuple[str, ...]) -> ImageRecord:
         """The record without these names."""

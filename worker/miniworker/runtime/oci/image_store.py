@@ -42,7 +42,7 @@ class ImageStore:
         if not self.content.has(image_id):
             self.content.write(image_id, config)
         chain = digests.chain_ids(parsed.diff_ids)
-        self.index.put(
+        return self.index.put(
             ImageRecord(
                 id=image_id,
                 diff_ids=parsed.diff_ids,
@@ -52,9 +52,6 @@ class ImageStore:
                 repo_digests=repo_digests,
             )
         )
-        record = self.index.get(image_id)
-        assert record is not None
-        return record
 
     def config(self, record: ImageRecord) -> ImageConfig:
         """What the image says about its containers. Raises ImageError when the store is damaged."""

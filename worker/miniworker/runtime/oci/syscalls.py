@@ -7,11 +7,8 @@ import errno
 import os
 from pathlib import Path
 
-MS_RDONLY = 1
 MNT_DETACH = 2
 IN_MODIFY = 0x2
-IN_CREATE = 0x100
-IN_MOVED_TO = 0x80
 IN_NONBLOCK = os.O_NONBLOCK
 IN_CLOEXEC = os.O_CLOEXEC
 

@@ -49,13 +49,13 @@ class RegistryClient:
     async def resolve(self, name: ImageName) -> str:
         """The digest the name stands for now, without fetching it; empty when the registry does not say."""
         async with self.request("HEAD", name, f"manifests/{name.target}", headers=_ACCEPT) as response:
-            await _check(response, name)
+            await check_response(response, name)
             return response.headers.get("Docker-Content-Digest", "")
 
     async def manifest(self, name: ImageName, target: str) -> tuple[bytes, str, str]:
         """(bytes, media type, digest) of a manifest or index; verified when `target` is a digest."""
         async with self.request("GET", name, f"manifests/{target}", headers=_ACCEPT) as response:
-            await _check(response, name)
+            await check_response(response, name)
             data = await response.content.read(MAX_DOCUMENT + 1)
             while len(data) <= MAX_DOCUMENT and (more := await response.content.read(MAX_DOCUMENT)):
                 data += more
@@ -166,7 +166,7 @@ class RegistryClient:
 _ACCEPT = {"Accept": ", ".join((*INDEX_TYPES, *MANIFEST_TYPES))}
 
 
-async def _check(response: aiohttp.ClientResponse, name: ImageName) -> None:
+async def check_response(response: aiohttp.ClientResponse, name: ImageName) -> None:
     """Raise ImageError for everything but 200 and 206, with what the registry says."""
     status = response.status
     if status in (200, 206):
@@ -179,9 +179,6 @@ async def _check(response: aiohttp.ClientResponse, name: ImageName) -> None:
     if status == 429:
         raise ImageError(f"too many requests: {name.registry} limits pulls{said}")
     raise ImageError(f"{name.registry} answered {status} for {name.familiar}{said}")
-
-
-check_response = _check
 
 
 def _said(body: bytes) -> str:
