@@ -1,0 +1,106 @@
+"""Which port of the node a task gets, and who is told no."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from miniworker.network.api import HostPort, Sandbox
+from miniworker.network.errors import PortInUseError
+from miniworker.network.gateway import host_rules, read_forwards
+from miniworker.network.host_ports import choose_ports, forwards_of, ports_of
+from miniworker.network.ports import CHOSEN_PORTS
+
+ADDRESS = IPv4Address("172.18.0.2")
+
+
+def choose(
+    *wanted: HostPort, held: dict[tuple[str, int], str] | None = None, busy: frozenset[int] = frozenset()
+) -> tuple[HostPort, ...]:
+    return choose_ports(
+        wanted,
+        held or {},
+        is_free=lambda _, port: port not in busy,
+        holder=lambda _, port: f"nginx (pid {port})",
+    )
+
+
+def test_a_number_that_is_asked_for_is_given() -> None:
+    assert choose(HostPort("tcp", 80, 8080)) == (HostPort("tcp", 80, 8080),)
+
+
+def test_a_number_is_chosen_past_those_in_use() -> None:
+    first = CHOSEN_PORTS.start
+    chosen = choose(
+        HostPort("tcp", 0, 80),
+        HostPort("tcp", 0, 81),
+        held={("tcp", first): "task a"},
+        busy=frozenset({first + 1}),
+    )
+    assert [port.published_port for port in chosen] == [first + 2, first + 3]
+
+
+def test_the_same_number_serves_tcp_and_udp() -> None:
+    assert len(choose(HostPort("tcp", 53, 53), HostPort("udp", 53, 53))) == 2
+
+
+@pytest.mark.parametrize(
+    ("held", "busy", "who"),
+    [
+        ({("tcp", 80): "task abc"}, frozenset(), "task abc"),
+        ({}, frozenset({80}), r"nginx \(pid 80\)"),
+    ],
+)
+def test_the_holder_of_a_taken_port_is_named(
+    held: dict[tuple[str, int], str], busy: frozenset[int], who: str
+) -> None:
+    with pytest.raises(PortInUseError, match=f"port 80/tcp is in use on this node by {who}"):
+        choose(HostPort("tcp", 80, 80), held=held, busy=busy)
+
+
+def test_a_task_cannot_have_a_port_twice() -> None:
+    with pytest.raises(PortInUseError, match="another port of the same task"):
+        choose(HostPort("tcp", 80, 80), HostPort("tcp", 80, 81))
+
+
+def test_no_port_left_is_said() -> None:
+    with pytest.raises(PortInUseError, match="no free tcp port between 32768 and 60999"):
+        choose(HostPort("tcp", 0, 80), busy=frozenset(CHOSEN_PORTS))
+
+
+@given(
+    st.lists(st.builds(HostPort, st.sampled_from(["tcp", "udp"]), st.just(0), st.integers(1, 5)), max_size=6)
+)
+def test_what_a_task_has_is_read_back_from_what_the_kernel_holds(wanted: list[HostPort]) -> None:
+    chosen = choose(*wanted)
+    found = ports_of(Sandbox("t", (), tuple(wanted)), forwards_of(chosen, ADDRESS), ADDRESS)
+    assert sorted(map(repr, found)) == sorted(map(repr, chosen))
+    assert [port.target_port for port in found] == [port.target_port for port in wanted]
+
+
+def test_the_rules_name_every_port_bridge_and_subnet() -> None:
+    script = host_rules(
+        [IPv4Network("172.18.0.0/16"), IPv4Network("10.0.0.0/24")],
+        ["mbr-a"],
+        forwards_of([HostPort("tcp", 8080, 80)], ADDRESS),
+    )
+    assert "elements = { tcp . 8080 : 172.18.0.2 . 80 }" in script
+    assert 'iifname "mbr-a" oifname "mbr-a" accept' in script
+    assert "ip saddr { 10.0.0.0/24, 172.18.0.0/16 } masquerade" in script
+
+
+def test_ports_are_read_from_the_listing_of_nft() -> None:
+    listing: list[dict[str, Any]] = [
+        {"table": {"name": "mini"}},
+        {
+            "map": {
+                "name": "host_ports",
+                "elem": [[{"concat": ["tcp", 8080]}, {"concat": ["172.18.0.2", 80]}]],
+            }
+        },
+    ]
+    assert read_forwards(listing) == forwards_of([HostPort("tcp", 8080, 80)], ADDRESS)
+    assert read_forwards([{"map": {"name": "host_ports"}}]) == frozenset()
