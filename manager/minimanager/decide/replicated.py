@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import count, islice
 
 from minimanager.decide.overlay import Overlay
-from minimanager.decide.restart import not_before_ns, should_restart
+from minimanager.decide.restart import must_wait, not_before_ns, should_restart
 from minimanager.decide.slots import Slot, age, is_outdated
 from minimanager.domain.objects import Meta, Service, Task, TaskState
 
@@ -78,7 +78,7 @@ def _refill(overlay: Overlay, service: Service, slot: Slot) -> None:
     last = slot.newest
     if is_outdated(last, service):
         overlay.create(_new_task(overlay, service, slot.number, after=last))
-    elif should_restart(overlay, slot):
+    elif should_restart(overlay, slot) and not must_wait(overlay, last):
         task = _new_task(overlay, service, slot.number, after=last)
         overlay.create(replace(task, not_before_ns=not_before_ns(overlay, last)))
 

@@ -42,6 +42,17 @@ def restarts(overlay: Overlay, slot: Slot) -> int:
     return sum(task.meta.created_at_ns > since_ns for task in tries)
 
 
+def must_wait(overlay: Overlay, last: Task) -> bool:
+    """Whether `last` ended before its own delay was over, so that the slot has had its try for this delay.
+
+    A task that cannot even be prepared ends within milliseconds; without this it would be tried again as often.
+    """
+    if overlay.now_ns >= last.not_before_ns or overlay.draining(last.node_id):
+        return False
+    overlay.wake_at(last.not_before_ns)
+    return True
+
+
 def not_before_ns(overlay: Overlay, last: Task) -> int:
     """When the successor of `last` may start: after the delay, or at once when it was moved off a draining node."""
     delay_ns = 0 if overlay.draining(last.node_id) else last.spec.restart.delay_ns
