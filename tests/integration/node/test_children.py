@@ -34,7 +34,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def supervised(subject: Child) -> AsyncIterator[Child]:
     running = asyncio.create_task(subject.run())
     try:
-        await until(lambda: subject.state.pid != 0)
+        await until(lambda: subject.state.pid != 0 and subject.recorded)
         yield subject
     finally:
         running.cancel()

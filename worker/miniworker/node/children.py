@@ -67,6 +67,14 @@ class Child:
         self._pauses = 0
         self._death = asyncio.Event()
 
+    @property
+    def recorded(self) -> bool:
+        """Whether the process has written its pid file: from then on another daemon finds it."""
+        try:
+            return self._pid_file.stat().st_size > 0
+        except FileNotFoundError:
+            return False
+
     async def run(self) -> None:
         adopted = Process.adopt(self._pid_file)
         if adopted:
