@@ -7,7 +7,6 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
-from ipaddress import IPv4Address
 
 import pytest
 from miniworker.network.api import HostPort, Sandbox
@@ -145,9 +144,9 @@ def test_a_removed_task_gets_no_more_requests(site: Site) -> None:
         node.apply(*TABLE)
 
 
-def test_a_task_that_refuses_is_passed_over_on_the_userspace_path(site: Site) -> None:
+def test_a_client_on_the_node_is_turned_away_when_the_only_task_refuses(site: Site) -> None:
     node = site.nodes["core-01"]
-    nobody = {"gone": IPv4Address(BACKENDS["task1aaaaaaaaaaaaaaaaaaaa"])}
+    nobody = {"gone": BACKENDS["task1aaaaaaaaaaaaaaaaaaaa"]}
     node.apply(published(4700, 9, nobody))
     with pytest.raises(subprocess.CalledProcessError):
         ask(node.host, "127.0.0.1", 4700)
