@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
 import socket
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 from minicommon import __version__
@@ -77,6 +80,18 @@ def parse_args(argv: Sequence[str] | None = None) -> DaemonConfig:
     )
 
 
+def systemd_unit(program: Path) -> str:
+    """The unit file that the package ships, starting `program`."""
+    text = (resources.files("miniworker.systemd") / "mini-worker.service").read_text()
+    return re.sub(r"(?m)^ExecStart=.*$", lambda _: f"ExecStart={program}", text)
+
+
+class _PrintUnit(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        sys.stdout.write(systemd_unit(Path(sys.argv[0]).absolute()))
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mini-worker", description="The node's daemon.")
     add = parser.add_argument
@@ -104,5 +119,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     add("--log-format", choices=("text", "json"), default="text")
+    add(
+        "--print-unit",
+        action=_PrintUnit,
+        nargs=0,
+        help="print the systemd unit for this installation and exit",
+    )
     add("--version", action="version", version=f"mini-worker {__version__}")
     return parser

@@ -1,0 +1,38 @@
+"""The daemon's command line, and the unit that starts it."""
+
+from __future__ import annotations
+
+import configparser
+from pathlib import Path
+
+import pytest
+from minicommon.paths import NodePaths
+from miniworker.node.config import parse_args, parse_listen, systemd_unit
+
+
+def test_the_defaults_are_those_of_an_installed_node() -> None:
+    config = parse_args([])
+    assert config.paths == NodePaths(Path("/var/lib/mini"), Path("/run/mini"))
+    assert parse_listen(config.listen_address).ports.control == 2378
+
+
+def test_the_unit_starts_this_installation_and_leaves_containers_alone() -> None:
+    unit = configparser.ConfigParser(strict=False, interpolation=None)
+    unit.read_string(systemd_unit(Path("/opt/mini/bin/mini-worker")))
+    assert unit["Service"]["ExecStart"] == "/opt/mini/bin/mini-worker"
+    assert unit["Service"]["KillMode"] == "process"
+    assert unit["Service"]["RuntimeDirectoryPreserve"] == "yes"
+
+
+def test_the_unit_is_printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/usr/local/bin/mini-worker"])
+    with pytest.raises(SystemExit, match="0"):
+        parse_args(["--print-unit"])
+    assert "\nExecStart=/usr/local/bin/mini-worker\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["--runtime", "podman"], ["--nonsense"], ["--log-level", "loud"]])
+def test_what_is_not_known_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse_args(arguments)
+    assert arguments[-1] in capsys.readouterr().err
