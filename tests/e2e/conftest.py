@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.cluster import Cluster
+from support.cluster import Cluster, eventually
 from support.hosts import Lab
-from support.images import write_tutorial_archives
+from support.images import whoami, write_tutorial_archives
+from support.registry import PROGRAM, free_port, serve
 
 HOSTS = ("core-01", "core-02", "core-03")
+
+REGISTRY = "10.77.0.99:5000"
+"""On the client's machine, in plain HTTP."""
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +29,23 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def cluster() -> Iterator[Cluster]:
     """Daemons on three hosts, not yet members of anything."""
     with Lab(f"e{os.getpid() % 10000}", HOSTS) as lab:
-        cluster = Cluster(lab)
+        cluster = Cluster(lab, worker_options=["--insecure-registry", REGISTRY])
         cluster.start(*HOSTS)
         yield cluster
+
+
+@pytest.fixture(scope="module")
+def registry(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of a registry that has `app/whoami:2`, reachable from every node."""
+    folder = tmp_path_factory.mktemp("registry")
+    with serve(folder, f"127.0.0.1:{free_port()}") as filling:
+        filling.push(whoami(), "app/whoami:2")
+    config = folder / "config.yml"
+    config.write_text(re.sub(r"127\.0\.0\.1:\d+", REGISTRY, config.read_text()))
+    client = cluster.lab.client
+    client.start([PROGRAM, "serve", str(config)], log="registry.log")
+    eventually(lambda: "listening on" in client.log("registry.log"), "the registry listens")
+    return REGISTRY
 
 
 @pytest.hookimpl(wrapper=True)

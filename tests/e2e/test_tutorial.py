@@ -28,6 +28,18 @@ def _container_names(cluster: Cluster, service: str) -> set[str]:
     return {line.split()[0][:12] for line in out.splitlines() if line.split()[1] == "Running"}
 
 
+def _errors(cluster: Cluster, service: str) -> list[str]:
+    """The ERROR column of the service's tasks, in full, newest first."""
+    return cluster.ctl(
+        "core-01", "service", "ps", service, "--no-trunc", "--format", "{{.Error}}"
+    ).stdout.splitlines()
+
+
+def _processes(cluster: Cluster, name: str, program: str) -> list[str]:
+    """The pids of a program on a host."""
+    return cluster.lab[name].run(["pidof", "-x", program], check=False).stdout.split()
+
+
 def test_images_are_loaded_on_every_node(cluster: Cluster, archives: dict[str, Path]) -> None:
     for name in NODES:
         for reference, path in archives.items():
@@ -188,6 +200,27 @@ def test_a_udp_port_answers_on_every_node(cluster: Cluster) -> None:
     assert cluster.ctl("core-01", "service", "rm", "datagrams").stdout == "datagrams\n"
 
 
+def test_an_image_is_pulled_from_a_registry(cluster: Cluster, registry: str) -> None:
+    image = f"{registry}/app/whoami:2"
+    cluster.ctl("core-01", "service", "create", "--name", "pulled", "--replicas", "3", image)
+    nodes = cluster.ctl("core-01", "service", "ps", "pulled", "--format", "{{.Node}}").stdout.split()
+    assert sorted(nodes) == list(NODES)
+    assert cluster.ctl("core-01", "service", "rm", "pulled").stdout == "pulled\n"
+
+
+def test_an_image_that_is_nowhere_is_explained_and_not_tried_in_a_hurry(
+    cluster: Cluster, registry: str
+) -> None:
+    cluster.ctl("core-01", "service", "create", "-d", "--name", "missing", f"{registry}/app/none:1")
+
+    def refused() -> str:
+        return next((line for line in _errors(cluster, "missing") if line), "")
+
+    assert "No such image" in eventually(refused, "the task is rejected")
+    assert len(_errors(cluster, "missing")) <= 3, "one try, and one for each restart delay of 5 s"
+    cluster.ctl("core-01", "service", "rm", "missing")
+
+
 def test_a_port_in_use_is_refused_by_name(cluster: Cluster) -> None:
     done = cluster.ctl(
         "core-01", "service", "create", "--name", "other", "-p", "4567:80", "whoami:1", check=False
@@ -202,6 +235,52 @@ def test_inspect_speaks_dockers_json(cluster: Cluster) -> None:
     assert service["Spec"]["Name"] == "whoami"
     assert service["Spec"]["Mode"] == {"Replicated": {"Replicas": 5}}
     assert service["Endpoint"]["Ports"][0]["PublishedPort"] == 4567
+
+
+def test_killing_our_own_processes_disturbs_nothing(cluster: Cluster) -> None:
+    before = _container_names(cluster, "whoami")
+    host = cluster.lab["core-01"]
+    for program in ("mini-manager", "mini-ingress", "etcd"):
+        (pid,) = _processes(cluster, "core-01", program)
+        host.run(["kill", "-9", pid])
+        assert http_get(cluster.lab.client, "http://core-01:4567/").strip() in before
+        eventually(lambda: _processes(cluster, "core-01", program) not in ([], [pid]), f"{program} is back")  # noqa: B023
+    cluster.daemons["core-01"].kill()
+    assert http_get(cluster.lab.client, "http://core-01:4567/").strip() in before
+    cluster.start("core-01")
+
+    def same() -> bool:
+        nodes = cluster.ctl("core-01", "node", "ls", check=False)
+        if nodes.returncode != 0:
+            assert "This node's manager does not answer" in nodes.stderr
+            return False
+        return nodes.stdout.count("Ready") == 3 and _container_names(cluster, "whoami") == before
+
+    eventually(same, "three nodes are ready and run the same containers")
+
+
+def test_a_node_that_is_cut_off_is_replaced_and_comes_back_to_exactly_the_right_number(
+    cluster: Cluster,
+) -> None:
+    cut = cluster.lab["core-03"]
+    assert _processes(cluster, "core-03", "httpd")
+    cut.link(up=False)
+
+    def elsewhere() -> bool:
+        out = cluster.ctl(
+            "core-01", "service", "ps", "whoami", "--format", "{{.Node}} {{.CurrentState}}"
+        ).stdout
+        return len([line for line in out.splitlines() if "Running" in line and "core-03" not in line]) == 5
+
+    eventually(elsewhere, "five tasks run on the other two nodes", timeout=60)
+    assert re.search(r"core-03 +Down", cluster.ctl("core-01", "node", "ls").stdout)
+    containers = _container_names(cluster, "whoami") - {""}
+    assert http_get(cluster.lab.client, "http://core-02:4567/").strip() in containers
+    cut.link(up=True)
+    eventually(
+        lambda: cluster.ctl("core-01", "node", "ls").stdout.count("Ready") == 3, "core-03 is back", timeout=60
+    )
+    eventually(lambda: not _processes(cluster, "core-03", "httpd"), "its surplus tasks have stopped")
 
 
 def test_scale_down_and_remove(cluster: Cluster) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 from miniworker.node import proxy
-from miniworker.node.proxy import ManagerProxy
+from miniworker.node.proxy import NO_ANSWER, ManagerProxy
 
 METHOD = "/mini.v1.Services/"
 
@@ -162,3 +162,4 @@ async def test_a_manager_that_is_gone_is_unavailable(bench: Bench) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await bench.client.unary_unary(METHOD + "Echo")(b"")
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert caught.value.details() == NO_ANSWER

@@ -21,6 +21,11 @@ NOT_A_MEMBER = (
     "and try again."
 )
 
+NO_ANSWER = (
+    "This node's manager does not answer: it is starting, or it has ended and is being started again. "
+    "See `minictl info`, and try again."
+)
+
 Upstream = Callable[[], grpc.aio.Channel | str]
 """The manager's channel, or why there is none."""
 
@@ -49,7 +54,7 @@ class ManagerProxy(grpc.GenericRpcHandler):  # type: ignore[misc,unused-ignore]
             open_call: Any = target.stream_stream(method)
             call = open_call(requests, metadata=incoming, timeout=context.time_remaining())
             try:
-                async for response in _relay(call, context):
+                async for response in _relay(call, context, target):
                     yield response
             finally:
                 call.cancel()
@@ -57,7 +62,7 @@ class ManagerProxy(grpc.GenericRpcHandler):  # type: ignore[misc,unused-ignore]
         return grpc.stream_stream_rpc_method_handler(forward)
 
 
-async def _relay(call: Any, context: Any) -> AsyncIterator[bytes]:
+async def _relay(call: Any, context: Any, channel: grpc.aio.Channel) -> AsyncIterator[bytes]:
     try:
         await context.send_initial_metadata(_passable(await call.initial_metadata()))
         async for response in call:
@@ -65,6 +70,8 @@ async def _relay(call: Any, context: Any) -> AsyncIterator[bytes]:
     except grpc.aio.AioRpcError:
         pass  # the status below tells it
     code, details = await asyncio.gather(call.code(), call.details())
+    if code is grpc.StatusCode.UNAVAILABLE and channel.get_state() is not grpc.ChannelConnectivity.READY:
+        details = NO_ANSWER  # grpc's own words tell of sockets and file names
     context.set_trailing_metadata(_passable(await call.trailing_metadata()))
     if code is not grpc.StatusCode.OK:
         await context.abort(code, details or "", _passable(await call.trailing_metadata()))
