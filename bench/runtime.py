@@ -27,7 +27,7 @@ ROUNDS = 5
 COMMAND = ("sleep", "600")
 
 
-async def main() -> None:
+async def measure() -> None:
     """Print medians in milliseconds and the ratios."""
     with tempfile.TemporaryDirectory(prefix="bench-runtime-") as folder:
         root = Path(folder)
@@ -107,5 +107,9 @@ async def _chunks(path: Path) -> AsyncIterator[bytes]:
     yield await asyncio.to_thread(path.read_bytes)
 
 
+def main() -> None:
+    asyncio.run(measure())
+
+
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

@@ -101,14 +101,18 @@ async def first_list(store: EtcdStore) -> None:
     await asyncio.gather(following, return_exceptions=True)
 
 
-async def main() -> None:
+async def measure() -> None:
     """Print objects per second for each way, and the ratio."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT_COUNT
+    count = DEFAULT_COUNT
     with tempfile.TemporaryDirectory(prefix="bench-store-") as directory:
         async with running_etcd(Path(directory)) as etcd, connected(etcd) as store:
             await compare(store, count)
             await first_list(store)
 
 
+def main() -> None:
+    asyncio.run(measure())
+
+
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()
