@@ -241,8 +241,12 @@ class Host:
         if self._init is None:
             return
         self.link(up=False)
-        os.kill(self._pid, signal.SIGKILL)
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)
+        else:  # it did not come up; 0 would mean our own process group
+            self._init.kill()
         self._init.wait()
+        self._pid = 0
         for process in self._started:
             process.wait()
         self._started.clear()
