@@ -66,6 +66,7 @@ class Election:
         another manager takes over at once.
         """
         while True:
+            interrupted = False
             try:
                 await self._vacant()
                 async with self._lease() as (lease_id, granted_at_ns):
@@ -76,6 +77,8 @@ class Election:
                 logger.warning("Another manager leads.", extra={"node_id": self._node_id})
             except* (UnavailableError, LeaseGoneError) as errors:
                 logger.warning("The election was interrupted.", extra={"reason": str(errors.exceptions[0])})
+                interrupted = True
+            if interrupted:  # not above: before Python 3.11.4 a cancellation inside `except*` comes out in a group
                 await self._clock.sleep_until(self._clock.now_ns() + _RETRY_NS)
 
     async def _vacant(self) -> None:

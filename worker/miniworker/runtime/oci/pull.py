@@ -129,7 +129,7 @@ class Puller:
                 for number in sorted(fetches):
                     blob = await fetches[number]
                     await self._store.layers.unpack(blob, chain[: number + 1], config.diff_ids[number])
-        except* ImageError as failed:
+        except ExceptionGroup as failed:  # not `except*`: before Python 3.11.4 it wraps what is raised in it
             raise _first(failed) from None
         for layer in missing.values():
             self._store.content.partial(layer.digest).unlink(missing_ok=True)
@@ -152,9 +152,10 @@ class Puller:
         return data
 
 
-def _first(failed: ExceptionGroup[ImageError]) -> ImageError:
-    """One of several layers' errors: they mostly say the same."""
-    return next(error for error in failed.exceptions if isinstance(error, ImageError))
+def _first(failed: ExceptionGroup) -> Exception:
+    """One of several layers' errors: they mostly say the same. Another kind of error is shown whole."""
+    others = [error for error in failed.exceptions if not isinstance(error, ImageError)]
+    return failed if others else failed.exceptions[0]
 
 
 def _reporter(name: ImageName, total: int, progress: Progress) -> Callable[[int], None]:
