@@ -32,14 +32,19 @@ class Driver:
 
     def call(self, method: str, *arguments: Any) -> Any:
         """Raises RemoteError."""
+        return self.call_all((method, *arguments))[0]
+
+    def call_all(self, *calls: tuple[Any, ...]) -> list[Any]:
+        """Make the calls, each a method and its arguments, at the same time; the first that failed is raised."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(_encode((method, arguments)))
+        self._process.stdin.write(_encode(calls))
         self._process.stdin.flush()
-        kind, value = _decode(self._process.stdout.readline())
-        if kind:
-            raise RemoteError(kind, value)
-        return value
+        answers = _decode(self._process.stdout.readline())
+        for kind, value in answers:
+            if kind:
+                raise RemoteError(kind, value)
+        return [value for _, value in answers]
 
     def close(self) -> None:
         """End the process; what it made in the kernel stays."""
@@ -59,13 +64,16 @@ async def _serve(netns_dir: Path) -> None:
     from miniworker.network.plane import KernelDataPlane
 
     plane = KernelDataPlane(netns_dir)
-    while line := await asyncio.to_thread(sys.stdin.buffer.readline):
-        method, arguments = _decode(line)
+
+    async def answer(method: str, *arguments: Any) -> tuple[str, Any]:
         try:
-            answer: Any = ("", await getattr(plane, method)(*arguments))
+            return "", await getattr(plane, method)(*arguments)
         except MiniError as error:
-            answer = (type(error).__name__, str(error))
-        sys.stdout.buffer.write(_encode(answer))
+            return type(error).__name__, str(error)
+
+    while line := await asyncio.to_thread(sys.stdin.buffer.readline):
+        answers = await asyncio.gather(*(answer(*call) for call in _decode(line)))
+        sys.stdout.buffer.write(_encode(answers))
         sys.stdout.buffer.flush()
 
 

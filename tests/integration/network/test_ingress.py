@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from miniworker.network.api import HostPort, Sandbox
+from miniworker.network.api import Attachment, HostPort, Sandbox
 from support.cluster import eventually
 from support.data_plane_driver import RemoteError
 from support.hosts import Lab
-from support.ingress_site import SUBNET, Site, ask, published
+from support.ingress_site import NETWORK, SUBNET, Site, ask, published
 
 pytestmark = pytest.mark.root
 
@@ -198,6 +198,38 @@ def test_host_ports_lead_to_their_task_and_are_refused_when_taken(site: Site) ->
     node.driver.call("detach", task)
     with pytest.raises(subprocess.CalledProcessError):
         ask(site.lab.client, node.host.address, 8080)
+
+
+def test_many_tasks_come_and_go_at_once(site: Site) -> None:
+    """With the fabric set meanwhile, and a host port that two of them want."""
+    node = site.nodes["core-03"]
+    tasks = [f"{number:02}manyaaaaaaaaaaaaaaaaaaa" for number in range(24)]
+    boxes = [
+        Sandbox(task, (Attachment(NETWORK, SUBNET[100 + number]),), (HostPort("tcp", 0, TARGET),))
+        for number, task in enumerate(tasks)
+    ]
+    fabric = ("set_fabric", site.fabric(node))
+    node.driver.call(*fabric)
+    before = _kernel(site, "core-03")
+    attached = node.driver.call_all(*(("attach", box) for box in boxes[:12]), fabric)[:12]
+    attached += node.driver.call_all(*(("attach", box) for box in boxes[12:]), fabric)[:12]
+    assert len({item.host_ports[0].published_port for item in attached}) == len(tasks)
+    for task, item in zip(tasks, attached, strict=True):
+        site.serve(node, task, item.netns, port=TARGET)
+    try:
+        for task, item in zip(tasks, attached, strict=True):
+            (answer,) = ask(site.lab.client, node.host.address, item.host_ports[0].published_port)
+            assert answer.task == task
+        port = attached[0].host_ports[0].published_port
+        rivals = [Sandbox(f"rival{number}", (), (HostPort("tcp", port, 80),)) for number in range(2)]
+        with pytest.raises(RemoteError, match=f"{port}/tcp is in use on this node by task {tasks[0]}"):
+            node.driver.call_all(*(("attach", rival) for rival in rivals))
+    finally:
+        for task in tasks:
+            site.stop_server("core-03", task)
+        node.driver.call_all(*(("detach", task) for task in tasks))
+    node.driver.call(*fabric)
+    assert _kernel(site, "core-03") == before
 
 
 def test_clear_leaves_the_kernel_as_it_was() -> None:

@@ -72,13 +72,28 @@ def test_no_port_left_is_said() -> None:
 
 
 @given(
-    st.lists(st.builds(HostPort, st.sampled_from(["tcp", "udp"]), st.just(0), st.integers(1, 5)), max_size=6)
+    st.lists(
+        st.builds(
+            HostPort, st.sampled_from(["tcp", "udp"]), st.just(0) | st.integers(80, 400), st.integers(1, 5)
+        ),
+        max_size=6,
+        unique_by=lambda port: (port.protocol, port.published_port or object()),
+    )
 )
 def test_what_a_task_has_is_read_back_from_what_the_kernel_holds(wanted: list[HostPort]) -> None:
     chosen = choose(*wanted)
     found = ports_of(Sandbox("t", (), tuple(wanted)), forwards_of(chosen, ADDRESS), ADDRESS)
+    assert found is not None
     assert sorted(map(repr, found)) == sorted(map(repr, chosen))
-    assert [port.target_port for port in found] == [port.target_port for port in wanted]
+    for port, asked in zip(found, wanted, strict=True):
+        assert port.target_port == asked.target_port
+        assert asked.published_port in (0, port.published_port)
+
+
+def test_other_ports_than_a_task_has_are_not_the_same() -> None:
+    has = forwards_of([HostPort("tcp", 8080, 80)], ADDRESS)
+    for wanted in ((), (HostPort("tcp", 8081, 80),), (HostPort("tcp", 8080, 80), HostPort("udp", 0, 80))):
+        assert ports_of(Sandbox("t", (), wanted), has, ADDRESS) is None
 
 
 def test_the_rules_name_every_port_bridge_and_subnet() -> None:

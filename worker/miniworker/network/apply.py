@@ -1,4 +1,4 @@
-"""Carries out operations over netlink.
+"""Carries out operations over netlink, in the network namespace of the calling thread.
 
 An object that is there already, or gone already, is what was asked for.
 """
@@ -6,13 +6,17 @@ An object that is there already, or gone already, is what was asked for.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+import socket
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
-from typing import assert_never
+from typing import Any
 
 from pyroute2 import IPRoute, NetlinkError
 
-from miniworker.network.errors import NetworkError
+from miniworker.network import rtnetlink
+from miniworker.network.delta import device_name, link_of
+from miniworker.network.errors import NetworkError, NoInterfaceError
 from miniworker.network.model import (
     Bridge,
     KernelObject,
@@ -23,6 +27,7 @@ from miniworker.network.model import (
     Vxlan,
 )
 from miniworker.network.namespaces import write_sysctl
+from miniworker.network.rtnetlink import Request
 
 _NUD_REACHABLE, _NUD_NOARP, _NUD_PERMANENT = 0x02, 0x40, 0x80  # <linux/neighbour.h>
 _NTF_SELF, _NTF_MASTER = 0x02, 0x04  # <linux/neighbour.h>
@@ -39,7 +44,7 @@ _TUNNEL_PORT = {**_QUIET, "neigh_suppress": 1}
 TASK_PORT = {**_QUIET, "proxyarp": 1}
 """The bridge answers a task's ARP requests from its own neighbor entries (which NEIGH_SUPPRESS here would prevent)."""
 
-_GONE = frozenset({errno.ENOENT, errno.ENODEV, errno.EADDRNOTAVAIL, errno.ESRCH})
+GONE = frozenset({errno.ENOENT, errno.ENODEV, errno.EADDRNOTAVAIL, errno.ESRCH})
 
 
 class Applier:
@@ -50,53 +55,39 @@ class Applier:
         self._indexes: dict[str, int] = {}
 
     def apply(self, operations: Iterable[Operation]) -> None:
-        """Raises NetworkError naming the first operation that failed; what came before it is done."""
-        for operation in operations:
-            try:
-                if operation.add:
-                    self._add(operation.item)
-                else:
-                    self._remove(operation.item)
-            except NetlinkError as error:
-                verb = "make" if operation.add else "remove"
-                raise NetworkError(f"cannot {verb} {operation.item}: {error.args[1]}") from error
+        """Devices one by one, and what hangs on them many at once: a fabric has thousands of the latter.
 
-    def _add(self, item: KernelObject) -> None:
+        Raises NetworkError naming the first that failed; what came before it is done.
+        """
+        for is_device, group in groupby(operations, key=lambda item: bool(device_name(item.item))):
+            if is_device:
+                for operation in group:
+                    self._change_device(operation)
+            else:
+                rtnetlink.send([request for item in group for request in self._requests(item)])
+
+    def _change_device(self, operation: Operation) -> None:
         try:
-            self._create(item)
+            match operation:
+                case Operation(True, Bridge() as bridge):
+                    self._create_bridge(bridge)
+                case Operation(True, Vxlan() as vxlan):
+                    self._create_vxlan(vxlan)
+                case _:
+                    self._delete_device(device_name(operation.item))
         except NetlinkError as error:
-            if error.code != errno.EEXIST:
-                raise
+            verb = "make" if operation.add else "remove"
+            raise NetworkError(f"cannot {verb} {operation.item}: {error.args[1]}") from error
 
-    def _create(self, item: KernelObject) -> None:
-        netlink = self._netlink
-        match item:
-            case Bridge(name, mac, mtu):
-                netlink.link("add", ifname=name, kind="bridge", address=mac, mtu=mtu)
-                disable_ipv6(name)
-                set_local_bridge(name)
-                netlink.link("set", index=self._index(name), state="up")
-            case Vxlan():
-                self._create_vxlan(item)
-            case LinkAddress(link, address, prefix):
-                netlink.addr("add", index=self._index(link), address=str(address), prefixlen=prefix)
-            case Tunnel(link, mac, vtep):
-                index = self._index(link)
-                netlink.fdb(
-                    "replace", ifindex=index, lladdr=mac, dst=str(vtep), state=_FIXED, flags=_NTF_SELF
-                )
-                netlink.fdb("replace", ifindex=index, lladdr=mac, state=_FIXED, flags=_NTF_MASTER)
-            case Neighbor(link, address, mac):
-                netlink.neigh(
-                    "replace", ifindex=self._index(link), dst=str(address), lladdr=mac, state=_NUD_PERMANENT
-                )
-            case _:
-                assert_never(item)
+    def _create_bridge(self, item: Bridge) -> None:
+        self._create(item.name, kind="bridge", address=item.mac, mtu=item.mtu)
+        disable_ipv6(item.name)
+        set_local_bridge(item.name)
+        self._netlink.link("set", index=self._index(item.name), state="up")
 
     def _create_vxlan(self, item: Vxlan) -> None:
-        self._netlink.link(
-            "add",
-            ifname=item.name,
+        self._create(
+            item.name,
             kind="vxlan",
             mtu=item.mtu,
             vxlan_id=item.vni,
@@ -107,51 +98,84 @@ class Applier:
         disable_ipv6(item.name)
         index = self._index(item.name)
         self._netlink.link("set", index=index, master=self._index(item.bridge))
-        self._netlink.brport("set", index=index, **_TUNNEL_PORT)
-        self._netlink.link("set", index=index, state="up")
+        rtnetlink.send([rtnetlink.set_bridge_port(index, _TUNNEL_PORT), rtnetlink.set_up(index)])
 
-    def _remove(self, item: KernelObject) -> None:
+    def _create(self, name: str, **options: Any) -> None:
         try:
-            self._delete(item)
+            self._netlink.link("add", ifname=name, **options)
         except NetlinkError as error:
-            if error.code not in _GONE:
+            if error.code != errno.EEXIST:
                 raise
 
-    def _delete(self, item: KernelObject) -> None:
-        netlink = self._netlink
-        match item:
-            case Bridge(name) | Vxlan(name):
-                netlink.link("del", index=self._index(name))
-                del self._indexes[name]
-            case LinkAddress(link, address, prefix):
-                netlink.addr("del", index=self._index(link), address=str(address), prefixlen=prefix)
-            case Tunnel(link, mac, vtep):
-                index = self._index(link)
-                netlink.fdb("del", ifindex=index, lladdr=mac, dst=str(vtep), state=_FIXED, flags=_NTF_SELF)
-                # Last: the bridge may know the address behind another port by now, which is not an error.
-                netlink.fdb("del", ifindex=index, lladdr=mac, state=_FIXED, flags=_NTF_MASTER)
-            case Neighbor(link, address):
-                netlink.neigh("del", ifindex=self._index(link), dst=str(address))
-            case _:
-                assert_never(item)
+    def _delete_device(self, name: str) -> None:
+        self._indexes.pop(name, None)
+        try:
+            self._netlink.link("del", index=index_of(name))
+        except (NetlinkError, NoInterfaceError) as error:
+            if isinstance(error, NetlinkError) and error.code not in GONE:
+                raise
+
+    def _requests(self, operation: Operation) -> Iterator[Request]:
+        try:
+            index = self._index(link_of(operation.item))
+        except NoInterfaceError:
+            if operation.add:
+                raise
+            return  # what hung on the device went with it
+        if operation.add:
+            yield from _additions(index, operation.item)
+        else:
+            yield from _removals(index, operation.item)
 
     def _index(self, name: str) -> int:
         if name not in self._indexes:
-            self._indexes[name] = index_of(self._netlink, name)
+            self._indexes[name] = index_of(name)
         return self._indexes[name]
 
 
-def index_of(netlink: IPRoute, name: str) -> int:
-    """The number of an interface. Raises NetlinkError(ENODEV) when there is none."""
-    found = netlink.link_lookup(ifname=name)
-    if not found:
-        raise NetlinkError(errno.ENODEV, f"no interface {name}")
-    return int(found[0])
+def _additions(index: int, item: KernelObject) -> Iterator[Request]:
+    match item:
+        case LinkAddress(_, address, prefix):
+            yield rtnetlink.add_address(index, address, prefix)
+        case Tunnel(_, mac, vtep):
+            yield rtnetlink.put_forwarding(index, mac, state=_FIXED, flags=_NTF_SELF, vtep=vtep)
+            yield rtnetlink.put_forwarding(index, mac, state=_FIXED, flags=_NTF_MASTER)
+        case Neighbor(_, address, mac):
+            yield rtnetlink.put_neighbor(index, address, mac, state=_NUD_PERMANENT)
+        case _:
+            raise AssertionError(f"{item} is a device")
 
 
-def add_local_forwarding(netlink: IPRoute, index: int, mac: str) -> None:
+def _removals(index: int, item: KernelObject) -> Iterator[Request]:
+    match item:
+        case LinkAddress(_, address, prefix):
+            yield rtnetlink.delete_address(index, address, prefix, accepted=GONE)
+        case Tunnel(_, mac, vtep):
+            yield rtnetlink.delete_forwarding(index, mac, flags=_NTF_SELF, vtep=vtep, accepted=GONE)
+            # The bridge may know the address behind another port by now, which is not an error.
+            yield rtnetlink.delete_forwarding(index, mac, flags=_NTF_MASTER, accepted=GONE)
+        case Neighbor(_, address):
+            yield rtnetlink.delete_neighbor(index, address, accepted=GONE)
+        case _:
+            raise AssertionError(f"{item} is a device")
+
+
+def index_of(name: str) -> int:
+    """The number of an interface in the calling thread's namespace. Raises NoInterfaceError."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError as error:
+        raise NoInterfaceError(f"there is no interface {name}") from error
+
+
+def local_forwarding(index: int, mac: str) -> Request:
     """Tell a bridge that `mac` is behind its port `index`."""
-    netlink.fdb("replace", ifindex=index, lladdr=mac, state=_NUD_NOARP, flags=_NTF_MASTER)
+    return rtnetlink.put_forwarding(index, mac, state=_NUD_NOARP, flags=_NTF_MASTER)
+
+
+def neighbor_requests(items: Iterable[Neighbor]) -> list[Request]:
+    """How the node reaches these addresses. Raises NoInterfaceError."""
+    return [request for item in items for request in _additions(index_of(item.link), item)]
 
 
 def set_local_bridge(name: str) -> None:
@@ -159,8 +183,11 @@ def set_local_bridge(name: str) -> None:
 
     Routing from 127.0.0.1 lets `curl localhost:<host port>` reach a task; our rules drop what comes from a task to
     127.0.0.0/8. A task on the ingress network sends with its address there, whichever bridge it leaves through:
-    loose filtering (2) lets it, also where the host's default is strict.
+    loose filtering (2) lets it, also where the host's default is strict. A new device takes the rest from the host's
+    defaults, so what we rely on is said: it forwards and it answers ARP.
     """
+    write_sysctl(f"ipv4/conf/{name}/forwarding", "1")
+    write_sysctl(f"ipv4/conf/{name}/arp_ignore", "0")
     write_sysctl(f"ipv4/conf/{name}/route_localnet", "1")
     write_sysctl(f"ipv4/conf/{name}/rp_filter", "2")
 

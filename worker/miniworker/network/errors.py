@@ -9,6 +9,10 @@ class NetworkError(MiniError):
     """The kernel did not do what was asked; the text says what and why. Trying again may help."""
 
 
+class NoInterfaceError(NetworkError):
+    """An interface is not there; the text names it."""
+
+
 class PortInUseError(FailedPreconditionError):
     """A port of the node is taken; the text names the holder."""
 

@@ -43,6 +43,6 @@ def _make(netlink: IPRoute, subnet: IPv4Network) -> None:
     if not netlink.link_lookup(ifname=GATEWAY_BRIDGE):
         netlink.link("add", ifname=GATEWAY_BRIDGE, kind="bridge", address=mac_of(gateway))
     disable_ipv6(GATEWAY_BRIDGE)
-    index = index_of(netlink, GATEWAY_BRIDGE)
+    index = index_of(GATEWAY_BRIDGE)
     netlink.link("set", index=index, state="up")
     netlink.addr("add", index=index, address=str(gateway), prefixlen=subnet.prefixlen)

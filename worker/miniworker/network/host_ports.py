@@ -47,20 +47,28 @@ def forwards_of(ports: Iterable[HostPort], address: IPv4Address) -> frozenset[Po
     )
 
 
-def ports_of(sandbox: Sandbox, forwards: Iterable[PortForward], address: IPv4Address) -> tuple[HostPort, ...]:
-    """The sandbox' ports with the numbers they have; the inverse of `forwards_of`, in the sandbox' order."""
+def ports_of(
+    sandbox: Sandbox, forwards: Iterable[PortForward], address: IPv4Address
+) -> tuple[HostPort, ...] | None:
+    """The sandbox' ports with the numbers they have; the inverse of `forwards_of`, in the sandbox' order.
+
+    None when these are not exactly the ports that the address has.
+    """
     left = sorted(item for item in forwards if item.address == address)
-    found: list[HostPort] = []
-    for port in sandbox.host_ports:
-        match = next(
-            item
-            for item in left
-            if (item.protocol, item.target_port) == (port.protocol, port.target_port)
-            and port.published_port in (0, item.published_port)
-        )
+    found: dict[int, HostPort] = {}
+    # Those with a number of their own first: a chosen one must not take theirs.
+    for place, port in sorted(enumerate(sandbox.host_ports), key=lambda item: not item[1].published_port):
+        match = next((item for item in left if _serves(item, port)), None)
+        if match is None:
+            return None
         left.remove(match)
-        found.append(replace(port, published_port=match.published_port))
-    return tuple(found)
+        found[place] = replace(port, published_port=match.published_port)
+    return None if left else tuple(found[place] for place in range(len(found)))
+
+
+def _serves(item: PortForward, port: HostPort) -> bool:
+    same = (item.protocol, item.target_port) == (port.protocol, port.target_port)
+    return same and port.published_port in (0, item.published_port)
 
 
 def _first_free(protocol: str, taken: Mapping[tuple[str, int], str], is_free: IsFree) -> int:

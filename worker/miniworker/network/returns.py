@@ -16,12 +16,15 @@ INTERFACE = "eth0"
 """A task's interface on the ingress network."""
 
 
-def sandbox_rules(paths: Iterable[ReturnPath]) -> str:
-    """The script that replaces our table in a sandbox."""
+def sandbox_rules(paths: Iterable[ReturnPath], *, new: bool) -> str:
+    """The script that makes our table in a sandbox, or replaces it.
+
+    A new namespace has none, and taking one away costs the kernel several times what making one does.
+    """
     elements = ", ".join(f"{path.mac} : {path.mark:#x}" for path in sorted(paths))
+    removal = "" if new else f"add table ip {TABLE}\ndelete table ip {TABLE}\n"
     return f"""\
-add table ip {TABLE}
-delete table ip {TABLE}
+{removal}\
 table ip {TABLE} {{
   map nodes {{
     type ether_addr : mark

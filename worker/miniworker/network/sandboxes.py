@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -13,8 +14,15 @@ from socket import AF_INET
 
 from pyroute2 import IPRoute, NetlinkError
 
-from miniworker.network import nft
-from miniworker.network.apply import TASK_PORT, add_local_forwarding, disable_ipv6, index_of
+from miniworker.network import nft, rtnetlink
+from miniworker.network.apply import (
+    GONE,
+    TASK_PORT,
+    disable_ipv6,
+    index_of,
+    local_forwarding,
+    neighbor_requests,
+)
 from miniworker.network.errors import NetworkError
 from miniworker.network.model import ReturnPath
 from miniworker.network.names import gateway_port_name, port_name
@@ -27,6 +35,7 @@ from miniworker.network.namespaces import (
 )
 from miniworker.network.plan import MARK_BASE
 from miniworker.network.returns import INTERFACE, sandbox_rules
+from miniworker.network.rtnetlink import Request
 from miniworker.network.sandbox_plan import Interface, SandboxPlan
 
 _RULE_PRIORITY = 100
@@ -34,6 +43,26 @@ _RULE_PRIORITY = 100
 
 _MAX_ATTACHMENTS = 64
 """Interfaces looked for when a sandbox is removed; a port's index starts at 0 and has no gaps."""
+
+_LOOPBACK = 1
+"""Its index in every namespace."""
+
+_LEAVING = 0x6D696E69
+"""The device group of those about to be removed; no device is in it for longer."""
+
+_EXISTS = frozenset({errno.EEXIST})
+
+_SETTINGS = {
+    # A client's address is reached another way than the one its packets came: any filtering would drop them.
+    "rp_filter": "0",
+    # ARP on each interface in the name of that interface's own address, and an answer to whoever asks for one.
+    "arp_announce": "2",
+    "arp_ignore": "0",
+    "arp_filter": "0",
+    # The way back is told by the mark alone.
+    "accept_redirects": "0",
+}
+""""all" and "default" of a sandbox' own IPv4 settings, whatever the host's are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +83,17 @@ class FoundSandbox:
         return max(numbered)[1] if numbered else None
 
 
-def make_sandbox(host: IPRoute, path: Path, plan: SandboxPlan) -> None:
+def make_sandbox(path: Path, plan: SandboxPlan) -> None:
     """Make a namespace and everything in it. Nothing is left when it fails. Raises NetworkError."""
-    with _netlink_errors(f"cannot make the sandbox {path.name}"):
-        try:
-            in_new_namespace(path, _prepare)
-            with path.open() as namespace:
-                for interface in plan.interfaces:
-                    _connect(host, interface, namespace.fileno())
-            in_namespace(path, lambda: _configure(plan))
-        except BaseException:
-            _remove_ports(host, [interface.port for interface in plan.interfaces])
-            remove_namespace(path)
-            raise
+    try:
+        in_new_namespace(path, _prepare)
+        with path.open() as namespace:
+            _connect(plan.interfaces, namespace.fileno())
+        in_namespace(path, lambda: _configure(plan))
+    except BaseException:
+        remove_links(interface.port for interface in plan.interfaces)
+        remove_namespace(path)
+        raise
 
 
 def find_sandbox(path: Path) -> FoundSandbox | None:
@@ -90,14 +117,26 @@ def find_sandbox(path: Path) -> FoundSandbox | None:
         return in_namespace(path, inside)
 
 
-def remove_sandbox(host: IPRoute, path: Path) -> None:
-    """Remove the namespace's name and its connections. Unknown: nothing."""
-    with _netlink_errors(f"cannot remove the sandbox {path.name}"):
-        _remove_ports(host, [gateway_port_name(path.name)])
-        for index in range(_MAX_ATTACHMENTS):
-            if not _remove_ports(host, [port_name(path.name, index)]):
-                break
-        remove_namespace(path)
+def ports_of_task(task_id: str) -> list[str]:
+    """The host's ends of a task's interfaces that exist."""
+    names = [gateway_port_name(task_id)]
+    for index in range(_MAX_ATTACHMENTS):
+        name = port_name(task_id, index)
+        if not _exists(name):
+            break
+        names.append(name)
+    return [name for name in names if _exists(name)]
+
+
+def remove_links(names: Iterable[str]) -> None:
+    """Remove these devices of the host's namespace, and their peers with them. Not there: nothing.
+
+    The kernel waits some 15 ms until nobody uses a device any more. Those of a group go together, with one such wait.
+    """
+    indexes = [socket.if_nametoindex(name) for name in names if _exists(name)]
+    if indexes:
+        into = [rtnetlink.set_group(index, _LEAVING, accepted=GONE) for index in indexes]
+        rtnetlink.send([*into, rtnetlink.delete_group(_LEAVING, accepted=GONE)])
 
 
 def set_returns(path: Path, paths: frozenset[ReturnPath]) -> None:
@@ -111,73 +150,89 @@ def set_returns(path: Path, paths: frozenset[ReturnPath]) -> None:
         in_namespace(path, inside)
 
 
-def reconnect(host: IPRoute, interface: Interface) -> None:
+def reconnect(interface: Interface) -> None:
     """Make the host's end a port of its bridge, which may have been replaced."""
-    with _netlink_errors(f"cannot connect {interface.port} to {interface.bridge}"):
-        _set_port(host, interface)
-
-
-def _connect(host: IPRoute, interface: Interface, namespace: int) -> None:
-    host.link(
-        "add",
-        ifname=interface.port,
-        kind="veth",
-        mtu=interface.mtu,
-        peer={
-            "ifname": interface.name,
-            "address": interface.mac,
-            "mtu": interface.mtu,
-            "net_ns_fd": namespace,
-        },
+    index = index_of(interface.port)
+    rtnetlink.send(
+        [rtnetlink.set_master(index, index_of(interface.bridge)), *_port_requests(interface, index)]
     )
-    disable_ipv6(interface.port)
-    _set_port(host, interface)
 
 
-def _set_port(host: IPRoute, interface: Interface) -> None:
-    index = index_of(host, interface.port)
-    host.link("set", index=index, master=index_of(host, interface.bridge), state="up")
-    if interface.overlay:
-        host.brport("set", index=index, **TASK_PORT)
-        add_local_forwarding(host, index, interface.mac)
-    else:
-        host.brport("set", index=index, isolated=1)
+def _connect(interfaces: Iterable[Interface], namespace: int) -> None:
+    """Make the pairs of devices; `namespace` is a descriptor of the one that gets the other ends."""
+    interfaces = tuple(interfaces)
+    rtnetlink.send(
+        [
+            rtnetlink.add_veth(
+                item.port,
+                bridge=index_of(item.bridge),
+                mtu=item.mtu,
+                peer=item.name,
+                peer_mac=item.mac,
+                namespace=namespace,
+            )
+            for item in interfaces
+        ]
+    )
+    for item in interfaces:
+        disable_ipv6(item.port)
+    requests = [request for item in interfaces for request in _port_requests(item, index_of(item.port))]
+    # The node reaches the task from now on, not only when the fabric that names it has come.
+    known = neighbor_requests(item.neighbor for item in interfaces if item.overlay)
+    rtnetlink.send([*requests, *known])
+
+
+def _port_requests(interface: Interface, index: int) -> list[Request]:
+    if not interface.overlay:
+        return [rtnetlink.set_bridge_port(index, {"isolated": 1}), rtnetlink.set_up(index)]
+    return [
+        rtnetlink.set_bridge_port(index, TASK_PORT),
+        rtnetlink.set_up(index),
+        local_forwarding(index, interface.mac),
+    ]
 
 
 def _prepare() -> None:
-    # A client's address is reached another way than the one its packets came: strict filtering would drop them.
-    write_sysctl("ipv4/conf/all/rp_filter", "0")
-    write_sysctl("ipv4/conf/default/rp_filter", "0")
-    # ARP on each interface in the name of that interface's own address.
-    write_sysctl("ipv4/conf/all/arp_announce", "2")
+    """What the interfaces to come take over; the namespace has copied its settings from the machine's first one."""
+    for name, value in _SETTINGS.items():
+        write_sysctl(f"ipv4/conf/all/{name}", value)
+        write_sysctl(f"ipv4/conf/default/{name}", value)
+    disable_ipv6("default")
 
 
 def _configure(plan: SandboxPlan) -> None:
-    with IPRoute() as own:
-        own.link("set", index=1, state="up")
-        for interface in plan.interfaces:
-            disable_ipv6(interface.name)
-            index = index_of(own, interface.name)
-            own.addr("add", index=index, address=str(interface.address), prefixlen=interface.prefix)
-            own.link("set", index=index, state="up")
-        _update_returns(own, plan.returns)
-        own.route("add", dst="default", gateway=str(plan.gateway), prefsrc=str(plan.source))
+    requests = [rtnetlink.set_up(_LOOPBACK)]
+    for interface in plan.interfaces:
+        index = index_of(interface.name)
+        requests.append(rtnetlink.add_address(index, interface.address, interface.prefix))
+        requests.append(rtnetlink.set_up(index))
+    rtnetlink.send(requests)
+    if plan.returns:
+        rtnetlink.send(_new_returns(plan.returns))
+        nft.run_script(sandbox_rules(plan.returns, new=True))
+    rtnetlink.send([rtnetlink.put_default_route(plan.gateway, source=plan.source)])
 
 
 def _update_returns(own: IPRoute, wanted: frozenset[ReturnPath]) -> None:
     observed = _observe_returns(own)
     keep = {(path.mark, path.address) for path in wanted}
-    for mark, address in observed - keep:
-        own.rule("del", priority=_RULE_PRIORITY, fwmark=mark, table=mark)
-        own.route("del", dst="default", gateway=str(address), table=mark)
-    missing = [path for path in wanted if (path.mark, path.address) not in observed]
-    if missing:
-        index = index_of(own, INTERFACE)
-    for path in missing:
-        own.route("replace", dst="default", gateway=str(path.address), oif=index, table=path.mark)
-        own.rule("add", priority=_RULE_PRIORITY, fwmark=path.mark, table=path.mark)
+    requests: list[Request] = []
+    for mark, address in sorted(observed - keep):
+        requests.append(rtnetlink.delete_mark_rule(mark, priority=_RULE_PRIORITY, accepted=GONE))
+        requests.append(rtnetlink.delete_default_route(address, table=mark, accepted=GONE))
+    requests += _new_returns(path for path in wanted if (path.mark, path.address) not in observed)
+    rtnetlink.send(requests)
     if wanted or observed:
-        nft.run_script(sandbox_rules(wanted))
+        nft.run_script(sandbox_rules(wanted, new=False))
+
+
+def _new_returns(paths: Iterable[ReturnPath]) -> list[Request]:
+    index = index_of(INTERFACE)
+    requests: list[Request] = []
+    for path in sorted(paths):
+        requests.append(rtnetlink.put_default_route(path.address, table=path.mark, index=index))
+        requests.append(rtnetlink.add_mark_rule(path.mark, priority=_RULE_PRIORITY, accepted=_EXISTS))
+    return requests
 
 
 def _observe_returns(own: IPRoute) -> set[tuple[int, IPv4Address]]:
@@ -190,16 +245,12 @@ def _observe_returns(own: IPRoute) -> set[tuple[int, IPv4Address]]:
     }
 
 
-def _remove_ports(host: IPRoute, ports: list[str]) -> int:
-    """Remove these devices, and their peers with them; how many there were."""
-    found = [int(index) for port in ports for index in host.link_lookup(ifname=port)]
-    for index in found:
-        try:
-            host.link("del", index=index)
-        except NetlinkError as error:
-            if error.code != errno.ENODEV:
-                raise
-    return len(found)
+def _exists(name: str) -> bool:
+    try:
+        socket.if_nametoindex(name)
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager
