@@ -7,6 +7,8 @@ chain with a TLS handshake of its own, in which nothing is believed and nothing 
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import ssl
 from collections.abc import Sequence
 from typing import Any, Final
@@ -51,8 +53,11 @@ async def _connect(address: str, host: str, port: int, timeout: float) -> asynci
         raise UnavailableError(
             f"{address}: no answer within {timeout:g} s; is the host up, and does a firewall let the port through?"
         ) from error
-    except OSError as error:
-        raise UnavailableError(f"{address}: {error.strerror or error}") from error
+    except socket.gaierror as error:
+        raise UnavailableError(f"{address}: the name cannot be resolved: {error.strerror}") from error
+    except OSError as error:  # asyncio puts a text of its own in place of strerror
+        reason = os.strerror(error.errno).lower() if error.errno else str(error)
+        raise UnavailableError(f"{address}: cannot connect: {reason}") from error
     return writer
 
 

@@ -231,7 +231,12 @@ async def test_no_address_is_refused(site: JoinSite) -> None:
 async def test_every_address_that_failed_is_named(site: JoinSite) -> None:
     addresses = [f"127.0.0.1:{_free_port()}", "no-such-host.invalid:2377"]
     attempt = join(addresses, site.token(), hostname="n2", clock=CLOCK)
-    await _refused(site, attempt, UnavailableError, *addresses)
+    await _refused(site, attempt, UnavailableError, *addresses, "the name cannot be resolved")
+
+
+async def test_an_address_without_a_route_is_explained(site: JoinSite) -> None:
+    address = "255.255.255.255:2377"  # a broadcast address takes no connection, on any machine
+    await _refused(site, _join(site, address=address), UnavailableError, f"{address}: cannot connect: ")
 
 
 async def test_an_address_that_accepts_and_is_silent_is_named(site: JoinSite) -> None:
