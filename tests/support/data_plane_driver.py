@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from support.hosts import Host
 
 
+LOG = "data-plane.log"
+"""Among the host's files."""
+
+
 class RemoteError(Exception):
     """What the data plane raised there."""
 
@@ -28,7 +32,10 @@ class Driver:
 
     def __init__(self, host: Host, netns_dir: Path) -> None:
         command = [sys.executable, str(Path(__file__)), str(netns_dir)]
-        self._process = subprocess.Popen(host.command(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        with (host.directory / LOG).open("ab") as log:
+            self._process = subprocess.Popen(
+                host.command(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
+            )
 
     def call(self, method: str, *arguments: Any) -> Any:
         """Raises RemoteError."""
@@ -61,8 +68,10 @@ def _decode(line: bytes) -> Any:
 
 async def _serve(netns_dir: Path) -> None:
     from minicommon.errors import MiniError
+    from minicommon.log import configure
     from miniworker.network.plane import KernelDataPlane
 
+    configure()
     plane = KernelDataPlane(netns_dir)
 
     async def answer(method: str, *arguments: Any) -> tuple[str, Any]:

@@ -235,6 +235,7 @@ def test_many_tasks_come_and_go_at_once(site: Site) -> None:
 def test_clear_leaves_the_kernel_as_it_was() -> None:
     with Lab(f"c{os.getpid() % 10000}", ["core-01"]) as lab:
         site = Site(lab)
+        lab["core-01"].run(["sysctl", "-w", "net.ipv4.ip_forward=0"])
         before = _kernel(site, "core-01")
         node = site.add_node("core-01", 1)
         try:
@@ -263,5 +264,6 @@ def _kernel(site: Site, name: str) -> list[str]:
         ["ip", "route"],
         ["nft", "list", "ruleset"],
         ["ip", "neighbor", "show", "nud", "permanent"],
+        ["sysctl", "net.ipv4.ip_forward"],
     )
     return sorted(line for item in commands for line in site.lab[name].run(item).stdout.splitlines())

@@ -18,6 +18,9 @@ POOL = tuple(IPv4Network(f"172.{second}.0.0/16") for second in range(18, 32))
 """Docker's own order of local address pools; 172.17.0.0/16 is left to its default bridge."""
 
 
+_FORWARDING_WAS_OFF = "forwarding_was_off"
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class PortForward:
     """A port of the node that leads to a port of a sandbox on the local bridge."""
@@ -54,13 +57,19 @@ def gateway_of(subnet: IPv4Network) -> IPv4Address:
 
 
 def host_rules(
-    subnets: Iterable[IPv4Network], bridges: Iterable[str], forwards: Iterable[PortForward]
+    subnets: Iterable[IPv4Network],
+    bridges: Iterable[str],
+    forwards: Iterable[PortForward],
+    *,
+    forwarding_was_off: bool = False,
 ) -> str:
     """The script that replaces our table in the host's namespace, in one transaction.
 
     `subnets` are those of our tasks: what they send out of the node gets the node's address. The chains only ever drop
-    what is addressed to our own bridges; every other packet passes untouched.
+    what is addressed to our own bridges; every other packet passes untouched. That the host did not forward before us
+    is remembered as an empty chain: the kernel forgets it together with the setting.
     """
+    memory = f"  chain {_FORWARDING_WAS_OFF} {{\n  }}\n" if forwarding_was_off else ""
     elements = ", ".join(
         f"{item.protocol} . {item.published_port} : {item.address} . {item.target_port}"
         for item in sorted(forwards)
@@ -72,6 +81,7 @@ def host_rules(
 add table ip {TABLE}
 delete table ip {TABLE}
 table ip {TABLE} {{
+{memory}\
   map host_ports {{
     type inet_proto . inet_service : ipv4_addr . inet_service
     {f"elements = {{ {elements} }}" if elements else ""}
@@ -113,3 +123,8 @@ def read_forwards(objects: Iterable[Mapping[str, Any]]) -> frozenset[PortForward
         for found in maps
         for key, value in found.get("elem", ())
     )
+
+
+def read_forwarding_was_off(objects: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether our table remembers that we turned forwarding on."""
+    return any(item.get("chain", {}).get("name") == _FORWARDING_WAS_OFF for item in objects)

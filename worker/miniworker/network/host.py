@@ -4,39 +4,54 @@ from __future__ import annotations
 
 import asyncio
 from ipaddress import IPv4Network
+from typing import Any
 
+from minicommon.clock import Clock
 from pyroute2 import IPRoute
 
 from miniworker.network import nft
 from miniworker.network.api import OverlayNetwork
-from miniworker.network.gateway import PortForward, host_rules, read_forwards
+from miniworker.network.firewall_watch import FirewallWatch, others_translate
+from miniworker.network.gateway import PortForward, host_rules, read_forwarding_was_off, read_forwards
 from miniworker.network.gateway_bridge import ensure_gateway, gateway_subnet, remove_gateway
 from miniworker.network.names import INGRESS_TABLE, TABLE, bridge_name
-from miniworker.network.namespaces import write_sysctl
+from miniworker.network.namespaces import read_sysctl, write_sysctl
+
+_FORWARDING = "ipv4/ip_forward"
 
 
 class HostTable:
     """Set `forwards` and `networks`, then `publish`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, clock: Clock) -> None:
+        self._firewalls = FirewallWatch(clock=clock)
         self.forwards: frozenset[PortForward] = frozenset()
         self.networks: tuple[OverlayNetwork, ...] = ()
         self._subnet: IPv4Network | None = None
         self._rules = ""
+        self._forwarding_was_off = False
         self._writing = asyncio.Lock()
 
     async def read(self) -> IPv4Network | None:
         """Take over the host ports that the kernel knows; the subnet of the local bridge, if there is one."""
-        self.forwards, subnet = await asyncio.to_thread(_read)
+        objects, subnet = await asyncio.to_thread(_read)
+        self.forwards = read_forwards(objects)
+        self._forwarding_was_off = read_forwarding_was_off(objects)
         return subnet
 
     async def ensure(self) -> IPv4Network:
         """Make the local bridge and turn forwarding on, the first time; the bridge's subnet."""
         async with self._writing:
             if self._subnet is None:
-                self._subnet = await asyncio.to_thread(_ensure)
-        await self.publish()
-        return self._subnet
+                subnet = await asyncio.to_thread(_ensure_gateway)
+                if await asyncio.to_thread(read_sysctl, _FORWARDING) == "0":
+                    self._forwarding_was_off = True
+                await self._write(subnet)
+                # After the table: it remembers what was, however soon we end.
+                await asyncio.to_thread(write_sysctl, _FORWARDING, "1")
+                await self._firewalls.start()
+                self._subnet = subnet
+            return self._subnet
 
     async def publish(self) -> None:
         """Make the table equal to what was set.
@@ -44,32 +59,40 @@ class HostTable:
         A change costs some 15 ms, so those that come while one is being written go together.
         """
         async with self._writing:
-            if self._subnet is None:
-                return
-            rules = host_rules(
-                (self._subnet, *(network.subnet for network in self.networks if network.ingress)),
-                [bridge_name(network.id) for network in self.networks],
-                self.forwards,
-            )
-            if rules != self._rules:
-                await asyncio.to_thread(nft.run_script, rules)
-                self._rules = rules
+            if self._subnet is not None:
+                await self._write(self._subnet)
+
+    async def _write(self, subnet: IPv4Network) -> None:
+        rules = host_rules(
+            (subnet, *(network.subnet for network in self.networks if network.ingress)),
+            [bridge_name(network.id) for network in self.networks],
+            self.forwards,
+            forwarding_was_off=self._forwarding_was_off,
+        )
+        if rules != self._rules:
+            await asyncio.to_thread(nft.run_script, rules)
+            self._rules = rules
 
     async def clear(self) -> None:
-        """Remove the bridge and the tables."""
+        """Remove the bridge and the tables, and turn forwarding off if we turned it on and nobody else translates.
+
+        Somebody who came after us, Docker for one, found it on and relies on it.
+        """
         async with self._writing:
+            await self._firewalls.stop()
+            if self._forwarding_was_off and not await others_translate():
+                await asyncio.to_thread(write_sysctl, _FORWARDING, "0")
             await asyncio.to_thread(_clear)
             self.forwards, self.networks = frozenset(), ()
-            self._subnet, self._rules = None, ""
+            self._subnet, self._rules, self._forwarding_was_off = None, "", False
 
 
-def _read() -> tuple[frozenset[PortForward], IPv4Network | None]:
+def _read() -> tuple[list[dict[str, Any]], IPv4Network | None]:
     with IPRoute() as netlink:
-        return read_forwards(nft.list_table("ip", TABLE)), gateway_subnet(netlink)
+        return nft.list_table("ip", TABLE), gateway_subnet(netlink)
 
 
-def _ensure() -> IPv4Network:
-    write_sysctl("ipv4/ip_forward", "1")
+def _ensure_gateway() -> IPv4Network:
     with IPRoute() as netlink:
         return ensure_gateway(netlink)
 

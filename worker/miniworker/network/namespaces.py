@@ -71,6 +71,15 @@ def is_namespace(path: Path) -> bool:
         return False
 
 
+def read_sysctl(name: str) -> str:
+    """What /proc/sys/net/<name> of the calling thread's namespace says. Raises NetworkError."""
+    path = Path("/proc/sys/net") / name
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise NetworkError(f"cannot read {path}: {error.strerror}") from error
+
+
 def write_sysctl(name: str, value: str) -> None:
     """Set /proc/sys/net/<name> of the calling thread's namespace. Raises NetworkError."""
     path = Path("/proc/sys/net") / name

@@ -37,6 +37,12 @@ def list_table(family: str, name: str) -> list[dict[str, Any]]:
     return objects
 
 
+def list_chains() -> list[dict[str, Any]]:
+    """All chains of all tables, without their rules."""
+    objects: list[dict[str, Any]] = json.loads(_nft(["-j", "list", "chains"], ""))["nftables"]
+    return objects
+
+
 def _nft(arguments: list[str], script: str) -> str:
     program = shutil.which("nft") or "/usr/sbin/nft"
     try:

@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any, TypeVar
 
+from minicommon.clock import Clock, SystemClock
 from minicommon.log import fields
 from pyroute2 import IPRoute
 
@@ -47,17 +48,21 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_SYSTEM_CLOCK = SystemClock()
+
 
 class KernelDataPlane:
     """A `DataPlane`. One per network namespace of the host; needs root."""
 
-    def __init__(self, netns_dir: Path, *, vxlan_port: int = VXLAN_PORT) -> None:
+    def __init__(
+        self, netns_dir: Path, *, vxlan_port: int = VXLAN_PORT, clock: Clock = _SYSTEM_CLOCK
+    ) -> None:
         self._netns_dir = netns_dir
         self._vxlan_port = vxlan_port
         self._turns = Turns()
         self._reading = asyncio.Lock()
         self._reserving = asyncio.Lock()
-        self._host = HostTable()
+        self._host = HostTable(clock=clock)
         self._leaving = LeavingLinks()
         self._fabric: Fabric | None = None
         self._settled: Fabric | None = None
