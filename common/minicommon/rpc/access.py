@@ -37,15 +37,33 @@ def services() -> list[ServiceDescriptor]:
 @cache
 def allowed(method: str) -> frozenset[Caller]:
     """The callers of `/package.Service/Method`; none for a method that is unknown or declares nobody."""
-    service_name, _, method_name = method.removeprefix("/").rpartition("/")
-    if service_name in GRPC_SERVICES:
+    if _service_name(method) in GRPC_SERVICES:
         return _IDENTIFIED
-    try:
-        service = descriptor_pool.Default().FindServiceByName(service_name)
-    except KeyError:
-        return frozenset()
-    found = service.methods_by_name.get(method_name)
+    found = _descriptor(method)
     return declared(found) if found is not None else frozenset()
+
+
+@cache
+def reads(method: str) -> bool:
+    """Whether the method changes nothing: it says so, or a viewer may call it, or it is one of gRPC's own."""
+    if _service_name(method) in GRPC_SERVICES:
+        return True
+    found = _descriptor(method)
+    if found is None:
+        return False
+    return found.GetOptions().Extensions[access_pb2.access].reads or Caller.VIEWER in declared(found)
+
+
+def _service_name(method: str) -> str:
+    return method.removeprefix("/").rpartition("/")[0]
+
+
+def _descriptor(method: str) -> MethodDescriptor | None:
+    try:
+        service = descriptor_pool.Default().FindServiceByName(_service_name(method))
+    except KeyError:
+        return None
+    return service.methods_by_name.get(method.rpartition("/")[2])
 
 
 def declared(method: MethodDescriptor) -> frozenset[Caller]:

@@ -19,7 +19,6 @@ from grpc import StatusCode
 from grpc.aio import AbortError
 
 from minicommon.errors import DeadlineError, MiniError
-from minicommon.identity.names import Caller
 from minicommon.ids import new_id
 from minicommon.log import fields
 from minicommon.rpc import access, errors
@@ -145,7 +144,11 @@ class _Record:
     def write(self, code: StatusCode, message: str = "") -> None:
         """Changes and refusals are for everybody's log, reads only for who looks closely."""
         level = (
-            logging.WARNING if code in _REFUSALS else logging.DEBUG if _reads(self._method) else logging.INFO
+            logging.WARNING
+            if code in _REFUSALS
+            else logging.DEBUG
+            if access.reads(self._method)
+            else logging.INFO
         )
         if not logger.isEnabledFor(level):
             return
@@ -157,11 +160,6 @@ class _Record:
             milliseconds=round((time.monotonic() - self._started) * 1000, 1),
         )
         logger.log(level, "Call done.", extra=extra | (fields(error=message) if message else {}))
-
-
-def _reads(method: str) -> bool:
-    """Whether the method changes nothing: what a viewer may call does not."""
-    return Caller.VIEWER in access.allowed(method)
 
 
 def _status(context: Context) -> StatusCode:

@@ -70,16 +70,20 @@ class Access(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ALLOW_FIELD_NUMBER: _builtins.int
+    READS_FIELD_NUMBER: _builtins.int
+    reads: _builtins.bool
+    """changes nothing; said where no viewer may call it, whose calls never change anything"""
     @_builtins.property
     def allow(self) -> _containers.RepeatedScalarFieldContainer[Global___Caller.ValueType]: ...
     def __init__(
         self,
         *,
         allow: _abc.Iterable[Global___Caller.ValueType] | None = ...,
+        reads: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow", b"allow"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow", b"allow", "reads", b"reads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

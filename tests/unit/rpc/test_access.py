@@ -102,3 +102,19 @@ def test_health_and_reflection_are_for_whoever_is_identified() -> None:
         check_access(method, Identity(Caller.WORKER, "node1", "cluster1"))
         with pytest.raises(PermissionDeniedError):
             check_access(method, ANYONE)
+
+
+@pytest.mark.parametrize(
+    ("method", "reads"),
+    [
+        ("LocalNode/Info", True),
+        ("LocalNode/Leave", False),
+        ("Services/List", True),
+        ("Services/Create", False),
+        ("Join/RootCertificate", True),
+        ("Join/IssueCertificate", False),
+        ("Nothing/Known", False),
+    ],
+)
+def test_a_method_that_changes_nothing_is_known_as_one(method: str, reads: bool) -> None:
+    assert access.reads(f"/mini.v1.{method}") is reads
