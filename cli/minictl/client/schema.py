@@ -24,7 +24,8 @@ MESSAGES: dict[str, str] = {
     "ContainerSpec": "1 image string;2 labels string>string;3 command *string;4 args *string;5 env *string;6 hostname string;7 user string;8 groups *string;9 dir string;10 stop_signal string;11 stop_grace_period_ns int64;12 read_only bool;13 cap_add *string;14 cap_drop *string",
     "TaskSpec": "1 container ContainerSpec;2 resources Resources;3 restart RestartPolicy;4 force_update uint64",
     "PortConfig": "1 protocol @PortProtocol;2 target_port uint32;3 published_port uint32;4 publish_mode @PublishMode",
-    "ServiceSpec": "1 name string;2 labels string>string;3 mode @ServiceMode;4 replicas uint64;5 task TaskSpec;6 ports *PortConfig",
+    "Placement": "1 constraints *string;2 spread_over *string;3 max_replicas uint64;4 strategy @PlacementStrategy",
+    "ServiceSpec": "1 name string;2 labels string>string;3 mode @ServiceMode;4 replicas uint64;5 task TaskSpec;6 ports *PortConfig;40 placement Placement",
     "Service": "1 id string;2 meta Meta;3 spec ServiceSpec;4 spec_version int64;5 ports *PortConfig;6 removing bool",
     "NetworkAttachment": "1 network_id string;2 address string",
     "Task": "1 id string;2 meta Meta;3 service_id string;4 service_name string;5 slot uint64;6 node_id string;7 spec TaskSpec;8 spec_version int64;9 desired_state @TaskState;10 state @TaskState;11 state_since_ns int64;12 message string;13 error string;14 attachments *NetworkAttachment;15 ports *PortConfig;16 not_before_ns int64",
@@ -84,6 +85,7 @@ ENUMS: dict[str, tuple[tuple[str, int], ...]] = {
     "RestartCondition": (("RESTART_CONDITION_ANY", 0), ("RESTART_CONDITION_ON_FAILURE", 1), ("RESTART_CONDITION_NONE", 2),),
     "PortProtocol": (("PORT_PROTOCOL_TCP", 0), ("PORT_PROTOCOL_UDP", 1),),
     "PublishMode": (("PUBLISH_MODE_INGRESS", 0), ("PUBLISH_MODE_HOST", 1),),
+    "PlacementStrategy": (("PLACEMENT_STRATEGY_SPREAD", 0), ("PLACEMENT_STRATEGY_BINPACK", 1),),
     "TaskState": (("TASK_STATE_NEW", 0), ("TASK_STATE_PENDING", 64), ("TASK_STATE_ASSIGNED", 192), ("TASK_STATE_ACCEPTED", 256), ("TASK_STATE_PREPARING", 320), ("TASK_STATE_READY", 384), ("TASK_STATE_STARTING", 448), ("TASK_STATE_RUNNING", 512), ("TASK_STATE_COMPLETE", 576), ("TASK_STATE_SHUTDOWN", 640), ("TASK_STATE_FAILED", 704), ("TASK_STATE_REJECTED", 768), ("TASK_STATE_REMOVE", 800), ("TASK_STATE_ORPHANED", 832),),
     "LocalState": (("LOCAL_STATE_INACTIVE", 0), ("LOCAL_STATE_PENDING", 1), ("LOCAL_STATE_ACTIVE", 2), ("LOCAL_STATE_ERROR", 3),),
 }

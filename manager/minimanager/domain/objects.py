@@ -228,6 +228,25 @@ class PortConfig:
     publish_mode: PublishMode = PublishMode.INGRESS
 
 
+class PlacementStrategy(IntEnum):
+    SPREAD = 0
+    BINPACK = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Which nodes may have a service's tasks, and which of them do.
+
+    Not part of a task: a change moves only tasks that no longer fit where they are.
+    """
+
+    constraints: tuple[str, ...] = ()
+    spread_over: tuple[str, ...] = ()
+    max_replicas: int = 0
+    """Per node; 0: no limit."""
+    strategy: PlacementStrategy = PlacementStrategy.SPREAD
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceSpec:
     name: str = ""
@@ -236,6 +255,7 @@ class ServiceSpec:
     replicas: int = 1
     task: TaskSpec = TaskSpec()
     ports: tuple[PortConfig, ...] = ()
+    placement: Placement = Placement()
 
 
 @dataclass(frozen=True, slots=True)

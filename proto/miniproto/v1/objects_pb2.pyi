@@ -132,6 +132,25 @@ PUBLISH_MODE_INGRESS: PublishMode.ValueType  # 0
 PUBLISH_MODE_HOST: PublishMode.ValueType  # 1
 Global___PublishMode: _TypeAlias = PublishMode  # noqa: Y015
 
+class _PlacementStrategy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PlacementStrategyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PlacementStrategy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PLACEMENT_STRATEGY_SPREAD: _PlacementStrategy.ValueType  # 0
+    """as few tasks of the service per node as can be"""
+    PLACEMENT_STRATEGY_BINPACK: _PlacementStrategy.ValueType  # 1
+    """the fullest node that has room, so that others stay empty"""
+
+class PlacementStrategy(_PlacementStrategy, metaclass=_PlacementStrategyEnumTypeWrapper): ...
+
+PLACEMENT_STRATEGY_SPREAD: PlacementStrategy.ValueType  # 0
+"""as few tasks of the service per node as can be"""
+PLACEMENT_STRATEGY_BINPACK: PlacementStrategy.ValueType  # 1
+"""the fullest node that has room, so that others stay empty"""
+Global___PlacementStrategy: _TypeAlias = PlacementStrategy  # noqa: Y015
+
 class _TaskState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -816,6 +835,45 @@ class PortConfig(_message.Message):
 Global___PortConfig: _TypeAlias = PortConfig  # noqa: Y015
 
 @_typing.final
+class Placement(_message.Message):
+    """Which nodes may have a service's tasks, and which of them do. Not part of a task: a change moves only tasks that
+    no longer fit where they are.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSTRAINTS_FIELD_NUMBER: _builtins.int
+    SPREAD_OVER_FIELD_NUMBER: _builtins.int
+    MAX_REPLICAS_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    max_replicas: _builtins.int
+    """per node; 0: no limit"""
+    strategy: Global___PlacementStrategy.ValueType
+    @_builtins.property
+    def constraints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """all hold: "node.labels.zone==eu", also !=, in (a,b), <, >, =~"""
+
+    @_builtins.property
+    def spread_over(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"node.labels.zone": evenly over its values, then within each over the next"""
+
+    def __init__(
+        self,
+        *,
+        constraints: _abc.Iterable[_builtins.str] | None = ...,
+        spread_over: _abc.Iterable[_builtins.str] | None = ...,
+        max_replicas: _builtins.int = ...,
+        strategy: Global___PlacementStrategy.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraints", b"constraints", "max_replicas", b"max_replicas", "spread_over", b"spread_over", "strategy", b"strategy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Placement: _TypeAlias = Placement  # noqa: Y015
+
+@_typing.final
 class ServiceSpec(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -845,6 +903,7 @@ class ServiceSpec(_message.Message):
     REPLICAS_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
     PORTS_FIELD_NUMBER: _builtins.int
+    PLACEMENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     mode: Global___ServiceMode.ValueType
     replicas: _builtins.int
@@ -854,6 +913,8 @@ class ServiceSpec(_message.Message):
     def task(self) -> Global___TaskSpec: ...
     @_builtins.property
     def ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___PortConfig]: ...
+    @_builtins.property
+    def placement(self) -> Global___Placement: ...
     def __init__(
         self,
         *,
@@ -863,10 +924,11 @@ class ServiceSpec(_message.Message):
         replicas: _builtins.int = ...,
         task: Global___TaskSpec | None = ...,
         ports: _abc.Iterable[Global___PortConfig] | None = ...,
+        placement: Global___Placement | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["placement", b"placement", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "mode", b"mode", "name", b"name", "ports", b"ports", "replicas", b"replicas", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "mode", b"mode", "name", b"name", "placement", b"placement", "ports", b"ports", "replicas", b"replicas", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
