@@ -14,6 +14,7 @@ from minicommon.units import format_duration
 
 from minimanager.domain.names import check_name
 from minimanager.domain.objects import HOUR, SECOND, ClusterSpec, NodeSpec, PortConfig, ServiceSpec
+from minimanager.domain.validate_placement import validate_placement
 from minimanager.domain.validate_task import validate_task
 
 MAX_REPLICAS = 1_000_000
@@ -41,7 +42,7 @@ def validate_service(spec: ServiceSpec) -> ServiceSpec:
     if not 0 <= spec.replicas <= MAX_REPLICAS:
         raise InvalidArgumentError(f"replicas: must be 0 to {MAX_REPLICAS}, not {spec.replicas}")
     check_ports(spec.ports)
-    return replace(spec, task=validate_task(spec.task))
+    return replace(spec, task=validate_task(spec.task), placement=validate_placement(spec.placement))
 
 
 def ensure_may_change(old: ServiceSpec, new: ServiceSpec) -> None:
