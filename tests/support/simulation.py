@@ -48,7 +48,9 @@ INGRESS = Network(
 def service(service_id: str = "web", **changes: object) -> Service:
     """A service named as its id; `changes` are fields of its specification or of `Service`."""
     spec = ServiceSpec(name=service_id)
-    of_spec = {key: value for key, value in changes.items() if key in ("replicas", "task", "labels")}
+    of_spec = {
+        key: value for key, value in changes.items() if key in ("replicas", "task", "labels", "placement")
+    }
     of_service = {key: value for key, value in changes.items() if key not in of_spec}
     ports = of_service.get("ports", ())
     return replace(Service(service_id), spec=replace(spec, ports=ports, **of_spec), **of_service)  # type: ignore[arg-type]
@@ -111,6 +113,11 @@ class Simulation:
         self.nodes[node_id] = replace(
             node, spec=replace(node.spec, availability=availability), meta=self._meta()
         )
+
+    def label(self, node_id: str, **labels: str) -> None:
+        """Give the node these labels instead of those it has."""
+        node = self.nodes[node_id]
+        self.nodes[node_id] = replace(node, spec=replace(node.spec, labels=labels), meta=self._meta())
 
     def remove_node(self, node_id: str) -> None:
         del self.nodes[node_id]

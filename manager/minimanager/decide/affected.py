@@ -80,12 +80,18 @@ def _around_node(snapshot: Snapshot, node_id: str) -> frozenset[str]:
 
 def _placement(node: Object | None) -> object:
     """What decisions read of a node."""
-    return node.spec.availability if isinstance(node, Node) else None
+    if not isinstance(node, Node):
+        return None
+    return node.spec.availability, node.spec.role, dict(node.spec.labels)
 
 
 def _health(status: Object | None) -> object:
     """What decisions read of a node's status."""
-    return (status.state, status.description.resources) if isinstance(status, NodeStatus) else None
+    if not isinstance(status, NodeStatus):
+        return None
+    told = status.description
+    known = (told.hostname, told.os, told.architecture, dict(told.engine_labels))
+    return status.state, status.address, told.resources, known
 
 
 def _history(cluster: Object | None) -> object:

@@ -12,6 +12,9 @@ from minimanager.decide.restart import not_before_ns, should_restart
 from minimanager.decide.slots import Slot, age, is_outdated
 from minimanager.domain.objects import Meta, Service, Task, TaskState
 
+UNSUITED = "assigned node no longer meets constraints"
+"""SwarmKit's words (`manager/orchestrator/constraintenforcer`)."""
+
 
 def orchestrate(overlay: Overlay, service: Service) -> None:
     """Retire what has ended or cannot stay, remove slots that are too many, fill those that are empty."""
@@ -64,6 +67,8 @@ def _retire(overlay: Overlay, service: Service, slot: Slot) -> bool:
     for task in slot.active:
         if overlay.finished(task) or not overlay.sound(task.node_id) or is_outdated(task, service):
             overlay.put(replace(task, desired_state=TaskState.SHUTDOWN))
+        elif not overlay.suits(service, task.node_id):
+            overlay.put(replace(task, desired_state=TaskState.SHUTDOWN, error=UNSUITED))
         else:
             fit.append(task)
     if len(fit) > 1:  # after a partition two may share a slot: the one that came furthest stays

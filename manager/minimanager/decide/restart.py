@@ -43,8 +43,12 @@ def restarts(overlay: Overlay, slot: Slot) -> int:
 
 
 def not_before_ns(overlay: Overlay, last: Task) -> int:
-    """When the successor of `last` may start: after the delay, or at once when it was moved off a draining node."""
-    delay_ns = 0 if overlay.draining(last.node_id) else last.spec.restart.delay_ns
+    """When the successor of `last` may start: after the delay, or at once when its node is not to have it any more."""
+    service = overlay.snapshot.services.get(last.service_id)
+    moved = overlay.draining(last.node_id) or (
+        service is not None and not overlay.suits(service, last.node_id)
+    )
+    delay_ns = 0 if moved else last.spec.restart.delay_ns
     return overlay.now_ns + delay_ns if delay_ns else 0
 
 

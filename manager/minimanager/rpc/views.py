@@ -80,7 +80,7 @@ def task(snapshot: Snapshot, value: Task) -> control_pb2.TaskView:
         if status.state >= value.state:
             view.state = objects_pb2.TaskState.ValueType(status.state)
             view.state_since_ns = status.state_since_ns
-            view.error = status.error
+            view.error = status.error or value.error
     return view
 
 

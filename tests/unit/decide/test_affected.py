@@ -9,6 +9,7 @@ from minimanager.decide.reconcile import affected, everything
 from minimanager.domain.objects import (
     Availability,
     ClusterSpec,
+    NodeRole,
     NodeState,
     Object,
     TaskState,
@@ -72,15 +73,24 @@ def test_a_node_concerns_the_services_on_it_and_those_that_wait(sim: Simulation)
     drained = replace(node, spec=replace(node.spec, availability=Availability.DRAIN))
     assert dirty(sim, "node", node, drained) == {"here", "stuck"}
     assert dirty(sim, "node", node, None) == {"here", "stuck"}
-    assert dirty(sim, "node", node, replace(node, spec=replace(node.spec, labels={"a": "b"}))) == NONE
+    for changed in ({"labels": {"a": "b"}}, {"role": NodeRole.MANAGER}):
+        assert dirty(sim, "node", node, replace(node, spec=replace(node.spec, **changed))) == {
+            "here",
+            "stuck",
+        }
+    assert dirty(sim, "node", node, replace(node, spec=replace(node.spec, name="other"))) == NONE
 
 
-def test_of_a_nodes_status_its_state_and_resources_matter(sim: Simulation) -> None:
+def test_of_a_nodes_status_its_state_and_what_it_is_matter(sim: Simulation) -> None:
     status = sim.node_statuses["node-2"]
     resources = replace(status.description.resources, nano_cpus=10**13)
     bigger = replace(status, description=replace(status.description, resources=resources))
     assert dirty(sim, "node-status", status, replace(status, state=NodeState.DOWN)) == {"there", "stuck"}
     assert dirty(sim, "node-status", status, bigger) == {"there", "stuck"}
+    renamed = replace(status, description=replace(status.description, hostname="other"))
+    labelled = replace(status, description=replace(status.description, engine_labels={"a": "b"}))
+    for changed in (renamed, labelled, replace(status, address="10.77.0.99")):
+        assert dirty(sim, "node-status", status, changed) == {"there", "stuck"}
     assert dirty(sim, "node-status", status, replace(status, since_ns=1)) == NONE
 
 
