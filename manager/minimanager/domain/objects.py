@@ -170,6 +170,7 @@ class ResourceLimits:
     nano_cpus: int = 0
     memory_bytes: int = 0
     pids: int = 0
+    swap_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +183,45 @@ class ResourceReservations:
 class Resources:
     limits: ResourceLimits = ResourceLimits()
     reservations: ResourceReservations = ResourceReservations()
+
+
+@dataclass(frozen=True, slots=True)
+class Ulimit:
+    name: str = ""
+    soft: int = 0
+    hard: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HostEntry:
+    name: str = ""
+    address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DnsConfig:
+    nameservers: tuple[str, ...] = ()
+    search: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+
+class MountType(IntEnum):
+    VOLUME = 0
+    BIND = 1
+    TMPFS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    type: MountType = MountType.VOLUME
+    source: str = ""
+    target: str = ""
+    read_only: bool = False
+    propagation: str = ""
+    non_recursive: bool = False
+    no_copy: bool = False
+    size_bytes: int = 0
+    mode: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +240,15 @@ class ContainerSpec:
     read_only: bool = False
     cap_add: tuple[str, ...] = ()
     cap_drop: tuple[str, ...] = ()
+    init: bool = False
+    tty: bool = False
+    sysctls: Mapping[str, str] = field(default_factory=_labels)
+    ulimits: tuple[Ulimit, ...] = ()
+    hosts: tuple[HostEntry, ...] = ()
+    dns: DnsConfig = DnsConfig()
+    shm_size_bytes: int = 0
+    oom_score_adj: int = 0
+    mounts: tuple[Mount, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
