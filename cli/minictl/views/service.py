@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from miniproto.v1.control_pb2 import ServiceView
-    from miniproto.v1.objects_pb2 import ContainerSpec, PortConfig, ServiceSpec, TaskSpec
+    from miniproto.v1.objects_pb2 import ContainerSpec, Placement, PortConfig, ServiceSpec, TaskSpec
 
 LAYOUT = Layout(
     {
@@ -36,10 +36,16 @@ def rows(views: Iterable[ServiceView]) -> list[dict[str, Any]]:
             "Mode": "replicated",
             "Name": view.service.spec.name,
             "Ports": port_ranges(view.service.ports),
-            "Replicas": f"{view.running}/{view.desired}",
+            "Replicas": _replicas(view),
         }
         for view in ordered
     ]
+
+
+def _replicas(view: ServiceView) -> str:
+    """ "2/3", and how many a node may have at most when that is limited."""
+    most = view.service.spec.placement.max_replicas
+    return f"{view.running}/{view.desired}" + (f" (max {most} per node)" if most else "")
 
 
 def port_ranges(ports: Iterable[PortConfig]) -> str:
@@ -85,7 +91,7 @@ def spec_json(spec: ServiceSpec) -> dict[str, Any]:
     return {
         "Name": spec.name,
         "Labels": dict(sorted(spec.labels.items())),
-        "TaskTemplate": task_json(spec.task),
+        "TaskTemplate": {**task_json(spec.task), "Placement": placement_json(spec.placement)},
         "Mode": {"Replicated": {"Replicas": spec.replicas}},
         "EndpointSpec": endpoint,
     }
@@ -113,6 +119,16 @@ def task_json(task: TaskSpec) -> dict[str, Any]:
         "ForceUpdate": task.force_update,
         "Runtime": "container",
     }
+
+
+def placement_json(placement: Placement) -> dict[str, Any]:
+    """Docker's, and the strategy where it is not Docker's."""
+    return _set(
+        Constraints=list(placement.constraints),
+        Preferences=[{"Spread": {"SpreadDescriptor": key}} for key in placement.spread_over],
+        MaxReplicas=placement.max_replicas,
+        Strategy=common.strategy_name(placement.strategy) if placement.strategy else "",
+    )
 
 
 def container_json(container: ContainerSpec) -> dict[str, Any]:

@@ -9,13 +9,13 @@ from minictl.views import common
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from miniproto.v1.control_pb2 import ServiceView
-    from miniproto.v1.objects_pb2 import ContainerSpec, PortConfig, Resources, ServiceSpec
+    from miniproto.v1.objects_pb2 import ContainerSpec, Placement, PortConfig, Resources, ServiceSpec
 
 
 def render(view: ServiceView) -> str:
     """The whole text, which begins and ends with a newline."""
     service = view.service
-    lines = ["", f"ID:\t\t{service.id}", *_head(service.spec), "Placement:"]
+    lines = ["", f"ID:\t\t{service.id}", *_head(service.spec), *_placement(service.spec.placement)]
     lines += _container(service.spec.task.container)
     lines += _resources(service.spec.task.resources)
     lines.append("Endpoint Mode:\tvip")
@@ -35,6 +35,19 @@ def _head(spec: ServiceSpec) -> list[str]:
     lines.append("Service Mode:\tReplicated")
     if spec.replicas:
         lines.append(f" Replicas:\t{spec.replicas}")
+    return lines
+
+
+def _placement(placement: Placement) -> list[str]:
+    lines = ["Placement:"]
+    if placement.constraints:
+        lines.append(f" Constraints:\t[{' '.join(placement.constraints)}]")
+    if placement.spread_over:
+        lines.append(f" Preferences:\t[{' '.join(placement.spread_over)}]")
+    if placement.max_replicas:
+        lines.append(f" Max Replicas Per Node:\t{placement.max_replicas}")
+    if placement.strategy:
+        lines.append(f" Strategy:\t{common.strategy_name(placement.strategy)}")
     return lines
 
 
