@@ -7,6 +7,7 @@ from dataclasses import replace
 from miniproto.v1 import control_pb2, objects_pb2
 
 from minimanager.codec import to_proto
+from minimanager.decide.scheduler.why import Answer
 from minimanager.domain.objects import (
     Cluster,
     JoinToken,
@@ -82,6 +83,27 @@ def task(snapshot: Snapshot, value: Task) -> control_pb2.TaskView:
             view.state_since_ns = status.state_since_ns
             view.error = status.error or value.error
     return view
+
+
+def why(snapshot: Snapshot, value: Task, answer: Answer) -> control_pb2.WhyResponse:
+    """The answer to why the task is where it is, with its nodes by host name."""
+    refusals = [
+        control_pb2.NodeRefusal(
+            node_id=refusal.node_id,
+            hostname=hostname(snapshot, refusal.node_id),
+            filter=refusal.obstacles[0].filter,
+            reason=refusal.obstacles[0].reason,
+            others=[obstacle.reason for obstacle in refusal.obstacles[1:]],
+        )
+        for refusal in answer.refusals
+    ]
+    return control_pb2.WhyResponse(
+        task=task(snapshot, value),
+        summary=answer.summary,
+        refusals=sorted(refusals, key=lambda refusal: (refusal.hostname, refusal.node_id)),
+        help=answer.help,
+        revision=snapshot.revision,
+    )
 
 
 def network(value: Network) -> objects_pb2.Network:

@@ -687,6 +687,83 @@ class ServiceProgress(_message.Message):
 Global___ServiceProgress: _TypeAlias = ServiceProgress  # noqa: Y015
 
 @_typing.final
+class NodeRefusal(_message.Message):
+    """A node that cannot take a task."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    HOSTNAME_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    OTHERS_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    hostname: _builtins.str
+    filter: _builtins.str
+    """the first that refused it: "resource" """
+    reason: _builtins.str
+    """in words and numbers"""
+    @_builtins.property
+    def others(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """what stands in the way besides"""
+
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        hostname: _builtins.str = ...,
+        filter: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        others: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "hostname", b"hostname", "node_id", b"node_id", "others", b"others", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeRefusal: _TypeAlias = NodeRefusal  # noqa: Y015
+
+@_typing.final
+class WhyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    REFUSALS_FIELD_NUMBER: _builtins.int
+    HELP_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    summary: _builtins.str
+    """why the task is where it is"""
+    revision: _builtins.int
+    @_builtins.property
+    def task(self) -> Global___TaskView: ...
+    @_builtins.property
+    def refusals(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeRefusal]:
+        """of a task that waits for a node"""
+
+    @_builtins.property
+    def help(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """the smallest change that would let it run; all of them are needed"""
+
+    def __init__(
+        self,
+        *,
+        task: Global___TaskView | None = ...,
+        summary: _builtins.str = ...,
+        refusals: _abc.Iterable[Global___NodeRefusal] | None = ...,
+        help: _abc.Iterable[_builtins.str] | None = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["help", b"help", "refusals", b"refusals", "revision", b"revision", "summary", b"summary", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WhyResponse: _TypeAlias = WhyResponse  # noqa: Y015
+
+@_typing.final
 class ListNetworksResponse(_message.Message):
     """--- networks ---"""
 

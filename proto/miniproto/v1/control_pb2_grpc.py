@@ -691,6 +691,11 @@ class TasksStub:
                 request_serializer=miniproto_dot_v1_dot_control__pb2.ListRequest.SerializeToString,
                 response_deserializer=miniproto_dot_v1_dot_control__pb2.ListTasksResponse.FromString,
                 _registered_method=True)
+        self.Why = channel.unary_unary(
+                '/mini.v1.Tasks/Why',
+                request_serializer=miniproto_dot_v1_dot_control__pb2.GetRequest.SerializeToString,
+                response_deserializer=miniproto_dot_v1_dot_control__pb2.WhyResponse.FromString,
+                _registered_method=True)
         self.WatchService = channel.unary_stream(
                 '/mini.v1.Tasks/WatchService',
                 request_serializer=miniproto_dot_v1_dot_control__pb2.WatchServiceRequest.SerializeToString,
@@ -713,6 +718,13 @@ class TasksServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Why(self, request, context):
+        """Why a task is where it is, and what would help. A name means the task of that name that is to run.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchService(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -731,6 +743,11 @@ def add_TasksServicer_to_server(servicer, server):
                     servicer.List,
                     request_deserializer=miniproto_dot_v1_dot_control__pb2.ListRequest.FromString,
                     response_serializer=miniproto_dot_v1_dot_control__pb2.ListTasksResponse.SerializeToString,
+            ),
+            'Why': grpc.unary_unary_rpc_method_handler(
+                    servicer.Why,
+                    request_deserializer=miniproto_dot_v1_dot_control__pb2.GetRequest.FromString,
+                    response_serializer=miniproto_dot_v1_dot_control__pb2.WhyResponse.SerializeToString,
             ),
             'WatchService': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchService,
@@ -792,6 +809,33 @@ class Tasks:
             '/mini.v1.Tasks/List',
             miniproto_dot_v1_dot_control__pb2.ListRequest.SerializeToString,
             miniproto_dot_v1_dot_control__pb2.ListTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Why(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mini.v1.Tasks/Why',
+            miniproto_dot_v1_dot_control__pb2.GetRequest.SerializeToString,
+            miniproto_dot_v1_dot_control__pb2.WhyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -190,6 +190,8 @@ class TasksStub:
     def __new__(cls, channel: _aio.Channel) -> TasksAsyncStub: ...
     Get: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetRequest, _control_pb2.TaskView]
     List: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListRequest, _control_pb2.ListTasksResponse]
+    Why: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetRequest, _control_pb2.WhyResponse]
+    """Why a task is where it is, and what would help. A name means the task of that name that is to run."""
     WatchService: _grpc.UnaryStreamMultiCallable[_control_pb2.WatchServiceRequest, _control_pb2.ServiceProgress]
 
 @_typing.type_check_only
@@ -197,6 +199,8 @@ class TasksAsyncStub(TasksStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Get: _aio.UnaryUnaryMultiCallable[_control_pb2.GetRequest, _control_pb2.TaskView]  # type: ignore[assignment]
     List: _aio.UnaryUnaryMultiCallable[_control_pb2.ListRequest, _control_pb2.ListTasksResponse]  # type: ignore[assignment]
+    Why: _aio.UnaryUnaryMultiCallable[_control_pb2.GetRequest, _control_pb2.WhyResponse]  # type: ignore[assignment]
+    """Why a task is where it is, and what would help. A name means the task of that name that is to run."""
     WatchService: _aio.UnaryStreamMultiCallable[_control_pb2.WatchServiceRequest, _control_pb2.ServiceProgress]  # type: ignore[assignment]
 
 class TasksServicer(metaclass=_abc_1.ABCMeta):
@@ -213,6 +217,14 @@ class TasksServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.ListRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.ListTasksResponse, _abc.Awaitable[_control_pb2.ListTasksResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Why(
+        self,
+        request: _control_pb2.GetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.WhyResponse, _abc.Awaitable[_control_pb2.WhyResponse]]:
+        """Why a task is where it is, and what would help. A name means the task of that name that is to run."""
 
     @_abc_1.abstractmethod
     def WatchService(
