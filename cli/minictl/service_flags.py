@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minictl import placement_flags, values
+from minictl import container_flags, placement_flags, values
 from minictl.errors import CliError
 from minictl.flags import Flag
 
@@ -79,19 +79,19 @@ def _later(names: str, *, boolean: bool = False) -> tuple[Flag, ...]:
 _LATER = (
     *_later(
         "credential-spec endpoint-mode health-cmd health-interval health-retries health-start-interval"
-        " health-start-period health-timeout isolation log-driver log-opt max-concurrent memory-swap memory-swappiness"
-        " oom-score-adj rollback-delay rollback-failure-action rollback-max-failure-ratio"
+        " health-start-period health-timeout isolation log-driver log-opt max-concurrent memory-swappiness"
+        " rollback-delay rollback-failure-action rollback-max-failure-ratio"
         " rollback-monitor rollback-order rollback-parallelism update-delay update-failure-action"
         " update-max-failure-ratio update-monitor update-order update-parallelism"
     ),
-    *_later("init no-healthcheck no-resolve-image with-registry-auth", boolean=True),
-    Flag("tty", "", short="t", later=True),
+    *_later("no-healthcheck no-resolve-image with-registry-auth", boolean=True),
 )
 """Docker's flags that this version refuses by name."""
 
 CREATE_FLAGS = (
     *COMMON_FLAGS,
     *placement_flags.CREATE_FLAGS,
+    *container_flags.CREATE_FLAGS,
     *_with_default(True),
     Flag("container-label", "Container labels", kind=values.LABEL),
     Flag("env", "Set environment variables", short="e", kind=values.ENV),
@@ -108,12 +108,13 @@ CREATE_FLAGS = (
     Flag("name", "Service name", kind=values.STRING),
     Flag("publish", "Publish a port as a node port", short="p", kind=values.PORT),
     *_LATER,
-    *_later("config dns dns-option dns-search generic-resource host mount network secret sysctl ulimit"),
+    *_later("config generic-resource network secret"),
 )
 
 UPDATE_FLAGS = (
     *COMMON_FLAGS,
     *placement_flags.UPDATE_FLAGS,
+    *container_flags.UPDATE_FLAGS,
     *_with_default(False),
     Flag("args", "Service command args", kind=values.COMMAND),
     Flag("container-label-add", "Add or update a container label", kind=values.LABEL),
@@ -132,10 +133,7 @@ UPDATE_FLAGS = (
     Flag("publish-rm", "Remove a published port by its target port", kind=values.PORT),
     *_LATER,
     *_later(
-        "config-add config-rm dns-add dns-rm dns-option-add dns-option-rm dns-search-add"
-        " dns-search-rm generic-resource-add generic-resource-rm host-add host-rm mount-add mount-rm network-add"
-        " network-rm secret-add secret-rm sysctl-add sysctl-rm ulimit-add"
-        " ulimit-rm"
+        "config-add config-rm generic-resource-add generic-resource-rm network-add network-rm secret-add secret-rm"
     ),
     *_later("rollback", boolean=True),
 )
@@ -166,6 +164,7 @@ def new_spec(parsed: Parsed, environment: Mapping[str, str]) -> ServiceSpec:
     container.env.extend(keyvalues.last_of_each(variables))
     _set_ports(spec, [port for group in parsed["publish"] for port in group])
     placement_flags.apply_new(spec, parsed)
+    container_flags.apply_new(spec, parsed)
     _apply_common(spec, parsed)
     return spec
 
@@ -202,6 +201,7 @@ def change_spec(spec: ServiceSpec, parsed: Parsed, environment: Mapping[str, str
     if parsed.changed("publish-add", "publish-rm"):
         _change_ports(spec, parsed)
     placement_flags.apply_change(spec, parsed)
+    container_flags.apply_change(spec, parsed)
     _apply_common(spec, parsed)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from minictl.output.listing import Layout
 from minictl.views import common
+from minictl.views.container import surroundings_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -113,7 +114,10 @@ def task_json(task: TaskSpec) -> dict[str, Any]:
     }
     return {
         "ContainerSpec": container_json(task.container),
-        "Resources": {name: value for name, value in resources.items() if value},
+        "Resources": {
+            **{name: value for name, value in resources.items() if value},
+            **_set(SwapBytes=limits.swap_bytes),
+        },
         "RestartPolicy": policy,
         "Placement": {},
         "ForceUpdate": task.force_update,
@@ -149,6 +153,7 @@ def container_json(container: ContainerSpec) -> dict[str, Any]:
             CapabilityAdd=list(container.cap_add),
             CapabilityDrop=list(container.cap_drop),
         ),
+        **surroundings_json(container),
     }
 
 

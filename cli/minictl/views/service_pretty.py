@@ -5,6 +5,7 @@ from __future__ import annotations
 from minicommon import units
 
 from minictl.views import common
+from minictl.views.container import surroundings_lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def _container(container: ContainerSpec) -> list[str]:
         lines.append(f" Dir:\t\t{container.dir}")
     if container.user:
         lines.append(f" User: {container.user}")
+    lines += surroundings_lines(container)
     if container.cap_add or container.cap_drop:
         lines.append("Capabilities:")
         lines += [f" Add: {', '.join(container.cap_add)}"] if container.cap_add else []

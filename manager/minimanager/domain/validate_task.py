@@ -17,6 +17,7 @@ from minimanager.domain.objects import (
     RestartPolicy,
     TaskSpec,
 )
+from minimanager.domain.validate_container import check_surroundings, surrounding_texts
 
 MIN_NANO_CPUS = 1_000_000
 """0.001 CPU (swarmkit `manager/controlapi/service.go`)."""
@@ -62,6 +63,7 @@ def validate_task(spec: TaskSpec) -> TaskSpec:
     _check_resources("reservations", reservations)
     if limits.pids < 0:
         raise InvalidArgumentError(f"limits: pids must be 0 (no limit) or more, not {limits.pids}")
+    _check_swap(limits)
     _check_within_limits(limits, reservations)
     _check_restart(spec.restart)
     return replace(spec, container=_validate_container(spec.container))
@@ -95,6 +97,7 @@ def _validate_container(spec: ContainerSpec) -> ContainerSpec:
             raise InvalidArgumentError("ContainerSpec: labels: a key must not be empty")
     if spec.stop_signal:
         check_signal(spec.stop_signal)
+    check_surroundings(spec)
     _check_duration("ContainerSpec: stop-grace-period", spec.stop_grace_period_ns)
     texts = list(_texts(spec))
     if any("\0" in text for text in texts):
@@ -146,6 +149,7 @@ def _texts(spec: ContainerSpec) -> Iterable[str]:
         yield from several
     for key, value in spec.labels.items():
         yield from (key, value)
+    yield from surrounding_texts(spec)
 
 
 def _check_resources(kind: str, given: ResourceLimits | ResourceReservations) -> None:
@@ -157,6 +161,15 @@ def _check_resources(kind: str, given: ResourceLimits | ResourceReservations) ->
         raise InvalidArgumentError(
             f"{kind}: invalid memory value {given.memory_bytes}: Must be at least 4MiB"
         )
+
+
+def _check_swap(limits: ResourceLimits) -> None:
+    if limits.swap_bytes < -1:
+        raise InvalidArgumentError(
+            f"limits: memory-swap must be -1 (no limit) or more, not {limits.swap_bytes}"
+        )
+    if limits.swap_bytes and not limits.memory_bytes:
+        raise InvalidArgumentError("limits: memory-swap needs a limit of memory, too")
 
 
 def _check_within_limits(limits: ResourceLimits, reservations: ResourceReservations) -> None:

@@ -146,14 +146,9 @@ CASES: list[tuple[list[str], int, str]] = [
         + usage("service ls"),
     ),
     (
-        ["service", "create", "--mount", "x", "img"],
+        ["service", "create", "--secret", "x", "img"],
         125,
-        "the flag --mount is not supported by this version of minictl" + CREATE_RUN,
-    ),
-    (
-        ["service", "create", "--tty", "img"],
-        125,
-        "the flag -t, --tty is not supported by this version of minictl" + CREATE_RUN,
+        "the flag --secret is not supported by this version of minictl" + CREATE_RUN,
     ),
     (
         ["swarm", "init", "--autolock"],

@@ -37,6 +37,45 @@ class Limits:
     nano_cpus: int = 0
     memory_bytes: int = 0
     pids: int = 0
+    swap_bytes: int = 0
+    """Besides memory; 0: the kernel's default; -1: no limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ulimit:
+    """setrlimit(2); -1 means no limit."""
+
+    name: str
+    """"nofile"."""
+    soft: int
+    hard: int
+
+
+class MountKind(Enum):
+    VOLUME = "volume"
+    BIND = "bind"
+    TMPFS = "tmpfs"
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """Something of the node's at a place in the container."""
+
+    kind: MountKind
+    target: str
+    source: str = ""
+    """A path of the node, or a volume's name; a volume without one goes with its container."""
+    read_only: bool = False
+    propagation: str = ""
+    """Of a bind mount; empty: "rprivate"."""
+    recursive: bool = True
+    """Of a bind mount: with what is mounted below its source."""
+    copy: bool = True
+    """Into a volume that is empty goes what the image has at the target."""
+    size_bytes: int = 0
+    """Of a tmpfs; 0: no limit but memory."""
+    mode: int = 0
+    """Of a tmpfs; 0: 1777."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +112,18 @@ class ContainerConfig:
     """(address, name) lines for /etc/hosts, besides localhost's."""
     dns: tuple[str, ...] = ()
     """Name servers for /etc/resolv.conf; empty: the host's."""
+    dns_search: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
+    init: bool = False
+    """An init of the runtime's is the first process: it passes signals on and reaps orphans."""
+    tty: bool = False
+    """A terminal instead of two pipes: all output is on "stdout"."""
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    ulimits: tuple[Ulimit, ...] = ()
+    shm_bytes: int = 0
+    """Of /dev/shm; 0: 64 MiB."""
+    oom_score_adj: int = 0
+    mounts: tuple[Mount, ...] = ()
 
 
 class ContainerStatus(Enum):
@@ -140,7 +191,10 @@ class Runtime(Protocol):
         """
 
     async def create(self, config: ContainerConfig) -> None:
-        """Make the container ready to start. One of the same id is left as it is. Raises ImageError."""
+        """Make the container ready to start. One of the same id is left as it is. Raises ImageError.
+
+        Named volumes are made as they are needed and outlive their containers.
+        """
 
     async def start(self, container_id: str) -> int:
         """Start it; the pid of its first process. Started already: the same answer."""

@@ -29,6 +29,8 @@ class Programs:
     conmon: str
     runtime: str
     """runc or crun."""
+    init: str = ""
+    """For containers that ask for one; empty: this node has none."""
 
 
 class Supervisor:
@@ -53,7 +55,7 @@ class Supervisor:
         """Whether it was created and not yet let run (runc and crun: the FIFO its first process waits at)."""
         return (self._root / container_id / "exec.fifo").exists()
 
-    async def create(self, container_id: str, name: str, files: ContainerFiles) -> None:
+    async def create(self, container_id: str, name: str, files: ContainerFiles, *, tty: bool = False) -> None:
         """Start conmon and through it the container, up to the point before its first program."""
         for directory in (files.exits, files.state):
             ensure_directory(directory)
@@ -62,7 +64,7 @@ class Supervisor:
         reader, writer = os.pipe2(os.O_CLOEXEC)
         try:
             process = await asyncio.create_subprocess_exec(
-                *self._conmon(container_id, name, files),
+                *self._conmon(container_id, name, files, tty=tty),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -92,7 +94,7 @@ class Supervisor:
         if code != 0:
             raise RuntimeFaultError(explain(output))
 
-    def _conmon(self, container_id: str, name: str, files: ContainerFiles) -> tuple[str, ...]:
+    def _conmon(self, container_id: str, name: str, files: ContainerFiles, *, tty: bool) -> tuple[str, ...]:
         return (
             self._programs.conmon,
             "--api-version=1",
@@ -110,6 +112,7 @@ class Supervisor:
             "--log-level=error",
             "--no-sync-log",
             "--full-attach",
+            *(["--terminal"] if tty else []),
         )
 
     async def _run(self, *arguments: str) -> tuple[int, str]:

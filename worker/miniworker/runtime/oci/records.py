@@ -20,6 +20,7 @@ class ContainerRecord:
     stop_signal: str
     stop_grace_period_ns: int
     labels: Mapping[str, str]
+    tty: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,11 @@ class ContainerFiles:
     def etc(self) -> Path:
         """hosts, hostname and resolv.conf, bound into /etc."""
         return self.root / "etc"
+
+    @property
+    def volumes(self) -> Path:
+        """The volumes without a name: they go with the container."""
+        return self.root / "volumes"
 
     @property
     def log(self) -> Path:

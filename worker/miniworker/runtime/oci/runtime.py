@@ -29,7 +29,7 @@ from miniworker.runtime.oci.image_service import OciImages
 from miniworker.runtime.oci.image_store import ImageStore
 from miniworker.runtime.oci.locks import KeyedLocks
 from miniworker.runtime.oci.observe import Observed, Observer
-from miniworker.runtime.oci.prepare import check_id, prepare
+from miniworker.runtime.oci.prepare import NodeParts, check_id, prepare
 from miniworker.runtime.oci.pull import Puller
 from miniworker.runtime.oci.records import ContainerFiles, ContainerRecord, Containers
 from miniworker.runtime.oci.registry.auth import Keyring
@@ -58,7 +58,9 @@ class OciRuntime:
         self._starting = asyncio.Semaphore(settings.parallel_starts)
         self._locks = KeyedLocks()
         self._changed: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
-        self._unified = cgroups.is_unified()
+        self._node = NodeParts(
+            volumes=settings.data_dir / "volumes", init=programs.init, unified=cgroups.is_unified()
+        )
         self.images = OciImages(store, containers.all)
 
     async def recover(self) -> None:
@@ -82,9 +84,7 @@ class OciRuntime:
             image, _ = self.images.find(config.image)
             files = self._containers.files(config.id)
             try:
-                record = await asyncio.to_thread(
-                    prepare, config, image, self._store, files, unified=self._unified
-                )
+                record = await asyncio.to_thread(prepare, config, image, self._store, files, node=self._node)
             except BaseException:
                 await self._clear(config.id, files)
                 raise
@@ -109,7 +109,7 @@ class OciRuntime:
             if self._supervisor.is_known(record.id):
                 await self._supervisor.delete(record.id)
             await asyncio.to_thread(overlay.mount, files, self._store.lower(record.chain))
-            await self._supervisor.create(record.id, record.name, files)
+            await self._supervisor.create(record.id, record.name, files, tty=record.tty)
         pid = self._observer.pid(record.id)
         await self._supervisor.start(record.id)
         return pid
