@@ -225,6 +225,18 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """What is empty or 0 is the image's, else Docker's default."""
+
+    test: tuple[str, ...] = ()
+    interval_ns: int = 0
+    timeout_ns: int = 0
+    retries: int = 0
+    start_period_ns: int = 0
+    start_interval_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ContainerSpec:
     image: str = ""
     labels: Mapping[str, str] = field(default_factory=_labels)
@@ -249,6 +261,7 @@ class ContainerSpec:
     shm_size_bytes: int = 0
     oom_score_adj: int = 0
     mounts: tuple[Mount, ...] = ()
+    health: HealthCheck = HealthCheck()
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,6 +405,7 @@ class TaskStatus:
     oom_killed: bool = False
     host_ports: tuple[PortConfig, ...] = ()
     node_id: str = ""
+    unhealthy: bool = False
 
 
 # --- networks ---

@@ -832,6 +832,50 @@ class Mount(_message.Message):
 Global___Mount: _TypeAlias = Mount  # noqa: Y015
 
 @_typing.final
+class HealthCheck(_message.Message):
+    """What is empty or 0 is the image's, else Docker's default."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEST_FIELD_NUMBER: _builtins.int
+    INTERVAL_NS_FIELD_NUMBER: _builtins.int
+    TIMEOUT_NS_FIELD_NUMBER: _builtins.int
+    RETRIES_FIELD_NUMBER: _builtins.int
+    START_PERIOD_NS_FIELD_NUMBER: _builtins.int
+    START_INTERVAL_NS_FIELD_NUMBER: _builtins.int
+    interval_ns: _builtins.int
+    """30 s"""
+    timeout_ns: _builtins.int
+    """30 s"""
+    retries: _builtins.int
+    """3"""
+    start_period_ns: _builtins.int
+    """0"""
+    start_interval_ns: _builtins.int
+    """5 s"""
+    @_builtins.property
+    def test(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """["CMD", program, ...], ["CMD-SHELL", line], ["HTTP", "8080/path"], ["TCP", "5432"], or ["NONE"]"""
+
+    def __init__(
+        self,
+        *,
+        test: _abc.Iterable[_builtins.str] | None = ...,
+        interval_ns: _builtins.int = ...,
+        timeout_ns: _builtins.int = ...,
+        retries: _builtins.int = ...,
+        start_period_ns: _builtins.int = ...,
+        start_interval_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["interval_ns", b"interval_ns", "retries", b"retries", "start_interval_ns", b"start_interval_ns", "start_period_ns", b"start_period_ns", "test", b"test", "timeout_ns", b"timeout_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HealthCheck: _TypeAlias = HealthCheck  # noqa: Y015
+
+@_typing.final
 class ContainerSpec(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -898,6 +942,7 @@ class ContainerSpec(_message.Message):
     SHM_SIZE_BYTES_FIELD_NUMBER: _builtins.int
     OOM_SCORE_ADJ_FIELD_NUMBER: _builtins.int
     MOUNTS_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
     image: _builtins.str
     hostname: _builtins.str
     user: _builtins.str
@@ -945,6 +990,8 @@ class ContainerSpec(_message.Message):
 
     @_builtins.property
     def mounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mount]: ...
+    @_builtins.property
+    def health(self) -> Global___HealthCheck: ...
     def __init__(
         self,
         *,
@@ -971,10 +1018,11 @@ class ContainerSpec(_message.Message):
         shm_size_bytes: _builtins.int = ...,
         oom_score_adj: _builtins.int = ...,
         mounts: _abc.Iterable[Global___Mount] | None = ...,
+        health: Global___HealthCheck | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dns", b"dns"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dns", b"dns", "health", b"health"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "cap_add", b"cap_add", "cap_drop", b"cap_drop", "command", b"command", "dir", b"dir", "dns", b"dns", "env", b"env", "groups", b"groups", "hostname", b"hostname", "hosts", b"hosts", "image", b"image", "init", b"init", "labels", b"labels", "mounts", b"mounts", "oom_score_adj", b"oom_score_adj", "read_only", b"read_only", "shm_size_bytes", b"shm_size_bytes", "stop_grace_period_ns", b"stop_grace_period_ns", "stop_signal", b"stop_signal", "sysctls", b"sysctls", "tty", b"tty", "ulimits", b"ulimits", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "cap_add", b"cap_add", "cap_drop", b"cap_drop", "command", b"command", "dir", b"dir", "dns", b"dns", "env", b"env", "groups", b"groups", "health", b"health", "hostname", b"hostname", "hosts", b"hosts", "image", b"image", "init", b"init", "labels", b"labels", "mounts", b"mounts", "oom_score_adj", b"oom_score_adj", "read_only", b"read_only", "shm_size_bytes", b"shm_size_bytes", "stop_grace_period_ns", b"stop_grace_period_ns", "stop_signal", b"stop_signal", "sysctls", b"sysctls", "tty", b"tty", "ulimits", b"ulimits", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1300,6 +1348,7 @@ class TaskStatus(_message.Message):
     OOM_KILLED_FIELD_NUMBER: _builtins.int
     HOST_PORTS_FIELD_NUMBER: _builtins.int
     NODE_ID_FIELD_NUMBER: _builtins.int
+    UNHEALTHY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """the task's"""
     state: Global___TaskState.ValueType
@@ -1312,6 +1361,8 @@ class TaskStatus(_message.Message):
     exit_code: _builtins.int
     oom_killed: _builtins.bool
     node_id: _builtins.str
+    unhealthy: _builtins.bool
+    """its check has failed for good: it is being stopped and must get no traffic"""
     @_builtins.property
     def meta(self) -> Global___Meta: ...
     @_builtins.property
@@ -1333,10 +1384,11 @@ class TaskStatus(_message.Message):
         oom_killed: _builtins.bool = ...,
         host_ports: _abc.Iterable[Global___PortConfig] | None = ...,
         node_id: _builtins.str = ...,
+        unhealthy: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["meta", b"meta"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_id", b"container_id", "error", b"error", "exit_code", b"exit_code", "host_ports", b"host_ports", "id", b"id", "message", b"message", "meta", b"meta", "node_id", b"node_id", "oom_killed", b"oom_killed", "pid", b"pid", "state", b"state", "state_since_ns", b"state_since_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_id", b"container_id", "error", b"error", "exit_code", b"exit_code", "host_ports", b"host_ports", "id", b"id", "message", b"message", "meta", b"meta", "node_id", b"node_id", "oom_killed", b"oom_killed", "pid", b"pid", "state", b"state", "state_since_ns", b"state_since_ns", "unhealthy", b"unhealthy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
