@@ -9,6 +9,7 @@ from minimanager.domain.objects import (
     Object,
     Service,
     Task,
+    TaskState,
     TaskStatus,
 )
 from minimanager.domain.snapshot import Snapshot
@@ -64,13 +65,22 @@ def _frees(old: Object | None, new: Object | None) -> bool:
 
 
 def _after_status(snapshot: Snapshot, old: Object | None, new: Object | None) -> frozenset[str]:
-    """Only an end matters: it makes room, opens the gate of a successor and asks for one."""
-    if not isinstance(new, TaskStatus) or not new.state.finished:
+    """An end makes room, opens the gate of a successor and asks for one. A beginning may let a predecessor stop."""
+    if not isinstance(new, TaskStatus):
         return _NONE
-    if isinstance(old, TaskStatus) and old.state.finished:
-        return _NONE
+    before = old.state if isinstance(old, TaskStatus) else TaskState.NEW
     task = snapshot.tasks.get(new.id)
-    return waiting(snapshot) | ({task.service_id} if task is not None else _NONE)
+    own = frozenset((task.service_id,)) if task is not None else _NONE
+    if new.state.finished:
+        return _NONE if before.finished else waiting(snapshot) | own
+    begins = new.state is TaskState.RUNNING and before is not TaskState.RUNNING
+    return own if begins and task is not None and _is_one_too_many(snapshot, task) else _NONE
+
+
+def _is_one_too_many(snapshot: Snapshot, task: Task) -> bool:
+    """Whether the task's service has more tasks than it asked for, so that one may be there to be replaced."""
+    service = snapshot.services.get(task.service_id)
+    return service is not None and len(snapshot.of_service(service.id)) > service.spec.replicas
 
 
 def _around_node(snapshot: Snapshot, node_id: str) -> frozenset[str]:

@@ -102,6 +102,10 @@ class Overlay:
         node = self.snapshot.nodes.get(node_id)
         return node is not None and node.spec.availability is Availability.DRAIN
 
+    def leaving(self, node_id: str) -> bool:
+        """Whether the node is to be emptied and still works, so that its tasks can be moved without haste."""
+        return self.draining(node_id) and not self.down(node_id)
+
     def suits(self, service: Service, node_id: str) -> bool:
         """Whether the node satisfies the constraints that the service has now; no node yet is no wrong node."""
         constraints = service.spec.placement.constraints

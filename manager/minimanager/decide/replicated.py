@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import count, islice
 
+from minimanager.decide.moving import Moves
 from minimanager.decide.overlay import Overlay
 from minimanager.decide.restart import not_before_ns, should_restart
 from minimanager.decide.slots import Slot, age, is_outdated
@@ -20,11 +21,12 @@ def orchestrate(overlay: Overlay, service: Service) -> None:
     """Retire what has ended or cannot stay, remove slots that are too many, fill those that are empty."""
     slots = overlay.slots(service.id)
     replicas = service.spec.replicas
+    moves = Moves(overlay, slots.values())
     surplus = set(surplus_slots(overlay, slots.values(), replicas)) if len(slots) > replicas else set()
     for slot in slots.values():
         if slot.number in surplus:
             _remove(overlay, slot)
-        elif not _retire(overlay, service, slot) and overlay.has_room():
+        elif not _retire(overlay, service, slot, moves) and overlay.has_room():
             _refill(overlay, service, slot)
     _grow(overlay, service, frozenset(slots))
 
@@ -61,11 +63,16 @@ def surplus_slots(overlay: Overlay, slots: Iterable[Slot], replicas: int) -> lis
     return kept_first[replicas:]
 
 
-def _retire(overlay: Overlay, service: Service, slot: Slot) -> bool:
-    """Ask the tasks that cannot stay to stop. Whether one remains that is to run."""
-    fit = []
+def _retire(overlay: Overlay, service: Service, slot: Slot, moves: Moves) -> bool:
+    """Ask the tasks that cannot stay to stop. Whether the slot needs no new task."""
+    fit: list[Task] = []
+    leaving: list[Task] = []
     for task in slot.active:
-        if overlay.finished(task) or not overlay.sound(task.node_id) or is_outdated(task, service):
+        if overlay.finished(task) or is_outdated(task, service):
+            overlay.put(replace(task, desired_state=TaskState.SHUTDOWN))
+        elif overlay.leaving(task.node_id):
+            leaving.append(task)
+        elif not overlay.sound(task.node_id):
             overlay.put(replace(task, desired_state=TaskState.SHUTDOWN))
         elif not overlay.suits(service, task.node_id):
             overlay.put(replace(task, desired_state=TaskState.SHUTDOWN, error=UNSUITED))
@@ -75,7 +82,8 @@ def _retire(overlay: Overlay, service: Service, slot: Slot) -> bool:
         fit.sort(key=lambda task: (-overlay.state(task), age(task)))
         for task in fit[1:]:
             overlay.put(replace(task, desired_state=TaskState.SHUTDOWN))
-    return bool(fit)
+    kept = [task for task in leaving if moves.keep(slot, task, fit)]
+    return bool(fit) or (bool(kept) and not moves.may_begin())
 
 
 def _refill(overlay: Overlay, service: Service, slot: Slot) -> None:

@@ -139,3 +139,23 @@ async def test_a_maximum_per_node_and_bin_packing() -> None:
         await here.local.running("packed", 3)
         nodes = await here.ctl("service", "ps", "packed", "--format", "{{.Node}}")
         assert len(set(nodes.split())) == 1
+
+
+async def test_a_drained_node_is_emptied_without_a_gap() -> None:
+    async with site() as here:
+        await here.ctl("service", "create", "-d", "--name", "web", "--replicas", "4", "whoami:1")
+        await here.spread("web", {"east": 2, "west": 2})
+        call = here.local.tasks.WatchService(control_pb2.WatchServiceRequest(ref="web"), timeout=PATIENCE)
+        watch = aiter(call)
+        assert (await anext(watch)).service.running == 4
+        await here.ctl("node", "update", "--availability", "drain", "east")
+        most = 0
+        async for progress in watch:
+            assert progress.service.running >= 4
+            most = max(most, progress.service.running)
+            if {view.node_hostname for view in progress.tasks} == {"west"}:
+                break
+        call.cancel()
+        assert most == 5  # one at a time
+        await here.ctl("node", "update", "--availability", "active", "east")
+        await here.spread("web", {"west": 4})

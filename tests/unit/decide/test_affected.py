@@ -58,7 +58,7 @@ def test_a_task_concerns_its_service_and_when_it_makes_room_those_that_wait(sim:
     assert dirty(sim, "task", waiting, None) == {"stuck"}
 
 
-def test_of_a_status_only_the_end_matters(sim: Simulation) -> None:
+def test_of_a_status_the_end_matters(sim: Simulation) -> None:
     status = sim.statuses[sim.of("there")[0].id]
     ended = replace(status, state=TaskState.FAILED)
     assert dirty(sim, "status", status, replace(status, message="x")) == NONE
@@ -66,6 +66,17 @@ def test_of_a_status_only_the_end_matters(sim: Simulation) -> None:
     assert dirty(sim, "status", ended, replace(ended, message="x")) == NONE
     assert dirty(sim, "status", status, ended) == dirty(sim, "status", None, ended) == {"there", "stuck"}
     assert dirty(sim, "status", None, replace(ended, id="unknown")) == {"stuck"}
+
+
+def test_a_beginning_matters_where_a_task_may_be_there_to_be_replaced(sim: Simulation) -> None:
+    (task,) = sim.of("there")
+    status = sim.statuses[task.id]
+    starting = replace(status, state=TaskState.STARTING)
+    assert dirty(sim, "status", starting, status) == NONE
+    sim.tasks["twin"] = replace(task, id="twin")
+    assert dirty(sim, "status", starting, status) == dirty(sim, "status", None, status) == {"there"}
+    assert dirty(sim, "status", status, replace(status, pid=7)) == NONE
+    assert dirty(sim, "status", None, starting) == NONE
 
 
 def test_a_node_concerns_the_services_on_it_and_those_that_wait(sim: Simulation) -> None:

@@ -97,12 +97,16 @@ def _unplaced(overlay: Overlay, task: Task) -> Answer:
         summary = f"{task.name} can go to {', '.join(fit)}; the leader has not placed it yet"
         return Answer(summary, tuple(refusals))
     reason = explain([Refusal(each.node_id, each.obstacles[0].filter) for each in refusals])
-    return Answer(f"{task.name} is pending: {reason}", tuple(refusals), _help(refusals))
+    return Answer(f"{task.name} is pending: {reason}", tuple(refusals), _help(overlay.snapshot, refusals))
 
 
-def _help(refusals: list[NodeAnswer]) -> tuple[str, ...]:
-    """What has to be done about the node that asks for the least."""
+def _help(snapshot: Snapshot, refusals: list[NodeAnswer]) -> tuple[str, ...]:
+    """What has to be done about the node that asks for the least; of several the first by name."""
     if not refusals:
         return ("add a node: the cluster has none",)
-    least = min(refusals, key=lambda each: sum(obstacle.effort for obstacle in each.obstacles))
-    return tuple(obstacle.help for obstacle in least.obstacles)
+
+    def effort(answer: NodeAnswer) -> tuple[float, str]:
+        name = node_name(snapshot, snapshot.nodes[answer.node_id])
+        return sum(obstacle.effort for obstacle in answer.obstacles), name
+
+    return tuple(obstacle.help for obstacle in min(refusals, key=effort).obstacles)
