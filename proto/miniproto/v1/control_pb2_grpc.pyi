@@ -127,6 +127,9 @@ class ServicesStub:
     Update: _grpc.UnaryUnaryMultiCallable[_control_pb2.UpdateServiceRequest, _control_pb2.Changed]
     Scale: _grpc.UnaryUnaryMultiCallable[_control_pb2.ScaleServiceRequest, _control_pb2.Changed]
     Remove: _grpc.UnaryUnaryMultiCallable[_control_pb2.RemoveServiceRequest, _control_pb2.Changed]
+    RollBack: _grpc.UnaryUnaryMultiCallable[_control_pb2.RollBackServiceRequest, _control_pb2.Changed]
+    Pause: _grpc.UnaryUnaryMultiCallable[_control_pb2.PauseServiceRequest, _control_pb2.Changed]
+    History: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetRequest, _control_pb2.ServiceHistory]
 
 @_typing.type_check_only
 class ServicesAsyncStub(ServicesStub):
@@ -137,6 +140,9 @@ class ServicesAsyncStub(ServicesStub):
     Update: _aio.UnaryUnaryMultiCallable[_control_pb2.UpdateServiceRequest, _control_pb2.Changed]  # type: ignore[assignment]
     Scale: _aio.UnaryUnaryMultiCallable[_control_pb2.ScaleServiceRequest, _control_pb2.Changed]  # type: ignore[assignment]
     Remove: _aio.UnaryUnaryMultiCallable[_control_pb2.RemoveServiceRequest, _control_pb2.Changed]  # type: ignore[assignment]
+    RollBack: _aio.UnaryUnaryMultiCallable[_control_pb2.RollBackServiceRequest, _control_pb2.Changed]  # type: ignore[assignment]
+    Pause: _aio.UnaryUnaryMultiCallable[_control_pb2.PauseServiceRequest, _control_pb2.Changed]  # type: ignore[assignment]
+    History: _aio.UnaryUnaryMultiCallable[_control_pb2.GetRequest, _control_pb2.ServiceHistory]  # type: ignore[assignment]
 
 class ServicesServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -180,6 +186,27 @@ class ServicesServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.RemoveServiceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.Changed, _abc.Awaitable[_control_pb2.Changed]]: ...
+
+    @_abc_1.abstractmethod
+    def RollBack(
+        self,
+        request: _control_pb2.RollBackServiceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.Changed, _abc.Awaitable[_control_pb2.Changed]]: ...
+
+    @_abc_1.abstractmethod
+    def Pause(
+        self,
+        request: _control_pb2.PauseServiceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.Changed, _abc.Awaitable[_control_pb2.Changed]]: ...
+
+    @_abc_1.abstractmethod
+    def History(
+        self,
+        request: _control_pb2.GetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ServiceHistory, _abc.Awaitable[_control_pb2.ServiceHistory]]: ...
 
 def add_ServicesServicer_to_server(servicer: ServicesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
