@@ -45,12 +45,18 @@ _COMMON = (
 
 CREATE_FLAGS = (
     *_COMMON,
+    Flag("affinity", "Run only where a task of this service runs", kind=values.LIST),
+    Flag("anti-affinity", "Do not run where a task of this service runs", kind=values.LIST),
     Flag("constraint", "Placement constraints", kind=values.LIST),
     Flag("placement-pref", "Add a placement preference", kind=_PREFERENCE),
 )
 
 UPDATE_FLAGS = (
     *_COMMON,
+    Flag("affinity-add", "Add a service to run beside", kind=values.LIST),
+    Flag("affinity-rm", "Remove a service to run beside", kind=values.LIST),
+    Flag("anti-affinity-add", "Add a service to keep apart from", kind=values.LIST),
+    Flag("anti-affinity-rm", "Remove a service to keep apart from", kind=values.LIST),
     Flag("constraint-add", "Add or update a placement constraint", kind=values.LIST),
     Flag("constraint-rm", "Remove a constraint", kind=values.LIST),
     Flag("placement-pref-add", "Add a placement preference", kind=_PREFERENCE),
@@ -61,16 +67,25 @@ UPDATE_FLAGS = (
 def apply_new(spec: ServiceSpec, parsed: Parsed) -> None:
     """What `service create` was given. Raises CliError."""
     spec.placement.constraints.extend(parsed["constraint"])
+    spec.placement.affinity.extend(parsed["affinity"])
+    spec.placement.anti_affinity.extend(parsed["anti-affinity"])
     spec.placement.spread_over.extend(parsed["placement-pref"])
     _apply_common(spec, parsed)
 
 
 def apply_change(spec: ServiceSpec, parsed: Parsed) -> None:
-    """What `service update` was given; constraints are kept sorted, as Docker does. Raises CliError."""
+    """What `service update` was given. Raises CliError.
+
+    All but the preferences, whose order counts, are kept sorted, as Docker does with constraints.
+    """
     placement = spec.placement
-    if parsed.changed("constraint-add", "constraint-rm"):
-        kept = {*placement.constraints, *parsed["constraint-add"]} - set(parsed["constraint-rm"])
-        placement.constraints[:] = sorted(kept)
+    for flag, texts in (
+        ("constraint", placement.constraints),
+        ("affinity", placement.affinity),
+        ("anti-affinity", placement.anti_affinity),
+    ):
+        if parsed.changed(f"{flag}-add", f"{flag}-rm"):
+            texts[:] = sorted({*texts, *parsed[f"{flag}-add"]} - set(parsed[f"{flag}-rm"]))
     if parsed.changed("placement-pref-add", "placement-pref-rm"):
         levels = [key for key in placement.spread_over if key not in parsed["placement-pref-rm"]]
         placement.spread_over[:] = [*levels, *parsed["placement-pref-add"]]

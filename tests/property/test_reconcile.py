@@ -58,6 +58,8 @@ placements = st.builds(
     spread_over=st.sampled_from(((), ("node.labels.zone",))),
     max_replicas=st.sampled_from((0, 0, 1)),
     strategy=st.sampled_from(PlacementStrategy),
+    affinity=st.sampled_from(((), (), ("api",))),
+    anti_affinity=st.sampled_from(((), (), ("db",))),
 )
 ended = st.sampled_from((TaskState.COMPLETE, TaskState.FAILED, TaskState.REJECTED))
 
@@ -73,6 +75,8 @@ class Story(RuleBasedStateMachine):
 
     @rule(name=names, replicas=st.integers(0, 4), spec=specs, placement=placements)
     def create_or_update(self, name: str, replicas: int, spec: object, placement: Placement) -> None:
+        if name in (*placement.affinity, *placement.anti_affinity):
+            placement = replace(placement, affinity=(), anti_affinity=())
         wanted = {"replicas": replicas, "task": spec, "placement": placement}
         if name in self.sim.services:
             if not self.sim.services[name].removing:
@@ -162,6 +166,7 @@ class Story(RuleBasedStateMachine):
             assert self.sim.node_statuses[action.task.node_id].state is NodeState.READY
             assert self.sim.nodes[action.task.node_id].spec.availability is Availability.ACTIVE
             assert self._suits(action.task)
+            assert not self._repelled(action.task)
             placed[action.task.service_id, action.task.node_id] += 1
         for (service_id, _), count in placed.items():
             most = self.sim.services[service_id].spec.placement.max_replicas
@@ -214,6 +219,13 @@ class Story(RuleBasedStateMachine):
         node = self.sim.nodes.get(task.node_id)
         constraints = self.sim.services[task.service_id].spec.placement.constraints
         return node is None or not unmet(constraints, node, self.sim.node_statuses[node.id])
+
+    def _repelled(self, task: Task) -> bool:
+        """Whether the task's node has tasks of a service that its own wants to be apart from, or the other way."""
+        wishes = {name: known.spec.placement.anti_affinity for name, known in self.sim.services.items()}
+        present = {other.service_id for other in self._holding(task.node_id)}
+        own = wishes[task.service_id]
+        return any(other in own or task.service_id in wishes.get(other, ()) for other in present)
 
     def _sound(self, task: Task) -> bool:
         """Whether the task may stay where it is. Of one that may not, the order to stop may have got lost."""

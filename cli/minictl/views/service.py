@@ -126,12 +126,14 @@ def task_json(task: TaskSpec) -> dict[str, Any]:
 
 
 def placement_json(placement: Placement) -> dict[str, Any]:
-    """Docker's, and the strategy where it is not Docker's."""
+    """Docker's, and beside them what Docker has not got, where it is set."""
     return _set(
         Constraints=list(placement.constraints),
         Preferences=[{"Spread": {"SpreadDescriptor": key}} for key in placement.spread_over],
         MaxReplicas=placement.max_replicas,
         Strategy=common.strategy_name(placement.strategy) if placement.strategy else "",
+        Affinity=list(placement.affinity),
+        AntiAffinity=list(placement.anti_affinity),
     )
 
 

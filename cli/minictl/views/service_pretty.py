@@ -49,6 +49,10 @@ def _placement(placement: Placement) -> list[str]:
         lines.append(f" Max Replicas Per Node:\t{placement.max_replicas}")
     if placement.strategy:
         lines.append(f" Strategy:\t{common.strategy_name(placement.strategy)}")
+    if placement.affinity:
+        lines.append(f" Affinity:\t[{' '.join(placement.affinity)}]")
+    if placement.anti_affinity:
+        lines.append(f" Anti-Affinity:\t[{' '.join(placement.anti_affinity)}]")
     return lines
 
 

@@ -42,7 +42,7 @@ def validate_service(spec: ServiceSpec) -> ServiceSpec:
     if not 0 <= spec.replicas <= MAX_REPLICAS:
         raise InvalidArgumentError(f"replicas: must be 0 to {MAX_REPLICAS}, not {spec.replicas}")
     check_ports(spec.ports)
-    return replace(spec, task=validate_task(spec.task), placement=validate_placement(spec.placement))
+    return replace(spec, task=validate_task(spec.task), placement=validate_placement(spec.placement, spec.name))
 
 
 def ensure_may_change(old: ServiceSpec, new: ServiceSpec) -> None:

@@ -7,11 +7,15 @@ from dataclasses import replace
 from minicommon.errors import InvalidArgumentError
 
 from minimanager.domain.constraints import ENGINE_LABEL, NODE_LABEL, normal_key, parse_constraint
+from minimanager.domain.names import check_name
 from minimanager.domain.objects import Placement
 
 MAX_CONSTRAINTS = 100
 MAX_LEVELS = 8
 """Of nested spreading: a continent, a country, a city, a site, a room, a row, a rack and one to spare."""
+
+MAX_NEIGHBORS = 100
+"""Services named by affinity and anti-affinity together."""
 
 MAX_TEXT_BYTES = 1000
 """Of one constraint or preference."""
@@ -20,8 +24,11 @@ MAX_PER_NODE = 1_000_000
 """As many as a service may have replicas."""
 
 
-def validate_placement(placement: Placement) -> Placement:
-    """The placement in normal form: keys in lower case but for the labels. Raises InvalidArgumentError."""
+def validate_placement(placement: Placement, service: str) -> Placement:
+    """The placement of the service of this name in normal form: keys in lower case but for the labels.
+
+    Raises InvalidArgumentError.
+    """
     if len(placement.constraints) > MAX_CONSTRAINTS:
         raise InvalidArgumentError(
             f"placement: there may be at most {MAX_CONSTRAINTS} constraints, not {len(placement.constraints)}"
@@ -42,7 +49,26 @@ def validate_placement(placement: Placement) -> Placement:
         raise InvalidArgumentError(
             f"placement: max replicas per node must be 0 (no limit) to {MAX_PER_NODE}, not {placement.max_replicas}"
         )
+    _check_neighbors(placement, service)
     return replace(placement, spread_over=tuple(_level(text) for text in placement.spread_over))
+
+
+def _check_neighbors(placement: Placement, service: str) -> None:
+    names = (*placement.affinity, *placement.anti_affinity)
+    if len(names) > MAX_NEIGHBORS:
+        raise InvalidArgumentError(
+            f"placement: affinity and anti-affinity may name at most {MAX_NEIGHBORS} services, not {len(names)}"
+        )
+    for name in names:
+        check_name(name)
+        if name == service:
+            raise InvalidArgumentError(
+                f"placement: a service has no affinity to itself, {name!r}; "
+                "how many of its tasks a node may have is said by max replicas per node"
+            )
+    both = sorted(set(placement.affinity) & set(placement.anti_affinity))
+    if both:
+        raise InvalidArgumentError(f"placement: affinity and anti-affinity both name {both[0]!r}")
 
 
 def _level(text: str) -> str:

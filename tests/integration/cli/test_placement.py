@@ -159,3 +159,23 @@ async def test_a_drained_node_is_emptied_without_a_gap() -> None:
         assert most == 5  # one at a time
         await here.ctl("node", "update", "--availability", "active", "east")
         await here.spread("web", {"west": 4})
+
+
+async def test_services_beside_and_apart_from_each_other() -> None:
+    async with site() as here:
+        await here.ctl("service", "create", "-d", "--name", "near", "--affinity", "db", "whoami:1")
+        await here.spread("near", {"nowhere": 1})
+        await here.ctl("service", "create", "-d", "--name", "db", "--constraint", "node.hostname==west", "x")
+        await here.spread("near", {"west": 1})
+        apart = ("service", "create", "-d", "--name", "apart", "--replicas", "2", "--anti-affinity", "db")
+        await here.ctl(*apart, "whoami:1")
+        await here.spread("apart", {"east": 2})
+        await here.ctl(
+            *("service", "update", "-d", "--constraint-rm", "node.hostname==west"),
+            *("--constraint-add", "node.hostname==east", "db"),
+        )
+        await here.spread("db", {"nowhere": 1})  # east has tasks that want to be apart from it
+        text = await here.ctl("task", "why", "db.1")
+        assert "it has a task of apart, which wants to be apart from db" in text
+        await here.ctl("service", "update", "-d", "--anti-affinity-rm", "db", "apart")
+        await here.spread("db", {"east": 1})

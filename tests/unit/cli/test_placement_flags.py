@@ -29,6 +29,7 @@ def placed() -> objects.ServiceSpec:
         *("--constraint", "node.role==worker", "--constraint", "node.labels.a in (b,c)"),
         *("--placement-pref", "spread=node.labels.zone", "--placement-pref", "spread=node.labels.rack"),
         *("--replicas-max-per-node", "2", "--placement-strategy", "binpack"),
+        *("--affinity", "cache", "--affinity", "db", "--anti-affinity", "batch"),
     )
 
 
@@ -37,6 +38,7 @@ def test_flags_reach_their_fields() -> None:
     assert list(placement.constraints) == ["node.role==worker", "node.labels.a in (b,c)"]
     assert list(placement.spread_over) == ["node.labels.zone", "node.labels.rack"]
     assert (placement.max_replicas, placement.strategy) == (2, objects.PLACEMENT_STRATEGY_BINPACK)
+    assert (list(placement.affinity), list(placement.anti_affinity)) == (["cache", "db"], ["batch"])
 
 
 def test_without_flags_there_is_no_limit_and_an_update_changes_nothing() -> None:
@@ -58,10 +60,12 @@ def test_update_adds_and_removes() -> None:
             "spread=node.labels.zone",
         ),
         *("--replicas-max-per-node", "0", "--placement-strategy", "spread"),
+        *("--affinity-rm", "db", "--affinity-add", "api", "--anti-affinity-rm", "batch"),
     ).placement
     assert list(placement.constraints) == ["node.id!=x", "node.labels.a in (b,c)"]
     assert list(placement.spread_over) == ["node.labels.rack", "engine.labels.disk"]
     assert (placement.max_replicas, placement.strategy) == (0, objects.PLACEMENT_STRATEGY_SPREAD)
+    assert (list(placement.affinity), list(placement.anti_affinity)) == (["api", "cache"], [])
 
 
 @pytest.mark.parametrize(
@@ -101,9 +105,12 @@ def test_inspect_shows_it_as_docker_does() -> None:
         ],
         "MaxReplicas": 2,
         "Strategy": "binpack",
+        "Affinity": ["cache", "db"],
+        "AntiAffinity": ["batch"],
     }
     pretty = service_pretty.render(view)
     assert (
         "Placement:\n Constraints:\t[node.role==worker node.labels.a in (b,c)]\n"
         " Preferences:\t[node.labels.zone node.labels.rack]\n Max Replicas Per Node:\t2\n Strategy:\tbinpack\n"
+        " Affinity:\t[cache db]\n Anti-Affinity:\t[batch]\n"
     ) in pretty

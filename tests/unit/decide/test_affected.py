@@ -12,6 +12,7 @@ from minimanager.domain.objects import (
     NodeRole,
     NodeState,
     Object,
+    Placement,
     TaskState,
 )
 from support.simulation import INGRESS, Simulation, ingress_port, service, task_spec
@@ -45,6 +46,9 @@ def test_a_service_concerns_itself(sim: Simulation) -> None:
     web = sim.services["here"]
     assert dirty(sim, "service", web, replace(web, removing=True)) == {"here"}
     assert dirty(sim, "service", None, web) == dirty(sim, "service", web, None) == {"here"}
+    apart = replace(web, spec=replace(web.spec, placement=Placement(anti_affinity=("stuck",))))
+    assert dirty(sim, "service", web, apart) == {"here"}
+    assert dirty(sim, "service", apart, web) == dirty(sim, "service", apart, None) == {"here", "stuck"}
 
 
 def test_a_task_concerns_its_service_and_when_it_makes_room_those_that_wait(sim: Simulation) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from minimanager.decide.reconcile import affected
 from minimanager.decide.replicated import UNSUITED
 from minimanager.decide.scheduler.spread import spread
 from minimanager.domain.objects import (
@@ -186,6 +187,59 @@ def test_a_tree_is_filled_as_by_single_placements(data: st.DataObject) -> None:
         )
         expected[row] += 1
     assert placed.tolist() == expected.tolist()
+
+
+# --- neighbors ---
+
+
+def test_a_service_goes_where_the_other_is() -> None:
+    sim = Simulation(nodes=3)
+    sim.put_service(service("db"))
+    sim.settle()
+    sim.put_service(service(replicas=2, placement=Placement(affinity=("db",))))
+    sim.settle()
+    assert set(sim.where().values()) == set(sim.where("db").values())
+
+
+def test_it_waits_for_the_other_and_goes_when_it_comes() -> None:
+    sim = Simulation(nodes=2)
+    sim.put_service(service(placement=Placement(affinity=("db",))))
+    sim.settle()
+    assert sim.of()[0].error == "no suitable node (affinity to other services not satisfied on 2 nodes)"
+    sim.put_service(service("db"))
+    sim.step()
+    (arrived,) = sim.of("db")
+    assert affected(sim.snapshot(), "task", None, arrived) == {"db", "web"}
+    sim.settle()
+    assert sim.where() == sim.where("db")
+    assert affected(sim.snapshot(), "task", None, arrived) == {"db"}  # nothing waits any more
+
+
+def test_services_are_kept_apart_whichever_comes_first() -> None:
+    apart = Placement(anti_affinity=("db",))
+    for first, second in (("db", "web"), ("web", "db")):
+        sim = Simulation(nodes=3)
+        for name in (first, second):
+            placement = apart if name == "web" else Placement()
+            sim.put_service(service(name, replicas=2, placement=placement))
+            sim.settle()
+        assert not set(sim.where("web").values()) & set(sim.where("db").values())
+        waiting = [task for task in sim.of(second) if not task.node_id]
+        assert [task.error for task in waiting] == []
+
+
+def test_a_task_that_is_stopping_still_keeps_others_away_but_attracts_none() -> None:
+    sim = Simulation(nodes=1)
+    sim.put_service(service("db"))
+    sim.settle()
+    sim.remove_service("db")
+    sim.step()  # it is told to stop and has not stopped
+    sim.put_service(service("near", placement=Placement(affinity=("db",))))
+    sim.put_service(service("apart", placement=Placement(anti_affinity=("db",))))
+    sim.step()
+    assert (sim.where("near"), sim.where("apart")) == ({1: ""}, {1: ""})
+    sim.settle()
+    assert (sim.where("near"), sim.where("apart")) == ({1: ""}, {1: "node-1"})
 
 
 # --- bin packing ---

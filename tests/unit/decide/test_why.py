@@ -106,6 +106,24 @@ def test_the_maximum_per_node_is_told_with_the_count() -> None:
     assert answer(sim).help == ("minictl service update --replicas-max-per-node 3 web",)
 
 
+def test_neighbors_are_told_by_name_and_whose_wish_it_is() -> None:
+    sim = Simulation(nodes=1)
+    sim.put_service(service("shy", placement=Placement(anti_affinity=("web",))))
+    sim.settle()
+    sim.put_service(service(placement=Placement(affinity=("db",), anti_affinity=("shy",))))
+    sim.settle()
+    assert reasons(sim)["node-1"] == [
+        ("affinity", "it has no task of db, which web wants to be with"),
+        ("affinity", "it has a task of shy, which web wants to be apart from"),
+        ("affinity", "it has a task of shy, which wants to be apart from web"),
+    ]
+    assert answer(sim).help == (
+        "minictl service update --affinity-rm db web",
+        "minictl service update --anti-affinity-rm shy web",
+        "minictl service update --anti-affinity-rm web shy",
+    )
+
+
 def test_all_that_stands_in_the_way_is_told_and_has_to_be_removed() -> None:
     sim = Simulation(nodes=1)
     sim.set_availability("node-1", Availability.PAUSE)

@@ -123,11 +123,11 @@ def test_what_is_no_constraint_is_refused_by_name(text: str, message: str) -> No
 
 
 def test_a_placement_without_anything_is_the_default() -> None:
-    assert validate_placement(Placement()) == Placement() == ServiceSpec().placement
+    assert validate_placement(Placement(), "web") == Placement() == ServiceSpec().placement
 
 
 def test_spreading_keys_get_their_normal_form() -> None:
-    placement = validate_placement(Placement(spread_over=("Node.Labels.Zone", "engine.labels.rack")))
+    placement = validate_placement(Placement(spread_over=("Node.Labels.Zone", "engine.labels.rack")), "web")
     assert placement.spread_over == ("node.labels.Zone", "engine.labels.rack")
 
 
@@ -143,10 +143,17 @@ def test_spreading_keys_get_their_normal_form() -> None:
             "tasks are spread over node.labels.LABEL or engine.labels.LABEL",
         ),
         (Placement(spread_over=("node.labels.a",) * (MAX_LEVELS + 1)), "at most 8 preferences, not 9"),
+        (
+            Placement(affinity=("db",) * 101),
+            "affinity and anti-affinity may name at most 100 services, not 101",
+        ),
+        (Placement(affinity=("-db",)), "name must be valid as a DNS name component"),
+        (Placement(anti_affinity=("web",)), "a service has no affinity to itself, 'web'"),
+        (Placement(affinity=("db",), anti_affinity=("db",)), "affinity and anti-affinity both name 'db'"),
         (Placement(max_replicas=-1), "max replicas per node must be 0 (no limit) to 1000000, not -1"),
     ],
 )
 def test_what_is_no_placement_is_refused(placement: Placement, message: str) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
-        validate_placement(placement)
+        validate_placement(placement, "web")
     assert message in caught.value.message

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minimanager.decide.overlay import Overlay
+from minimanager.decide.scheduler.neighbors import Neighbor, neighbors
 from minimanager.decide.scheduler.nodes import Column, NodeColumns
 from minimanager.decide.slots import is_active
 from minimanager.domain.objects import SECOND, Placement, Task, TaskState
@@ -29,6 +30,7 @@ class Demand:
     """Tasks of the service that are to run there."""
     failures: Column
     """Tasks of this specification that failed there of late."""
+    neighbors: tuple[Neighbor, ...] = ()
 
     def place(self, placed: Column) -> None:
         """Count new tasks: so many on each node."""
@@ -51,11 +53,13 @@ def demand_of(overlay: Overlay, nodes: NodeColumns, task: Task) -> Demand:
         for other in overlay.snapshot.of_service(task.service_id).values()
         if other.spec_version == task.spec_version and _failed_of_late(overlay, other)
     )
+    placement = service.spec.placement if service is not None else Placement()
     return Demand(
         task=task,
-        placement=service.spec.placement if service is not None else Placement(),
+        placement=placement,
         service=np.array([running[node_id] for node_id in nodes.ids], dtype=np.int64),
         failures=np.array([failed[node_id] for node_id in nodes.ids], dtype=np.int64),
+        neighbors=neighbors(overlay, nodes, task.service_name, placement),
     )
 
 

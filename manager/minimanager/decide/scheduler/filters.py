@@ -80,6 +80,13 @@ def _max_replicas(nodes: NodeColumns, demand: Demand) -> Column:
     return np.maximum(most - demand.service, 0)
 
 
+def _neighbors(nodes: NodeColumns, demand: Demand) -> Column:
+    allowed = np.ones(len(nodes.ids), dtype=np.bool_)
+    for neighbor in demand.neighbors:
+        allowed &= neighbor.allowed
+    return np.where(allowed, UNLIMITED, 0)
+
+
 PIPELINE: tuple[Filter, ...] = (
     Filter("ready", _ready, "1 node not available for new tasks", "{} nodes not available for new tasks"),
     Filter("resource", _resources, "insufficient resources on 1 node", "insufficient resources on {} nodes"),
@@ -100,6 +107,12 @@ PIPELINE: tuple[Filter, ...] = (
         _max_replicas,
         "max replicas per node limit exceed",
         "max replicas per node limit exceed",
+    ),
+    Filter(
+        "affinity",
+        _neighbors,
+        "affinity to other services not satisfied on 1 node",
+        "affinity to other services not satisfied on {} nodes",
     ),
 )
 

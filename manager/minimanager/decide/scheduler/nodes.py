@@ -36,6 +36,8 @@ class NodeColumns:
     """Tasks that are to run there, of all services."""
     ports: dict[int, set[HostPort]] = field(default_factory=dict)
     """Host-mode ports in use, by row."""
+    repelled: dict[str, list[str]] = field(default_factory=dict)
+    """By service name, the ids of the services that do not want to be on a node with it."""
     _suitable: dict[tuple[str, ...], Mask] = field(default_factory=dict)
 
     def suitable(self, constraints: tuple[str, ...]) -> Mask:
@@ -109,6 +111,9 @@ def columns(overlay: Overlay) -> NodeColumns:
         free_memory_bytes=np.zeros(len(ids), dtype=np.int64),
         tasks=np.zeros(len(ids), dtype=np.int64),
     )
+    for service in snapshot.services.values():
+        for name in service.spec.placement.anti_affinity:
+            table.repelled.setdefault(name, []).append(service.id)
     for row, node_id in enumerate(ids):
         status = snapshot.node_statuses.get(node_id)
         if status is not None:

@@ -41,7 +41,7 @@ class Obstacle:
 def obstacles(overlay: Overlay, nodes: NodeColumns, demand: Demand, row: int) -> tuple[Obstacle, ...]:
     """All that keeps tasks like the demand's off the node, in the order of the filters; empty: nothing does."""
     found: list[Obstacle] = []
-    for look in (_ready, _resources, _constraints, _host_ports, _max_replicas):
+    for look in (_ready, _resources, _constraints, _host_ports, _max_replicas, _neighbors):
         found.extend(look(overlay, nodes, demand, row))
     return tuple(found)
 
@@ -138,6 +138,27 @@ def _max_replicas(overlay: Overlay, nodes: NodeColumns, demand: Demand, row: int
             f"minictl service update --replicas-max-per-node {present + 1} {service}",
             EASY,
         )
+
+
+def _neighbors(overlay: Overlay, nodes: NodeColumns, demand: Demand, row: int) -> Iterator[Obstacle]:
+    service = demand.task.service_name
+    for neighbor in demand.neighbors:
+        if neighbor.allowed[row]:
+            continue
+        other = neighbor.name
+        if neighbor.wanted:
+            reason, flag = f"it has no task of {other}, which {service} wants to be with", "--affinity-rm"
+        elif neighbor.own:
+            reason, flag = (
+                f"it has a task of {other}, which {service} wants to be apart from",
+                "--anti-affinity-rm",
+            )
+        else:
+            reason = f"it has a task of {other}, which wants to be apart from {service}"
+            help = f"minictl service update --anti-affinity-rm {service} {other}"
+            yield Obstacle("affinity", reason, help, MODERATE)
+            continue
+        yield Obstacle("affinity", reason, f"minictl service update {flag} {other} {service}", MODERATE)
 
 
 def holder_of(overlay: Overlay, task: Task) -> str:
