@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minictl import container_flags, placement_flags, values
+from minictl import container_flags, health_flags, placement_flags, values
 from minictl.errors import CliError
 from minictl.flags import Flag
 
@@ -78,13 +78,12 @@ def _later(names: str, *, boolean: bool = False) -> tuple[Flag, ...]:
 
 _LATER = (
     *_later(
-        "credential-spec endpoint-mode health-cmd health-interval health-retries health-start-interval"
-        " health-start-period health-timeout isolation log-driver log-opt max-concurrent memory-swappiness"
+        "credential-spec endpoint-mode isolation log-driver log-opt max-concurrent memory-swappiness"
         " rollback-delay rollback-failure-action rollback-max-failure-ratio"
         " rollback-monitor rollback-order rollback-parallelism update-delay update-failure-action"
         " update-max-failure-ratio update-monitor update-order update-parallelism"
     ),
-    *_later("no-healthcheck no-resolve-image with-registry-auth", boolean=True),
+    *_later("no-resolve-image with-registry-auth", boolean=True),
 )
 """Docker's flags that this version refuses by name."""
 
@@ -92,6 +91,7 @@ CREATE_FLAGS = (
     *COMMON_FLAGS,
     *placement_flags.CREATE_FLAGS,
     *container_flags.CREATE_FLAGS,
+    *health_flags.FLAGS,
     *_with_default(True),
     Flag("container-label", "Container labels", kind=values.LABEL),
     Flag("env", "Set environment variables", short="e", kind=values.ENV),
@@ -115,6 +115,7 @@ UPDATE_FLAGS = (
     *COMMON_FLAGS,
     *placement_flags.UPDATE_FLAGS,
     *container_flags.UPDATE_FLAGS,
+    *health_flags.FLAGS,
     *_with_default(False),
     Flag("args", "Service command args", kind=values.COMMAND),
     Flag("container-label-add", "Add or update a container label", kind=values.LABEL),
@@ -247,6 +248,7 @@ def _apply_common(spec: ServiceSpec, parsed: Parsed) -> None:
     if parsed.changed("replicas"):
         spec.replicas = parsed["replicas"]
     _apply_container(container, parsed)
+    health_flags.apply(spec, parsed)
     limits, reservations, restart = (
         spec.task.resources.limits,
         spec.task.resources.reservations,

@@ -8,7 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from miniproto.v1.objects_pb2 import ContainerSpec, Mount
+    from miniproto.v1.objects_pb2 import ContainerSpec, HealthCheck, Mount
 
 
 def surroundings_json(container: ContainerSpec) -> dict[str, Any]:
@@ -25,6 +25,7 @@ def surroundings_json(container: ContainerSpec) -> dict[str, Any]:
         Ulimits=[{"Name": item.name, "Hard": item.hard, "Soft": item.soft} for item in container.ulimits],
         ShmSize=container.shm_size_bytes,
         OomScoreAdj=container.oom_score_adj,
+        Healthcheck=_health_json(container.health),
         Mounts=[_mount_json(mount) for mount in container.mounts],
     )
 
@@ -36,6 +37,8 @@ def given(**values: Any) -> dict[str, Any]:
 
 def surroundings_lines(container: ContainerSpec) -> list[str]:
     """In the order of Docker's pretty form."""
+    from minicommon import units
+
     lines = [" Init:\t\ttrue"] if container.init else []
     if container.sysctls:
         lines.append("SysCtls:")
@@ -43,12 +46,33 @@ def surroundings_lines(container: ContainerSpec) -> list[str]:
     if container.ulimits:
         lines.append("Ulimits:")
         lines += [f" {item.name}: {item.soft}:{item.hard}" for item in container.ulimits]
+    if test := container.health.test:
+        lines += [" Healthcheck:", f"  Test = {' '.join(test)}"]
+        for label, value in (
+            ("Interval", container.health.interval_ns),
+            ("Timeout", container.health.timeout_ns),
+            ("StartPeriod", container.health.start_period_ns),
+            ("StartInterval", container.health.start_interval_ns),
+        ):
+            lines += [f"  {label} = {units.format_duration(value)}"] if value else []
+        lines += [f"  Retries = {container.health.retries}"] if container.health.retries else []
     if container.mounts:
         lines.append("Mounts:")
         for mount in container.mounts:
             lines += [f" Target:\t{mount.target}", f"  Source:\t{mount.source}"]
             lines += [f"  ReadOnly:\t{str(mount.read_only).lower()}", f"  Type:\t\t{TYPES[mount.type]}"]
     return lines
+
+
+def _health_json(check: HealthCheck) -> dict[str, Any]:
+    return given(
+        Test=list(check.test),
+        Interval=check.interval_ns,
+        Timeout=check.timeout_ns,
+        StartPeriod=check.start_period_ns,
+        StartInterval=check.start_interval_ns,
+        Retries=check.retries,
+    )
 
 
 def _mount_json(mount: Mount) -> dict[str, Any]:

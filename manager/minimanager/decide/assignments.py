@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from minimanager.decide.slots import is_released
 from minimanager.domain.objects import (
     Network,
     NetworkAttachment,
@@ -169,8 +170,11 @@ def _backends(snapshot: Snapshot, service: Service, ingress: Network) -> tuple[B
 
 
 def _serves(snapshot: Snapshot, task: Task) -> bool:
-    """Whether traffic may be sent to the task: it runs, it should go on running, and its node is not lost."""
-    if task.desired_state is not TaskState.RUNNING or snapshot.state(task) is not TaskState.RUNNING:
+    """Whether traffic may be sent to the task: it runs and is well, should go on, and its node is not lost."""
+    if not is_released(task) or snapshot.state(task) is not TaskState.RUNNING:
+        return False
+    observed = snapshot.statuses.get(task.id)
+    if observed is not None and observed.unhealthy:
         return False
     status = snapshot.node_statuses.get(task.node_id)
     return task.node_id in snapshot.nodes and status is not None and status.state is not NodeState.DOWN

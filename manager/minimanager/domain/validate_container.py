@@ -11,8 +11,17 @@ from ipaddress import ip_address
 from posixpath import normpath
 
 from minicommon.errors import InvalidArgumentError
+from minicommon.units import format_duration
 
-from minimanager.domain.objects import ContainerSpec, DnsConfig, HostEntry, Mount, MountType, Ulimit
+from minimanager.domain.objects import (
+    ContainerSpec,
+    DnsConfig,
+    HealthCheck,
+    HostEntry,
+    Mount,
+    MountType,
+    Ulimit,
+)
 
 _ULIMIT_NAMES = """
 core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack
@@ -33,6 +42,14 @@ _SYSCTL = re.compile(
 )
 """Those that the container's own namespaces hold; any other would change the node."""
 
+MIN_HEALTH_NS = 1_000_000
+"""1 ms (swarmkit `manager/controlapi/service.go`)."""
+
+MAX_HEALTH_NS = 24 * 3600 * 1_000_000_000
+"""A day: a check that rare tells nobody anything in time."""
+
+_HTTP = re.compile(r"([0-9]{1,5})(?:/[!-~]*)?")
+
 _VOLUME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252}[A-Za-z0-9_])?")
 
@@ -50,6 +67,7 @@ def check_surroundings(spec: ContainerSpec) -> None:
             f"ContainerSpec: oom-score-adj must be -1000 to 1000, not {spec.oom_score_adj}"
         )
     _check_mounts(spec.mounts)
+    _check_health(spec.health)
 
 
 def surrounding_texts(spec: ContainerSpec) -> Iterable[str]:
@@ -64,6 +82,7 @@ def surrounding_texts(spec: ContainerSpec) -> Iterable[str]:
         yield from several
     for mount in spec.mounts:
         yield from (mount.source, mount.target, mount.propagation)
+    yield from spec.health.test
 
 
 def _check_sysctls(names: Iterable[str]) -> None:
@@ -181,3 +200,43 @@ def _check_tmpfs(mount: Mount, what: str) -> None:
         raise InvalidArgumentError(f"{what}: the size must not be negative: {mount.size_bytes}")
     if not 0 <= mount.mode <= MAX_MODE:
         raise InvalidArgumentError(f"{what}: the mode must be 0 to {MAX_MODE:o}, not {mount.mode:o}")
+
+
+def _check_health(check: HealthCheck) -> None:
+    for field, value in (
+        ("interval", check.interval_ns),
+        ("timeout", check.timeout_ns),
+        ("start-period", check.start_period_ns),
+        ("start-interval", check.start_interval_ns),
+    ):
+        if value and not MIN_HEALTH_NS <= value <= MAX_HEALTH_NS:
+            raise InvalidArgumentError(
+                f"ContainerSpec: health-{field} must be 1ms to 24h, or 0 for the default, "
+                f"not {format_duration(value)}"
+            )
+    if check.retries < 0:
+        raise InvalidArgumentError(f"ContainerSpec: health-retries cannot be negative: {check.retries}")
+    if check.test and not _is_test(check.test):
+        raise InvalidArgumentError(
+            "ContainerSpec: a health check must be CMD PROGRAM..., CMD-SHELL LINE, HTTP PORT/PATH, TCP PORT or NONE, "
+            f"not {' '.join(check.test)!r}"
+        )
+
+
+def _is_test(test: tuple[str, ...]) -> bool:
+    match test:
+        case ("NONE",):
+            return True
+        case ("CMD", program, *_) | ("CMD-SHELL", program):
+            return bool(program)
+        case ("HTTP", where):
+            found = _HTTP.fullmatch(where)
+            return found is not None and _is_port(found[1])
+        case ("TCP", port):
+            return _is_port(port)
+        case _:
+            return False
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and 1 <= int(text) <= 65_535

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from minictl import flags, service_flags
 from minictl.client import messages
-from minictl.errors import UsageError
+from minictl.errors import CliError, UsageError
 from minictl.views import service, service_pretty
 from miniproto.v1 import objects_pb2 as objects
 from support import canned
@@ -132,3 +132,69 @@ def test_pretty_shows_mounts_and_limits() -> None:
     assert "\n Target:\t/data\n  Source:\t/srv\n  ReadOnly:\ttrue\n  Type:\t\tbind\n" in text
     assert "\nUlimits:\n nofile: 64:128\n core: 0:0\n" in text
     assert "\nSysCtls:\n net.core.somaxconn: 1024\n" in text
+
+
+SECOND = 1_000_000_000
+
+
+def test_health_flags_reach_the_check() -> None:
+    numbers = ("--health-interval", "10s", "--health-timeout", "1s", "--health-retries", "5")
+    starts = ("--health-start-period", "1m", "--health-start-interval", "2s")
+    check = create("--health-cmd", "curl -f localhost", *numbers, *starts).task.container.health
+    assert check == objects.HealthCheck(
+        test=["CMD-SHELL", "curl -f localhost"],
+        interval_ns=10 * SECOND,
+        timeout_ns=SECOND,
+        retries=5,
+        start_period_ns=60 * SECOND,
+        start_interval_ns=2 * SECOND,
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "test"),
+    [
+        (("--health-http", ":8080/healthz"), ["HTTP", "8080/healthz"]),
+        (("--health-http", "http://localhost:80"), ["HTTP", "80"]),
+        (("--health-tcp", "5432"), ["TCP", "5432"]),
+        (("--no-healthcheck",), ["NONE"]),
+    ],
+)
+def test_kinds_of_health_checks(words: tuple[str, ...], test: list[str]) -> None:
+    assert list(create(*words).task.container.health.test) == test
+
+
+def test_update_changes_a_health_check() -> None:
+    spec = create("--health-cmd", "true", "--health-retries", "5")
+    changed = update(spec, "--health-tcp", "80", "--health-interval", "1s").task.container.health
+    assert changed == objects.HealthCheck(test=["TCP", "80"], retries=5, interval_ns=SECOND)
+    none = update(spec, "--no-healthcheck")
+    assert none.task.container.health == objects.HealthCheck(test=["NONE"])
+    again = update(none, "--health-retries", "2").task.container.health
+    assert again == objects.HealthCheck(retries=2)
+    assert update(spec, "--health-cmd", "").task.container.health == objects.HealthCheck(retries=5)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--no-healthcheck", "--health-retries", "1"), "--no-healthcheck conflicts with --health-* options"),
+        (("--health-cmd", "a", "--health-tcp", "1"), "--health-cmd conflicts with --health-tcp"),
+        (("--health-http", "healthz"), 'must be a port, not "healthz"'),
+        (("--health-tcp", "0"), 'must be a port, not "0"'),
+    ],
+)
+def test_health_flags_that_make_no_sense(words: tuple[str, ...], message: str) -> None:
+    with pytest.raises((CliError, UsageError)) as caught:
+        create(*words)
+    assert message in str(caught.value)
+
+
+def test_inspect_shows_the_health_check() -> None:
+    view = canned.service()
+    view.service.spec.CopyFrom(create("--health-http", "80/x", "--health-interval", "10s"))
+    assert service.task_json(view.service.spec.task)["ContainerSpec"]["Healthcheck"] == {
+        "Test": ["HTTP", "80/x"],
+        "Interval": 10 * SECOND,
+    }
+    assert "\n Healthcheck:\n  Test = HTTP 80/x\n  Interval = 10s\n" in service_pretty.render(view)

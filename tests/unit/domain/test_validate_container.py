@@ -9,6 +9,7 @@ from minicommon.errors import InvalidArgumentError
 from minimanager.domain.objects import (
     ContainerSpec,
     DnsConfig,
+    HealthCheck,
     HostEntry,
     Mount,
     MountType,
@@ -27,6 +28,7 @@ GOOD = ContainerSpec(
     dns=DnsConfig(("10.0.0.1",), ("lan", "."), ("ndots:2", "edns0")),
     shm_size_bytes=1,
     oom_score_adj=-1000,
+    health=HealthCheck(("HTTP", "8080/healthz"), 1_000_000, 1_000_000, 3, 0, 5_000_000),
     mounts=(
         Mount(MountType.BIND, "/srv", "/data", propagation="rslave", non_recursive=True),
         Mount(MountType.VOLUME, "cache", "/cache", no_copy=True),
@@ -58,6 +60,16 @@ def test_all_of_it_may_be_given() -> None:
         ({"shm_size_bytes": -1}, "shm-size must not be negative"),
         ({"oom_score_adj": 1001}, "oom-score-adj must be -1000 to 1000, not 1001"),
         ({"sysctls": {"net.a": "\0"}}, "NUL"),
+        ({"health": HealthCheck(interval_ns=1)}, "health-interval must be 1ms to 24h"),
+        ({"health": HealthCheck(timeout_ns=-1)}, "health-timeout must be 1ms to 24h"),
+        ({"health": HealthCheck(start_period_ns=10**15)}, "health-start-period must be 1ms to 24h"),
+        ({"health": HealthCheck(start_interval_ns=1)}, "health-start-interval must be"),
+        ({"health": HealthCheck(retries=-1)}, "health-retries cannot be negative"),
+        ({"health": HealthCheck(("CMD",))}, "a health check must be CMD PROGRAM"),
+        ({"health": HealthCheck(("CMD-SHELL", "a", "b"))}, "a health check must be"),
+        ({"health": HealthCheck(("HTTP", "80 80/x"))}, "not 'HTTP 80 80/x'"),
+        ({"health": HealthCheck(("TCP", "65536"))}, "not 'TCP 65536'"),
+        ({"health": HealthCheck(("PING", "x"))}, "not 'PING x'"),
     ],
 )
 def test_refusals_name_the_field(changes: dict[str, object], message: str) -> None:

@@ -7,7 +7,7 @@ from miniproto.v1 import objects_pb2 as pb
 
 from miniworker.agent.statuses import protocol_name
 from miniworker.network.api import HostPort
-from miniworker.runtime.api import ContainerConfig, Limits, Mount, MountKind, Ulimit
+from miniworker.runtime.api import ContainerConfig, HealthCheck, Limits, Mount, MountKind, Ulimit
 
 LABEL_PREFIX = "com.docker.swarm."
 """moby `daemon/cluster/executor/container/container.go`."""
@@ -56,6 +56,18 @@ def container_config(task: dispatch.AssignedTask, *, node_id: str) -> ContainerC
         shm_bytes=spec.shm_size_bytes,
         oom_score_adj=spec.oom_score_adj,
         mounts=tuple(_mount(item) for item in spec.mounts),
+        health=_health(spec.health),
+    )
+
+
+def _health(health: pb.HealthCheck) -> HealthCheck:
+    return HealthCheck(
+        test=tuple(health.test),
+        interval_ns=health.interval_ns,
+        timeout_ns=health.timeout_ns,
+        retries=health.retries,
+        start_period_ns=health.start_period_ns,
+        start_interval_ns=health.start_interval_ns,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -27,7 +28,7 @@ from miniworker.network.gateway_bridge import ensure_gateway, gateway_subnet, re
 from miniworker.network.host_ports import choose_ports, forwards_of, ports_of
 from miniworker.network.model import EMPTY, Bridge, KernelState, Operation
 from miniworker.network.names import INGRESS_TABLE, TABLE, bridge_name
-from miniworker.network.namespaces import write_sysctl
+from miniworker.network.namespaces import in_namespace, write_sysctl
 from miniworker.network.observe import observe
 from miniworker.network.plan import VXLAN_PORT, plan, return_paths
 from miniworker.network.ports import port_holder, port_is_free
@@ -67,6 +68,9 @@ class KernelDataPlane:
 
     async def attach(self, sandbox: Sandbox) -> AttachedSandbox:
         return await self._in_thread(lambda netlink: self._attach(netlink, sandbox))
+
+    async def open_socket(self, task_id: str) -> socket.socket:
+        return await asyncio.to_thread(in_namespace, self._path(task_id), _tcp_socket)
 
     async def detach(self, task_id: str) -> None:
         await self._in_thread(lambda netlink: self._detach(netlink, task_id))
@@ -253,3 +257,9 @@ def _local_neighbors(sandboxes: Mapping[str, FoundSandbox], fabric: Fabric) -> K
         for task_id, found in sandboxes.items()
         for interface in overlay_interfaces(task_id, found.addresses, fabric)
     )
+
+
+def _tcp_socket() -> socket.socket:
+    opened = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    opened.setblocking(False)
+    return opened

@@ -79,6 +79,38 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """How to find out whether a container does its work; 0 means Docker's default, as does what is empty."""
+
+    test: tuple[str, ...] = ()
+    """("CMD", program, ...), ("CMD-SHELL", line), ("HTTP", "8080/path"), ("TCP", "5432"), ("NONE",); empty: the
+    image's."""
+    interval_ns: int = 0
+    timeout_ns: int = 0
+    retries: int = 0
+    start_period_ns: int = 0
+    start_interval_ns: int = 0
+
+    def over(self, image: HealthCheck) -> HealthCheck | None:
+        """This check with the image's for what it leaves open; None: there is nothing to check."""
+        test = self.test or image.test
+        if not test or test[0] == "NONE":
+            return None
+        return HealthCheck(
+            test=test,
+            interval_ns=self.interval_ns or image.interval_ns,
+            timeout_ns=self.timeout_ns or image.timeout_ns,
+            retries=self.retries or image.retries,
+            start_period_ns=self.start_period_ns or image.start_period_ns,
+            start_interval_ns=self.start_interval_ns or image.start_interval_ns,
+        )
+
+
+NO_HEALTH_CHECK = HealthCheck()
+"""It asks for nothing of its own."""
+
+
+@dataclass(frozen=True, slots=True)
 class ContainerConfig:
     """Everything that decides what a container is."""
 
@@ -124,6 +156,7 @@ class ContainerConfig:
     """Of /dev/shm; 0: 64 MiB."""
     oom_score_adj: int = 0
     mounts: tuple[Mount, ...] = ()
+    health: HealthCheck = NO_HEALTH_CHECK
 
 
 class ContainerStatus(Enum):
@@ -140,6 +173,18 @@ class Exit:
     """128 + n when signal n ended it."""
     oom_killed: bool
     finished_at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """How a command ended that was run in a container."""
+
+    code: int
+    """128 + n when signal n ended it."""
+    output: bytes = b""
+    """The first bytes of its stdout and stderr."""
+    timed_out: bool = False
+    """It was killed because it took too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +246,16 @@ class Runtime(Protocol):
 
     async def wait(self, container_id: str) -> Exit:
         """Return when it has exited, at once if it has. Raises NoSuchContainerError."""
+
+    async def health_check(self, container_id: str) -> HealthCheck | None:
+        """The check that its configuration and its image ask for together. Raises NoSuchContainerError."""
+
+    async def exec(self, container_id: str, command: tuple[str, ...], *, timeout_ns: int) -> Execution:
+        """Run a command in the running container, as its user and with its environment, until it ends.
+
+        One that cannot be started has another code than 0, and says why. Raises NoSuchContainerError, RuntimeFaultError
+        when the container does not run.
+        """
 
     async def stop(self, container_id: str) -> None:
         """Send its stop signal, wait its grace period, then kill; return when it has exited. Exited: nothing."""

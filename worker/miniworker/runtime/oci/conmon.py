@@ -12,14 +12,21 @@ import json
 import os
 import re
 import subprocess
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from miniworker.runtime.api import RuntimeFaultError
+from miniworker.runtime.api import Execution, RuntimeFaultError
+from miniworker.runtime.oci.execute import execute
 from miniworker.runtime.oci.records import ContainerFiles, ensure_directory
 
 _MESSAGE = re.compile(r'level=(?:error|fatal) msg="((?:[^"\\]|\\.)*)"')
-_NOISE = ("runc create failed: ", "unable to start container process: ", "OCI runtime create failed: ")
+_NOISE = (
+    "runc create failed: ",
+    "exec failed: ",
+    "unable to start container process: ",
+    "OCI runtime create failed: ",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +94,23 @@ class Supervisor:
         code, output = await self._run("--root", str(self._root), "start", container_id)
         if code != 0:
             raise RuntimeFaultError(explain(output))
+
+    async def exec(
+        self, container_id: str, command: tuple[str, ...], files: ContainerFiles, *, timeout_ns: int
+    ) -> Execution:
+        """Run `command` inside the running container."""
+        with tempfile.TemporaryDirectory(prefix="exec-", dir=files.root) as folder:
+            pid_file = Path(folder) / "pid"
+            arguments = ("--root", str(self._root), "exec", "--pid-file", str(pid_file), container_id)
+            done = await execute(
+                (self._programs.runtime, *arguments, *command),
+                container_id=container_id,
+                pid_file=pid_file,
+                timeout_ns=timeout_ns,
+            )
+        text = done.output.decode(errors="replace")
+        not_begun = done.code != 0 and bool(_MESSAGE.search(text))
+        return replace(done, output=explain(text).encode()) if not_begun else done
 
     async def delete(self, container_id: str) -> None:
         """Remove what the runtime keeps of it, killing what is left."""

@@ -53,6 +53,7 @@ def prepare(
         stop_grace_period_ns=config.stop_grace_period_ns,
         labels=dict(config.labels),
         tty=config.tty,
+        health=config.health.over(settings.health),
     )
     for directory in (files.root, files.etc):
         ensure_directory(directory)

@@ -17,10 +17,13 @@ from miniworker.runtime.api import (
     Container,
     ContainerConfig,
     ContainerStatus,
+    Execution,
     Exit,
+    HealthCheck,
     LogLine,
     NoSuchContainerError,
     Progress,
+    RuntimeFaultError,
     RuntimeInfo,
 )
 from miniworker.runtime.oci import cgroups, logs, names, overlay, processes
@@ -56,6 +59,7 @@ class OciRuntime:
         self._client = RegistryClient(insecure=settings.insecure_registries, keyring=keyring)
         self._puller = Puller(store, self._client, parallel=settings.parallel_downloads)
         self._starting = asyncio.Semaphore(settings.parallel_starts)
+        self._executing = asyncio.Semaphore(settings.parallel_execs)
         self._locks = KeyedLocks()
         self._changed: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._node = NodeParts(
@@ -123,6 +127,17 @@ class OciRuntime:
                 await self._changed[container_id].wait()
             else:
                 await self._observer.ended(container_id)
+
+    async def health_check(self, container_id: str) -> HealthCheck | None:
+        return self._record(container_id).health
+
+    async def exec(self, container_id: str, command: tuple[str, ...], *, timeout_ns: int) -> Execution:
+        if self._observer.observe(self._record(container_id)).status is not ContainerStatus.RUNNING:
+            raise RuntimeFaultError(f"container {container_id} is not running")
+        async with self._executing:
+            return await self._supervisor.exec(
+                container_id, command, self._containers.files(container_id), timeout_ns=timeout_ns
+            )
 
     async def stop(self, container_id: str) -> None:
         async with self._locks.of(container_id):  # a start under way is seen through first
