@@ -6,25 +6,24 @@ won by waiting: it does not run yet, its policy grants no successor, no node has
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 from minimanager.decide.overlay import Overlay
 from minimanager.decide.restart import should_restart
 from minimanager.decide.slots import Slot
-from minimanager.domain.objects import Task, TaskState
-
-PARALLELISM = 1
-"""Slots of one service that move at the same time: what an update changes at once unless told otherwise (swarmkit
-`api/defaults/service.go`)."""
+from minimanager.domain.objects import Service, Task, TaskState
 
 
 class Moves:
-    """The moves of one service in one pass; `slots` are its slots before anything is decided about them."""
+    """The moves of one service in one pass, made before anything is decided about its slots.
 
-    def __init__(self, overlay: Overlay, slots: Iterable[Slot]) -> None:
+    As many slots move at the same time as an update of the service changes.
+    """
+
+    def __init__(self, overlay: Overlay, service: Service) -> None:
         self._overlay = overlay
-        self._under_way = sum(self._is_moving(slot) for slot in slots)
+        self._parallelism = service.spec.update.parallelism
+        self._under_way = sum(self._is_moving(slot) for slot in overlay.slots(service.id).values())
 
     def keep(self, slot: Slot, task: Task, others: list[Task]) -> bool:
         """Decide about a task on a draining node: whether it stays for now. If not it is told to stop.
@@ -38,7 +37,7 @@ class Moves:
 
     def may_begin(self) -> bool:
         """Whether one more slot may move now; if so it is counted."""
-        if self._under_way >= PARALLELISM:
+        if self._parallelism and self._under_way >= self._parallelism:
             return False
         self._under_way += 1
         return True

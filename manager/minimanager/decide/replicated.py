@@ -21,7 +21,7 @@ def orchestrate(overlay: Overlay, service: Service) -> None:
     """Retire what has ended or cannot stay, remove slots that are too many, fill those that are empty."""
     slots = overlay.slots(service.id)
     replicas = service.spec.replicas
-    moves = Moves(overlay, slots.values())
+    moves = Moves(overlay, service)
     surplus = set(surplus_slots(overlay, slots.values(), replicas)) if len(slots) > replicas else set()
     for slot in slots.values():
         if slot.number in surplus:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from minimanager.domain.objects import (
     SECOND,
     Availability,
@@ -13,6 +14,7 @@ from minimanager.domain.objects import (
     RestartPolicy,
     Task,
     TaskState,
+    UpdateConfig,
 )
 from support.simulation import Simulation, service, task_spec
 
@@ -60,6 +62,16 @@ def test_at_no_time_do_fewer_run_and_one_slot_moves_at_a_time() -> None:
         assert len(moving) <= 1
         sim.nodes_work()
     assert sim.where() == dict.fromkeys(range(1, 5), "node-2")
+
+
+@pytest.mark.parametrize(("parallelism", "at_once"), [(1, 1), (2, 2), (0, 4)])
+def test_as_many_slots_move_at_once_as_an_update_changes(parallelism: int, at_once: int) -> None:
+    sim = drained(replicas=4)
+    sim.update(update=UpdateConfig(parallelism=parallelism))
+    sim.step()
+    assert len([task for task in sim.live() if task.node_id == "node-2"]) == at_once
+    sim.settle()
+    assert len(sim.running()) == 4
 
 
 def test_where_no_node_has_room_the_task_stops_all_the_same() -> None:
