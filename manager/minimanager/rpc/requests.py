@@ -70,7 +70,7 @@ def find_present_task(snapshot: Snapshot, ref: str) -> Task:
     present = {
         key: task
         for key, task in snapshot.tasks.items()
-        if task.desired_state <= TaskState.RUNNING and not snapshot.state(task).finished
+        if task.desired_state < TaskState.SHUTDOWN and not snapshot.state(task).finished
     }
     try:
         return resolve("task", ref, present, name=lambda task: task.name)

@@ -8,6 +8,8 @@ from miniproto.v1 import control_pb2, objects_pb2
 
 from minimanager.codec import to_proto
 from minimanager.decide.scheduler.why import Answer
+from minimanager.decide.slots import is_released
+from minimanager.decide.wants import wants
 from minimanager.domain.objects import (
     Cluster,
     JoinToken,
@@ -52,17 +54,20 @@ def running(snapshot: Snapshot, value: Service) -> int:
     return sum(
         1
         for task in snapshot.of_service(value.id).values()
-        if task.desired_state is TaskState.RUNNING
+        if is_released(task)
         and snapshot.state(task) is TaskState.RUNNING
         and not _on_lost_node(snapshot, task)
     )
 
 
 def service(snapshot: Snapshot, value: Service) -> control_pb2.ServiceView:
+    wanted = wants(snapshot, value)
     return control_pb2.ServiceView(
         service=to_proto(value),
         running=running(snapshot, value),
-        desired=0 if value.removing else value.spec.replicas,
+        desired=wanted.now,
+        completed=wanted.completed,
+        given_up=wanted.given_up,
     )
 
 

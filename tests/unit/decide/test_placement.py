@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from minimanager.decide.reconcile import affected
-from minimanager.decide.replicated import UNSUITED
 from minimanager.decide.scheduler.spread import spread
+from minimanager.decide.tries import UNSUITED
 from minimanager.domain.objects import (
     NodeState,
     Placement,

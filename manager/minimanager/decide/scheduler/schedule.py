@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from minimanager.decide.overlay import Overlay
 from minimanager.decide.scheduler.demand import MAX_FAILURES, Demand, demand_of
 from minimanager.decide.scheduler.filters import capacity, explain, refusals
@@ -23,7 +25,10 @@ def schedule(overlay: Overlay, service_ids: Sequence[str]) -> None:
         return
     nodes = columns(overlay)
     for group in groups:
-        _place(overlay, nodes, group)
+        if group[0].bound_node_id:
+            _place_bound(overlay, nodes, group)
+        else:
+            _place(overlay, nodes, group)
 
 
 def _groups(overlay: Overlay, service_ids: Sequence[str]) -> Iterator[list[Task]]:
@@ -31,10 +36,14 @@ def _groups(overlay: Overlay, service_ids: Sequence[str]) -> Iterator[list[Task]
     for service_id in service_ids:
         groups: dict[int, list[Task]] = {}
         for task in overlay.of_service(service_id):
-            if task.state is TaskState.PENDING and is_active(task):
+            if task.state is TaskState.PENDING and is_active(task) and not _is_held(task):
                 groups.setdefault(task.spec_version, []).append(task)
         for group in groups.values():
             yield sorted(group, key=lambda task: (task.slot, task.id))
+
+
+def _is_held(task: Task) -> bool:
+    return task.held and task.desired_state is TaskState.READY
 
 
 def _place(overlay: Overlay, nodes: NodeColumns, group: list[Task]) -> None:
@@ -44,20 +53,43 @@ def _place(overlay: Overlay, nodes: NodeColumns, group: list[Task]) -> None:
     nodes.place(placed, demand.task)
     demand.place(placed)
     for waiting, row in zip(group, rows, strict=False):
-        overlay.put(
-            replace(
-                waiting,
-                node_id=nodes.ids[row],
-                state=TaskState.ASSIGNED,
-                state_since_ns=overlay.now_ns,
-                message=ASSIGNED_MESSAGE,
-                error="",
-            )
-        )
+        _assign(overlay, waiting, nodes.ids[row])
     if len(rows) < len(group):
         error = explain(refusals(nodes, demand))
         for waiting in group[len(rows) :]:
             overlay.put(replace(waiting, error=error))
+
+
+def _place_bound(overlay: Overlay, nodes: NodeColumns, group: list[Task]) -> None:
+    """Tasks of a global service: each has its node, which only has to have room for it."""
+    demand = demand_of(overlay, nodes, group[0])
+    room = capacity(nodes, demand)
+    placed = np.zeros_like(room)
+    reasons = {refusal.node_id: refusal for refusal in refusals(nodes, demand)}
+    for task in group:
+        row = nodes.rows.get(task.bound_node_id)
+        if row is None:
+            continue  # its node has left, and so will the task
+        if room[row] > placed[row]:
+            placed[row] += 1
+            _assign(overlay, task, task.bound_node_id)
+        else:
+            reason = reasons.get(task.bound_node_id)
+            overlay.put(replace(task, error=explain([reason] if reason is not None else [])))
+    nodes.place(placed, demand.task)
+
+
+def _assign(overlay: Overlay, task: Task, node_id: str) -> None:
+    overlay.put(
+        replace(
+            task,
+            node_id=node_id,
+            state=TaskState.ASSIGNED,
+            state_since_ns=overlay.now_ns,
+            message=ASSIGNED_MESSAGE,
+            error="",
+        )
+    )
 
 
 def _spread(nodes: NodeColumns, demand: Demand, wanted: int) -> Column:

@@ -83,11 +83,16 @@ def _placed(overlay: Overlay, task: Task) -> Answer:
 
 
 def _unplaced(overlay: Overlay, task: Task) -> Answer:
+    if task.held and task.desired_state is TaskState.READY:
+        left = format_duration(max(task.not_before_ns - overlay.now_ns, 0))
+        return Answer(f"{task.name} gets a node when its restart delay is over, in {left}")
     nodes = columns(overlay)
     demand = demand_of(overlay, nodes, task)
     refusals = []
     fit = []
     for row, node_id in enumerate(nodes.ids):
+        if task.bound_node_id not in ("", node_id):
+            continue
         found = obstacles(overlay, nodes, demand, row)
         if found:
             refusals.append(NodeAnswer(node_id, found))
