@@ -71,10 +71,11 @@ def _retire(
     for task in slot.active:
         if overlay.finished(task) or replacing.retires(slot, task):
             overlay.put(replace(task, desired_state=TaskState.SHUTDOWN))
-        elif overlay.leaving(task.node_id):
-            leaving.append(task)
         elif not overlay.sound(task.node_id):
-            overlay.put(replace(task, desired_state=TaskState.SHUTDOWN))
+            if overlay.leaving(task.node_id):
+                leaving.append(task)
+            else:
+                overlay.put(replace(task, desired_state=TaskState.SHUTDOWN))
         elif not overlay.suits(service, task.node_id):
             overlay.put(replace(task, desired_state=TaskState.SHUTDOWN, error=UNSUITED))
         else:
