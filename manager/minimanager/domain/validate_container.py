@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from ipaddress import ip_address
 from posixpath import normpath
 
@@ -22,6 +23,7 @@ from minimanager.domain.objects import (
     MountType,
     Ulimit,
 )
+from minimanager.domain.template import skeleton
 
 _ULIMIT_NAMES = """
 core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack
@@ -142,7 +144,7 @@ def _check_address(field: str, text: str) -> None:
 def _check_mounts(mounts: Iterable[Mount]) -> None:
     targets: set[str] = set()
     for mount in mounts:
-        _check_mount(mount)
+        _check_mount(replace(mount, source=skeleton(mount.source), target=skeleton(mount.target)))
         target = normpath(mount.target)
         if target in targets:
             raise InvalidArgumentError(f"ContainerSpec: duplicate mount point: {mount.target}")

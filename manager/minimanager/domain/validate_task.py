@@ -17,6 +17,7 @@ from minimanager.domain.objects import (
     RestartPolicy,
     TaskSpec,
 )
+from minimanager.domain.template import skeleton
 from minimanager.domain.validate_container import check_surroundings, surrounding_texts
 
 MIN_NANO_CPUS = 1_000_000
@@ -125,13 +126,15 @@ def _check_image(image: str) -> None:
 
 def _check_env(env: Iterable[str]) -> None:
     for item in env:
-        key, separator, _ = item.partition("=")
+        key, separator, value = item.partition("=")
         if not key or not separator:
             raise InvalidArgumentError(f"invalid environment variable: must be KEY=value, not {item!r}")
+        skeleton(value)
 
 
 def _check_container_names(spec: ContainerSpec) -> None:
-    if spec.hostname and (len(spec.hostname) > 63 or not _HOSTNAME.fullmatch(spec.hostname)):
+    hostname = skeleton(spec.hostname)
+    if hostname and (len(hostname) > 63 or not _HOSTNAME.fullmatch(hostname)):
         raise InvalidArgumentError(
             f"ContainerSpec: hostname must be a host name of at most 63 characters, not {spec.hostname!r}"
         )

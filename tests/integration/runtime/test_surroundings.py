@@ -56,9 +56,7 @@ async def test_an_init_is_the_first_process_and_the_program_its_child(runtime: O
     assert int(pid) > 1
 
 
-async def test_an_init_that_the_node_lacks_is_asked_for(
-    runtime: OciRuntime, tmp_path: Path
-) -> None:
+async def test_an_init_that_the_node_lacks_is_asked_for(runtime: OciRuntime, tmp_path: Path) -> None:
     other = await open_oci(OciSettings(tmp_path / "other", tmp_path / "run2"))
     await other.images.load(chunks(tmp_path / "image.tar"))
     other._node = replace(other._node, init="")
@@ -184,9 +182,7 @@ async def test_an_inner_mount_lies_in_the_outer_one_whatever_their_order(
     assert await _run(runtime, "mount | grep -c ' /top'", mounts=mounts) == "2"
 
 
-async def test_a_link_in_the_image_leads_no_mount_out_of_it(
-    runtime: OciRuntime, tmp_path: Path
-) -> None:
+async def test_a_link_in_the_image_leads_no_mount_out_of_it(runtime: OciRuntime, tmp_path: Path) -> None:
     """A volume on a link to the node's /etc is filled from the image's /etc, and mounted there."""
     layer = {"out": File(link="/etc")}
     image = Image("links:1", (images.base_layer(), layer), {})
@@ -196,3 +192,9 @@ async def test_a_link_in_the_image_leads_no_mount_out_of_it(
         runtime, "cat /out/passwd | head -1; mount | grep -c etc", image="links:1", mounts=mounts
     )
     assert text.splitlines()[0].startswith("root:")
+
+
+@pytest.mark.parametrize("name", ["..", "../../etc", "a/b", ".hidden"])
+async def test_a_volume_stays_among_the_volumes(runtime: OciRuntime, name: str) -> None:
+    with pytest.raises(RuntimeFaultError, match="includes invalid characters for a local volume name"):
+        await _run(runtime, "true", mounts=(Mount(MountKind.VOLUME, "/x", name),))

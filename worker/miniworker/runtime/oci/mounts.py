@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from miniworker.runtime.oci import rooted
 from miniworker.runtime.oci.records import ContainerFiles, ensure_directory
 
 OciMount: TypeAlias = dict[str, Any]
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")
 
 _TMPFS_MODE = 0o1777
 """Docker's default."""
@@ -49,8 +52,18 @@ def _prepare(index: int, item: Mount, files: ContainerFiles, volumes: Path) -> O
         case MountKind.TMPFS:
             return _tmpfs(item)
         case MountKind.VOLUME:
+            _check_name(item.source)
             folder = volumes / item.source if item.source else files.volumes / str(index)
             return bind(item.target, _volume(item, folder, files.rootfs), read_only=item.read_only)
+
+
+def _check_name(name: str) -> None:
+    """It becomes a directory's: a template may have made it anything."""
+    if name and not _NAME.fullmatch(name):
+        raise RuntimeFaultError(
+            f'"{name}" includes invalid characters for a local volume name, '
+            'only "[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed'
+        )
 
 
 def _bind(item: Mount) -> OciMount:
