@@ -250,6 +250,13 @@ class HealthCheck:
 
 
 @dataclass(frozen=True, slots=True)
+class Device:
+    source: str = ""
+    target: str = ""
+    permissions: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ContainerSpec:
     image: str = ""
     labels: Mapping[str, str] = field(default_factory=_labels)
@@ -275,6 +282,11 @@ class ContainerSpec:
     oom_score_adj: int = 0
     mounts: tuple[Mount, ...] = ()
     health: HealthCheck = HealthCheck()
+    privileged: bool = False
+    devices: tuple[Device, ...] = ()
+    host_pid: bool = False
+    seccomp_unconfined: bool = False
+    no_new_privileges: bool = False
 
 
 @dataclass(frozen=True, slots=True)
