@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from minictl.output.listing import Layout
-from minictl.views import common
+from minictl.views import common, mode
 from minictl.views.container import surroundings_json
 
 TYPE_CHECKING = False
@@ -34,19 +34,13 @@ def rows(views: Iterable[ServiceView]) -> list[dict[str, Any]]:
         {
             "ID": view.service.id[: common.SHORT_ID],
             "Image": common.familiar_image(view.service.spec.task.container.image),
-            "Mode": "replicated",
+            "Mode": mode.name(view.service.spec),
             "Name": view.service.spec.name,
             "Ports": port_ranges(view.service.ports),
-            "Replicas": _replicas(view),
+            "Replicas": mode.replicas(view),
         }
         for view in ordered
     ]
-
-
-def _replicas(view: ServiceView) -> str:
-    """ "2/3", and how many a node may have at most when that is limited."""
-    most = view.service.spec.placement.max_replicas
-    return f"{view.running}/{view.desired}" + (f" (max {most} per node)" if most else "")
 
 
 def port_ranges(ports: Iterable[PortConfig]) -> str:
@@ -82,7 +76,8 @@ def to_json(view: ServiceView) -> dict[str, Any]:
     endpoint: dict[str, Any] = {"Spec": spec["EndpointSpec"]}
     if service.ports:
         endpoint["Ports"] = [common.port_json(port) for port in service.ports]
-    return {"ID": service.id, **common.meta(service.meta), "Spec": spec, "Endpoint": endpoint}
+    shown = {"ID": service.id, **common.meta(service.meta), "Spec": spec, "Endpoint": endpoint}
+    return {**shown, **mode.job_status_json(service)}
 
 
 def spec_json(spec: ServiceSpec) -> dict[str, Any]:
@@ -93,7 +88,7 @@ def spec_json(spec: ServiceSpec) -> dict[str, Any]:
         "Name": spec.name,
         "Labels": dict(sorted(spec.labels.items())),
         "TaskTemplate": {**task_json(spec.task), "Placement": placement_json(spec.placement)},
-        "Mode": {"Replicated": {"Replicas": spec.replicas}},
+        "Mode": mode.to_json(spec),
         "EndpointSpec": endpoint,
     }
 

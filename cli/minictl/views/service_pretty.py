@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from minicommon import units
 
-from minictl.views import common
+from minictl.views import common, mode
 from minictl.views.container import surroundings_lines
 
 TYPE_CHECKING = False
@@ -33,10 +33,7 @@ def _head(spec: ServiceSpec) -> list[str]:
     if spec.labels:
         lines.append("Labels:")
         lines += [f" {key}={value}" if value else f" {key}" for key, value in sorted(spec.labels.items())]
-    lines.append("Service Mode:\tReplicated")
-    if spec.replicas:
-        lines.append(f" Replicas:\t{spec.replicas}")
-    return lines
+    return lines + mode.pretty(spec)
 
 
 def _placement(placement: Placement) -> list[str]:

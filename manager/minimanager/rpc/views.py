@@ -18,6 +18,7 @@ from minimanager.domain.objects import (
     NodeRole,
     NodeState,
     Service,
+    ServiceMode,
     Task,
     TaskState,
 )
@@ -123,9 +124,19 @@ def hostname(snapshot: Snapshot, node_id: str) -> str:
 
 
 def live_tasks(snapshot: Snapshot, service_id: str) -> list[Task]:
-    """The service's tasks that have not ended, by slot."""
-    tasks = [task for task in snapshot.of_service(service_id).values() if not snapshot.state(task).finished]
-    return sorted(tasks, key=lambda task: (task.slot, task.id))
+    """The service's tasks that have not ended, by slot, and those of a job that are done.
+
+    A task of a global service whose node is down is not there: nobody waits for it, and none takes its place.
+    """
+    service = snapshot.services.get(service_id)
+    mode = service.spec.mode if service is not None else ServiceMode.REPLICATED
+    tasks = [
+        task
+        for task in snapshot.of_service(service_id).values()
+        if not (mode.is_global and _on_lost_node(snapshot, task))
+        and (not snapshot.state(task).finished or (mode.is_job and task.desired_state is TaskState.COMPLETE))
+    ]
+    return sorted(tasks, key=lambda task: (task.slot, task.bound_node_id, task.id))
 
 
 def _on_lost_node(snapshot: Snapshot, value: Task) -> bool:

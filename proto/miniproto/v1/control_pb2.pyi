@@ -756,7 +756,7 @@ class ServiceProgress(_message.Message):
     def service(self) -> Global___ServiceView: ...
     @_builtins.property
     def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskView]:
-        """all live tasks of the service"""
+        """all live tasks of the service, and those of a job that are done"""
 
     def __init__(
         self,

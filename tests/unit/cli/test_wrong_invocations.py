@@ -285,9 +285,19 @@ CASES: list[tuple[list[str], int, str]] = [
         "Unknown mode: foo, only replicated and global supported\n",
     ),
     (
-        ["service", "create", "--mode", "global", "x"],
+        ["service", "create", "--mode", "global", "--replicas", "2", "x"],
         1,
-        'the service mode "global" is not supported by this version of minictl, only "replicated" is\n',
+        "replicas can only be used with replicated or replicated-job mode\n",
+    ),
+    (
+        ["service", "create", "--mode", "global-job", "--replicas-max-per-node", "2", "x"],
+        1,
+        "replicas-max-per-node can only be used with replicated or replicated-job mode\n",
+    ),
+    (
+        ["service", "create", "--max-concurrent", "2", "x"],
+        1,
+        "max-concurrent can only be used with replicated-job mode\n",
     ),
     (
         ["service", "create", "--env-file", "/nonexistent", "x"],
