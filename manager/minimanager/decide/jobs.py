@@ -89,7 +89,7 @@ def _retire(overlay: Overlay, service: Service, slot: Slot) -> None:
             overlay.put(replace(task, desired_state=TaskState.SHUTDOWN, error=UNSUITED))
         else:
             fit.append(task)
-    keep_one(overlay, fit)
+    keep_one(overlay, service, fit)
 
 
 def _occupies(overlay: Overlay, task: Task) -> bool:
