@@ -123,6 +123,11 @@ CASES: list[tuple[list[str], int, str]] = [
     ),
     (["swarm", "init", "a"], 1, "minictl: 'minictl swarm init' accepts no arguments" + usage("swarm init")),
     (
+        ["task", "why"],
+        1,
+        "minictl: 'minictl task why' requires 1 argument" + usage("task why", "TASK"),
+    ),
+    (
         ["node", "update"],
         1,
         "minictl: 'minictl node update' requires 1 argument" + usage("node update", "NODE"),
