@@ -9,7 +9,15 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from miniproto.v1.control_pb2 import ServiceProgress, TaskView
+
+GLOBAL = 1
+"""The mode's number in the API."""
+
+SHORT_ID = 12
+"""Characters of a node's id before its bar."""
 
 SECOND = 1_000_000_000
 """Nanoseconds."""
@@ -26,10 +34,10 @@ MAX_ERROR = 75
 STEPS = 9
 """A running task is at the ninth step; Docker counts its `allocated`, which is never seen."""
 
-RUNNING = 512
+RUNNING, COMPLETE, SHUTDOWN = 512, 576, 640
 
 _STEP_OF_STATE = {0: 1, 64: 3, 192: 4, 256: 5, 320: 6, 384: 7, 448: 8, RUNNING: 9}
-_NAMES = {
+NAMES = {
     0: "new",
     64: "pending",
     192: "assigned",
@@ -39,7 +47,7 @@ _NAMES = {
     448: "starting",
     RUNNING: "running",
 }
-_NAME_WIDTH = max(map(len, _NAMES.values()))
+_NAME_WIDTH = max(map(len, NAMES.values()))
 
 
 class Line:
@@ -73,18 +81,19 @@ class Convergence:
         self.wake_ns: int | None = None
         self._monitor_ns = monitor_ns
         self._said: dict[str, Line] = {}
-        self._bars: dict[int, int] = {}
+        self._bars: dict[int | str, int] = {}
         self._since_ns: int | None = None
 
     def update(self, view: ServiceProgress, now_ns: int) -> list[Line]:
         """The service or one of its tasks changed."""
-        replicas = view.service.service.spec.replicas
+        is_global = view.service.service.spec.mode == GLOBAL
+        replicas = view.service.desired if is_global else view.service.service.spec.replicas
         lines: list[Line] = []
         if not self._said:
             lines.append(Line("overall progress", f"0 out of {replicas} tasks"))
-            if replicas <= MAX_BARS:
+            if replicas <= MAX_BARS and not is_global:
                 lines += [Line(f"{bar}/{replicas}", " ") for bar in range(1, replicas + 1)]
-        tasks = _by_slot(view)
+        tasks = by_place(view)
         running = sum(1 for task in tasks.values() if _runs(task))
         if self._since_ns is None or running != replicas:
             lines += self._bar_lines(tasks, replicas)
@@ -95,7 +104,7 @@ class Convergence:
             self._since_ns = self.wake_ns = None
         elif self._since_ns is None:
             self._since_ns = now_ns
-        return self._new(lines) + self.tick(now_ns)
+        return fresh_lines(self._said, lines) + self.tick(now_ns)
 
     def tick(self, now_ns: int) -> list[Line]:
         """Time passed."""
@@ -105,44 +114,61 @@ class Convergence:
         if left <= 0:
             self.converged = True
             self.wake_ns = None
-            return self._new([Line("verify", "Service converged")])
+            return fresh_lines(self._said, [Line("verify", "Service converged")])
         seconds = -(-left // SECOND)
         self.wake_ns = now_ns + left - (seconds - 1) * SECOND
-        return self._new([Line("verify", f"Waiting {seconds} seconds to verify that tasks are stable...")])
+        return fresh_lines(
+            self._said, [Line("verify", f"Waiting {seconds} seconds to verify that tasks are stable...")]
+        )
 
-    def _bar_lines(self, tasks: dict[int, TaskView], replicas: int) -> list[Line]:
+    def _bar_lines(self, tasks: dict[int | str, TaskView], replicas: int) -> list[Line]:
+        """One per task; a task of a global service goes by its node."""
         lines = []
-        for slot, task in sorted(tasks.items()):
-            bar = self._bars.setdefault(slot, len(self._bars) + 1)
+        for place, task in tasks.items():
+            bar = self._bars.setdefault(place, len(self._bars) + 1)
             if bar > replicas or replicas > MAX_BARS:
                 continue
-            key = f"{bar}/{replicas}"
-            if task.error:
-                lines.append(Line(key, _short(task.error)))
-            elif task.task.desired_state <= RUNNING and task.state in _STEP_OF_STATE:
-                lines.append(Line(key, f"{_NAMES[task.state]:<{_NAME_WIDTH}}", _STEP_OF_STATE[task.state]))
+            key = task.task.bound_node_id[:SHORT_ID] or f"{bar}/{replicas}"
+            line = bar_line(key, task, _STEP_OF_STATE)
+            if line is not None:
+                lines.append(line)
         return lines
 
-    def _new(self, lines: list[Line]) -> list[Line]:
-        fresh = []
-        for line in lines:
-            if self._said.get(line.key) != line:
-                self._said[line.key] = line
-                fresh.append(line)
-        return fresh
+
+def bar_line(key: str, task: TaskView, steps: Mapping[int, int]) -> Line | None:
+    """The line of one task: its error, else how far it is; None when it only has to go."""
+    if task.error:
+        return Line(key, _short(task.error))
+    if task.task.desired_state >= SHUTDOWN or task.state not in steps:
+        return None
+    return Line(key, f"{NAMES.get(task.state, 'complete'):<{_NAME_WIDTH}}", steps[task.state])
 
 
-def _by_slot(view: ServiceProgress) -> dict[int, TaskView]:
-    """The task of each slot that follows the service's present template; of several, the one that is wanted most."""
+def fresh_lines(said: dict[str, Line], lines: Iterable[Line]) -> list[Line]:
+    """The lines that differ from what was said last, which is remembered in `said`."""
+    fresh = []
+    for line in lines:
+        if said.get(line.key) != line:
+            said[line.key] = line
+            fresh.append(line)
+    return fresh
+
+
+def by_place(view: ServiceProgress) -> dict[int | str, TaskView]:
+    """The task of each slot, or node, that follows the service's present template, in the order of these.
+
+    Of several in one place it is the one that is wanted most.
+    """
     version = view.service.service.spec_version
-    slots: dict[int, TaskView] = {}
+    found: dict[tuple[int, str], TaskView] = {}
     for task in view.tasks:
         if task.task.spec_version != version:
             continue
-        other = slots.get(task.task.slot)
+        place = task.task.slot, task.task.bound_node_id
+        other = found.get(place)
         if other is None or _rank(task) < _rank(other):
-            slots[task.task.slot] = task
-    return slots
+            found[place] = task
+    return {place[1] or place[0]: found[place] for place in sorted(found)}
 
 
 def _rank(task: TaskView) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minictl import values
+from minictl import container_flags, health_flags, mode_flags, placement_flags, values
 from minictl.errors import CliError
 from minictl.flags import Flag
 
@@ -26,7 +26,6 @@ STOP_GRACE_PERIOD_NS = 10 * SECOND
 CONDITIONS = ("any", "on-failure", "none")
 """At the place of their numbers in the API."""
 
-_MODES = ("replicated", "global", "replicated-job", "global-job")
 _UNITS = "(ns|us|ms|s|m|h)"
 
 COMMON_FLAGS = (
@@ -40,7 +39,6 @@ COMMON_FLAGS = (
     Flag("limit-pids", "Limit maximum number of processes (default 0 = unlimited)", kind=values.INT),
     Flag("quiet", "Suppress progress output", short="q"),
     Flag("read-only", "Mount the container's root filesystem as read only"),
-    Flag("replicas", "Number of tasks", kind=values.UINT),
     Flag("reserve-cpu", "Reserve CPUs", kind=values.CPUS),
     Flag("reserve-memory", "Reserve Memory", kind=values.MEMORY),
     Flag("restart-max-attempts", "Maximum number of restarts before giving up", kind=values.UINT),
@@ -78,43 +76,39 @@ def _later(names: str, *, boolean: bool = False) -> tuple[Flag, ...]:
 
 _LATER = (
     *_later(
-        "credential-spec endpoint-mode health-cmd health-interval health-retries health-start-interval"
-        " health-start-period health-timeout isolation log-driver log-opt max-concurrent memory-swap memory-swappiness"
-        " oom-score-adj replicas-max-per-node rollback-delay rollback-failure-action rollback-max-failure-ratio"
+        "credential-spec endpoint-mode isolation log-driver log-opt memory-swappiness"
+        " rollback-delay rollback-failure-action rollback-max-failure-ratio"
         " rollback-monitor rollback-order rollback-parallelism update-delay update-failure-action"
         " update-max-failure-ratio update-monitor update-order update-parallelism"
     ),
-    *_later("init no-healthcheck no-resolve-image with-registry-auth", boolean=True),
-    Flag("tty", "", short="t", later=True),
+    *_later("no-resolve-image with-registry-auth", boolean=True),
 )
 """Docker's flags that this version refuses by name."""
 
 CREATE_FLAGS = (
     *COMMON_FLAGS,
+    *mode_flags.CREATE_FLAGS,
+    *placement_flags.CREATE_FLAGS,
+    *container_flags.CREATE_FLAGS,
+    *health_flags.FLAGS,
     *_with_default(True),
     Flag("container-label", "Container labels", kind=values.LABEL),
     Flag("env", "Set environment variables", short="e", kind=values.ENV),
     Flag("env-file", "Read in a file of environment variables", kind=values.LIST),
     Flag("group", "Set one or more supplementary user groups for the container", kind=values.LIST),
     Flag("label", "Service labels", short="l", kind=values.LABEL),
-    Flag(
-        "mode",
-        'Service mode ("replicated", "global", "replicated-job", "global-job")',
-        kind=values.STRING,
-        default="replicated",
-        shown='"replicated"',
-    ),
     Flag("name", "Service name", kind=values.STRING),
     Flag("publish", "Publish a port as a node port", short="p", kind=values.PORT),
     *_LATER,
-    *_later(
-        "config constraint dns dns-option dns-search generic-resource host mount network placement-pref secret sysctl"
-        " ulimit"
-    ),
+    *_later("config generic-resource network secret"),
 )
 
 UPDATE_FLAGS = (
     *COMMON_FLAGS,
+    *mode_flags.COMMON_FLAGS,
+    *placement_flags.UPDATE_FLAGS,
+    *container_flags.UPDATE_FLAGS,
+    *health_flags.FLAGS,
     *_with_default(False),
     Flag("args", "Service command args", kind=values.COMMAND),
     Flag("container-label-add", "Add or update a container label", kind=values.LABEL),
@@ -133,10 +127,7 @@ UPDATE_FLAGS = (
     Flag("publish-rm", "Remove a published port by its target port", kind=values.PORT),
     *_LATER,
     *_later(
-        "config-add config-rm constraint-add constraint-rm dns-add dns-rm dns-option-add dns-option-rm dns-search-add"
-        " dns-search-rm generic-resource-add generic-resource-rm host-add host-rm mount-add mount-rm network-add"
-        " network-rm placement-pref-add placement-pref-rm secret-add secret-rm sysctl-add sysctl-rm ulimit-add"
-        " ulimit-rm"
+        "config-add config-rm generic-resource-add generic-resource-rm network-add network-rm secret-add secret-rm"
     ),
     *_later("rollback", boolean=True),
 )
@@ -147,12 +138,10 @@ def new_spec(parsed: Parsed, environment: Mapping[str, str]) -> ServiceSpec:
     from minictl import keyvalues, names
     from minictl.client import messages
 
-    _check_mode(parsed["mode"])
     image, *args = parsed.arguments
     spec = messages.ServiceSpec(
         name=parsed["name"] or names.random_name(),
         labels=keyvalues.labels(parsed["label"]),
-        replicas=1,
     )
     container = spec.task.container
     container.image = image
@@ -166,17 +155,11 @@ def new_spec(parsed: Parsed, environment: Mapping[str, str]) -> ServiceSpec:
     variables += keyvalues.resolve_env(parsed["env"], environment)
     container.env.extend(keyvalues.last_of_each(variables))
     _set_ports(spec, [port for group in parsed["publish"] for port in group])
+    mode_flags.apply_new(spec, parsed)
+    placement_flags.apply_new(spec, parsed)
+    container_flags.apply_new(spec, parsed)
     _apply_common(spec, parsed)
     return spec
-
-
-def _check_mode(mode: str) -> None:
-    if mode not in _MODES:
-        raise CliError(f"Unknown mode: {mode}, only replicated and global supported")
-    if mode != "replicated":
-        raise CliError(
-            f'the service mode "{mode}" is not supported by this version of minictl, only "replicated" is'
-        )
 
 
 def change_spec(spec: ServiceSpec, parsed: Parsed, environment: Mapping[str, str]) -> None:
@@ -201,6 +184,9 @@ def change_spec(spec: ServiceSpec, parsed: Parsed, environment: Mapping[str, str
         container.groups[:] = sorted(groups)
     if parsed.changed("publish-add", "publish-rm"):
         _change_ports(spec, parsed)
+    mode_flags.apply_change(spec, parsed)
+    placement_flags.apply_change(spec, parsed)
+    container_flags.apply_change(spec, parsed)
     _apply_common(spec, parsed)
 
 
@@ -243,9 +229,8 @@ def _change_ports(spec: ServiceSpec, parsed: Parsed) -> None:
 
 def _apply_common(spec: ServiceSpec, parsed: Parsed) -> None:
     container = spec.task.container
-    if parsed.changed("replicas"):
-        spec.replicas = parsed["replicas"]
     _apply_container(container, parsed)
+    health_flags.apply(spec, parsed)
     limits, reservations, restart = (
         spec.task.resources.limits,
         spec.task.resources.reservations,

@@ -7,6 +7,8 @@ import os
 from minicommon.errors import DeadlineError
 
 from minictl.errors import CliError
+from minictl.job_progress import JobProgress
+from minictl.mode_flags import JOBS
 from minictl.progress import STEPS, Convergence
 
 TYPE_CHECKING = False
@@ -37,7 +39,7 @@ class Plain:
             return
         counting = line.key == "verify" and line.text.startswith("Waiting")
         if not (counting and self._waiting):
-            self._out.write(f"{line.key}: {line.text}\n")
+            self._out.write(f"{_text(line)}\n")
             self._out.flush()
         self._waiting = counting
 
@@ -51,7 +53,7 @@ class Terminal:
         self._rows: dict[str, int] = {}
 
     def show(self, line: Line) -> None:
-        text = f"{line.key}: {line.text}"
+        text = _text(line)
         if line.step:
             bar = f" {bar_text(line.step)}"
             text += bar if len(text) + len(bar) <= self._columns else ""
@@ -63,6 +65,10 @@ class Terminal:
             up = len(self._rows) - row
             self._out.write(f"\x1b[{up}A\x1b[2K\r{text[: self._columns]}\x1b[{up}B\r")
         self._out.flush()
+
+
+def _text(line: Line) -> str:
+    return f"{line.key}: {line.text}" if line.key else line.text
 
 
 def bar_text(step: int) -> str:
@@ -90,7 +96,7 @@ class _Quiet:
 def wait_for_service(context: Context, service_id: str, *, min_revision: int = 0, quiet: bool = False) -> int:
     """Return 0 once the service has converged, or when the user does not want to wait any longer.
 
-    Raises CliError when the service is removed meanwhile.
+    Raises CliError when the service is removed meanwhile, and when it is a job that fails.
     """
     from minictl.client import messages
 
@@ -108,7 +114,8 @@ def wait_for_service(context: Context, service_id: str, *, min_revision: int = 0
 
 
 def _follow(context: Context, changes: Responses, screen: Screen, service_id: str) -> None:
-    state = Convergence()
+    state: Convergence | JobProgress = Convergence()
+    begun = False
     while not state.converged:
         timeout = None
         if state.wake_ns is not None:
@@ -124,7 +131,12 @@ def _follow(context: Context, changes: Responses, screen: Screen, service_id: st
                 )
             if change.removed:
                 raise CliError(f"service {service_id} was removed while waiting for it")
+            if not begun and change.service.service.spec.mode in JOBS:
+                state = JobProgress()
+            begun = True
             lines = state.update(change, context.now_ns())
         for line in lines:
             screen.show(line)
     changes.cancel()
+    if isinstance(state, JobProgress) and state.failure:
+        raise CliError(state.failure)

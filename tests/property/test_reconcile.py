@@ -13,11 +13,14 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from minimanager.decide.actions import CreateTask, UpdateTask
+from minimanager.domain.constraints import unmet
 from minimanager.domain.objects import (
     HOUR,
     SECOND,
     Availability,
     NodeState,
+    Placement,
+    PlacementStrategy,
     PublishMode,
     RestartCondition,
     RestartPolicy,
@@ -48,6 +51,16 @@ specs = st.builds(
     nano_cpus=st.sampled_from((0, 10**9, 3 * 10**9)),
     force_update=st.integers(0, 3),
 )
+zones = st.sampled_from(("", "eu", "us"))
+placements = st.builds(
+    Placement,
+    constraints=st.sampled_from(((), ("node.labels.zone==eu",), ("node.labels.zone!=us", "node.id!=node-1"))),
+    spread_over=st.sampled_from(((), ("node.labels.zone",))),
+    max_replicas=st.sampled_from((0, 0, 1)),
+    strategy=st.sampled_from(PlacementStrategy),
+    affinity=st.sampled_from(((), (), ("api",))),
+    anti_affinity=st.sampled_from(((), (), ("db",))),
+)
 ended = st.sampled_from((TaskState.COMPLETE, TaskState.FAILED, TaskState.REJECTED))
 
 
@@ -60,13 +73,16 @@ class Story(RuleBasedStateMachine):
 
     # --- what happens ---
 
-    @rule(name=names, replicas=st.integers(0, 4), spec=specs)
-    def create_or_update(self, name: str, replicas: int, spec: object) -> None:
+    @rule(name=names, replicas=st.integers(0, 4), spec=specs, placement=placements)
+    def create_or_update(self, name: str, replicas: int, spec: object, placement: Placement) -> None:
+        if name in (*placement.affinity, *placement.anti_affinity):
+            placement = replace(placement, affinity=(), anti_affinity=())
+        wanted = {"replicas": replicas, "task": spec, "placement": placement}
         if name in self.sim.services:
             if not self.sim.services[name].removing:
-                self.sim.update(name, replicas=replicas, task=spec)
+                self.sim.update(name, **wanted)
         else:
-            self.sim.put_service(service(name, replicas=replicas, task=spec, ports=PORTS[name]))
+            self.sim.put_service(service(name, ports=PORTS[name], **wanted))
 
     @rule(name=names)
     def remove_service(self, name: str) -> None:
@@ -86,6 +102,11 @@ class Story(RuleBasedStateMachine):
         node_id = data.draw(st.sampled_from(sorted(self.sim.nodes)))
         self.sim.set_node(node_id, state)
         self.sim.set_availability(node_id, availability)
+
+    @precondition(lambda self: self.sim.nodes)
+    @rule(data=st.data(), zone=zones)
+    def a_node_moves(self, data: st.DataObject, zone: str) -> None:
+        self.sim.label(data.draw(st.sampled_from(sorted(self.sim.nodes))), zone=zone)
 
     @precondition(lambda self: self.sim.nodes)
     @rule(data=st.data())
@@ -134,7 +155,8 @@ class Story(RuleBasedStateMachine):
     # --- what always holds ---
 
     def _check_decision(self) -> None:
-        """A placement goes to a node that is ready and active, and that has no such host port in use."""
+        """A placement goes to a node that is ready, active, as the service wants it, and below its maximum."""
+        placed: Counter[tuple[str, str]] = Counter()
         for action in self.sim.decide().actions:
             if not isinstance(action, CreateTask | UpdateTask) or action.task.state is not TaskState.ASSIGNED:
                 continue
@@ -143,11 +165,18 @@ class Story(RuleBasedStateMachine):
                 continue
             assert self.sim.node_statuses[action.task.node_id].state is NodeState.READY
             assert self.sim.nodes[action.task.node_id].spec.availability is Availability.ACTIVE
+            assert self._suits(action.task)
+            assert not self._repelled(action.task)
+            placed[action.task.service_id, action.task.node_id] += 1
+        for (service_id, _), count in placed.items():
+            most = self.sim.services[service_id].spec.placement.max_replicas
+            assert not most or count <= most
 
     @invariant()
     def no_more_tasks_are_to_run_than_were_asked_for(self) -> None:
         for name, wanted in self.sim.services.items():
-            fresh = [task for task in self.sim.live(name) if task.spec_version == wanted.spec_version]
+            live = (task for task in self.sim.live(name) if self._sound(task))
+            fresh = [task for task in live if task.spec_version == wanted.spec_version]
             slots = Counter(task.slot for task in fresh)
             assert all(count == 1 for count in slots.values())
 
@@ -185,6 +214,28 @@ class Story(RuleBasedStateMachine):
                 assert old.node_id in ("", task.node_id)
         self.before = dict(self.sim.tasks)
 
+    def _suits(self, task: Task) -> bool:
+        """Whether the task's node, if it has one, satisfies the constraints of its service."""
+        node = self.sim.nodes.get(task.node_id)
+        constraints = self.sim.services[task.service_id].spec.placement.constraints
+        return node is None or not unmet(constraints, node, self.sim.node_statuses[node.id])
+
+    def _repelled(self, task: Task) -> bool:
+        """Whether the task's node has tasks of a service that its own wants to be apart from, or the other way."""
+        wishes = {name: known.spec.placement.anti_affinity for name, known in self.sim.services.items()}
+        present = {other.service_id for other in self._holding(task.node_id)}
+        own = wishes[task.service_id]
+        return any(other in own or task.service_id in wishes.get(other, ()) for other in present)
+
+    def _sound(self, task: Task) -> bool:
+        """Whether the task may stay where it is. Of one that may not, the order to stop may have got lost."""
+        if not task.node_id:
+            return True
+        node, status = self.sim.nodes.get(task.node_id), self.sim.node_statuses.get(task.node_id)
+        if node is None or status is None or status.state is NodeState.DOWN:
+            return False
+        return node.spec.availability is not Availability.DRAIN and self._suits(task)
+
     def _holding(self, node_id: str) -> Iterator[Task]:
         for task in self.sim.tasks.values():
             if task.node_id == node_id and not self.sim.state(task).finished:
@@ -198,10 +249,13 @@ class Story(RuleBasedStateMachine):
             kept = [task for task in self.sim.of(name) if task.desired_state is not TaskState.REMOVE]
             per_slot = Counter(task.slot for task in kept)
             assert len(per_slot) == wanted.spec.replicas
-            assert Counter(task.slot for task in self.sim.live(name)).total() <= wanted.spec.replicas
+            # One that leaves a node may be there beside its successor.
+            staying = [task for task in self.sim.live(name) if self._sound(task)]
+            assert len(staying) <= wanted.spec.replicas
             for task in self.sim.live(name):
                 assert task.spec_version == wanted.spec_version
                 assert task.state is TaskState.ASSIGNED or task.error
+                assert self._suits(task)
             self._check_history(kept)
 
     def _check_history(self, kept: list[Task]) -> None:

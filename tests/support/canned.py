@@ -87,6 +87,28 @@ def task(
     )
 
 
+def why() -> control.WhyResponse:
+    """A task that two nodes refused, one of them for two reasons."""
+    return control.WhyResponse(
+        task=task(3, identity="t3", state=64, hostname="", error="no suitable node"),
+        summary="web.3 is pending: no suitable node (insufficient resources on 2 nodes)",
+        refusals=[
+            control.NodeRefusal(
+                node_id=NODE_ID,
+                hostname="core-01",
+                filter="resource",
+                reason="needs 2 CPUs, 0.5 of 4 are free",
+                others=["constraint node.labels.disk==hdd: it has 'ssd'"],
+            ),
+            control.NodeRefusal(
+                node_id=OTHER_NODE_ID, filter="resource", reason="needs 2 CPUs, 1.5 of 4 are free"
+            ),
+        ],
+        help=[f"free 0.5 CPUs on {OTHER_NODE_ID}, or reserve less"],
+        revision=42,
+    )
+
+
 def node(hostname: str = "core-01", *, manager: bool = True, identity: str = NODE_ID) -> control.NodeView:
     role = objects.NODE_ROLE_MANAGER if manager else objects.NODE_ROLE_WORKER
     return control.NodeView(

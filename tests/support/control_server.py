@@ -103,6 +103,10 @@ class _Tasks(control_pb2_grpc.TasksServicer):
         self.world.requests.append(request)
         return control.ListTasksResponse(tasks=self.world.tasks, revision=42)
 
+    async def Why(self, request: control.GetRequest, context: Context) -> control.WhyResponse:
+        self.world.requests.append(request)
+        return canned.why()
+
     async def WatchService(
         self, request: control.WatchServiceRequest, context: Context
     ) -> AsyncIterator[control.ServiceProgress]:

@@ -60,7 +60,7 @@ exec "$LAB_PYTHON" -I -c "$LAB_INIT"
 """
 
 _ENTER = 'for file in {files}; do echo 0 > "$file"; done; exec "$@"'
-"""Moves a process that came in from outside into the host's cgroups."""
+"""Moves a process into the host's cgroups before it goes in: from inside, it could not leave what it does not see."""
 
 _CGROUP_CONTROLLERS = frozenset(
     {"cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids"}
@@ -151,7 +151,10 @@ class Host:
         self._pid = int(children[0])
         for group in self._cgroups:  # in cgroup v2 a group with children of its own may hold no process
             (group.parent / "cgroup.procs").write_text(str(self._init.pid))
-        files = [f"{target}{'/init' if kind == 'cgroup2' else ''}/cgroup.procs" for kind, target, _ in mounts]
+        files = [
+            str(group / ("init/cgroup.procs" if kind == "cgroup2" else "cgroup.procs"))
+            for group, (kind, _, _) in zip(self._cgroups, mounts, strict=True)
+        ]
         self._enter = _ENTER.format(files=" ".join(files))
 
     def _make_cgroups(self) -> list[tuple[str, str, str]]:
@@ -181,7 +184,7 @@ class Host:
         if self._init is None:
             raise RuntimeError(f"host {self.name} has no power")
         flags = ["--mount", "--uts", "--net", "--pid", "--cgroup"]
-        return ["nsenter", f"--target={self._pid}", *flags, "--", "sh", "-c", self._enter, "sh", *command]
+        return ["sh", "-c", self._enter, "sh", "nsenter", f"--target={self._pid}", *flags, "--", *command]
 
     def run(
         self,

@@ -8,7 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from minimanager.decide.actions import Action, CreateTask, Decision, DeleteService, DeleteTask, UpdateTask
+from minimanager.decide.actions import (
+    Action,
+    CreateTask,
+    Decision,
+    DeleteService,
+    DeleteTask,
+    RollBack,
+    SaveRollout,
+    UpdateTask,
+)
 from minimanager.decide.reconcile import everything, reconcile
 from minimanager.domain.objects import (
     SECOND,
@@ -29,6 +38,7 @@ from minimanager.domain.objects import (
     ResourceReservations,
     Resources,
     RestartPolicy,
+    Rollout,
     Service,
     ServiceSpec,
     Task,
@@ -37,6 +47,7 @@ from minimanager.domain.objects import (
     TaskStatus,
 )
 from minimanager.domain.snapshot import Snapshot
+from minimanager.domain.validate import begins_anew
 
 START_NS = 1_700_000_000 * SECOND
 GIB = 1 << 30
@@ -48,7 +59,8 @@ INGRESS = Network(
 def service(service_id: str = "web", **changes: object) -> Service:
     """A service named as its id; `changes` are fields of its specification or of `Service`."""
     spec = ServiceSpec(name=service_id)
-    of_spec = {key: value for key, value in changes.items() if key in ("replicas", "task", "labels")}
+    names = ("replicas", "task", "labels", "placement", "mode", "max_concurrent")
+    of_spec = {key: value for key, value in changes.items() if key in names}
     of_service = {key: value for key, value in changes.items() if key not in of_spec}
     ports = of_service.get("ports", ())
     return replace(Service(service_id), spec=replace(spec, ports=ports, **of_spec), **of_service)  # type: ignore[arg-type]
@@ -82,6 +94,7 @@ class Simulation:
         self.nodes: dict[str, Node] = {}
         self.node_statuses: dict[str, NodeStatus] = {}
         self.services: dict[str, Service] = {}
+        self.rollouts: dict[str, Rollout] = {}
         self.tasks: dict[str, Task] = {}
         self.statuses: dict[str, TaskStatus] = {}
         self.networks = {network.id: network} if network is not None else {}
@@ -112,6 +125,11 @@ class Simulation:
             node, spec=replace(node.spec, availability=availability), meta=self._meta()
         )
 
+    def label(self, node_id: str, **labels: str) -> None:
+        """Give the node these labels instead of those it has."""
+        node = self.nodes[node_id]
+        self.nodes[node_id] = replace(node, spec=replace(node.spec, labels=labels), meta=self._meta())
+
     def remove_node(self, node_id: str) -> None:
         del self.nodes[node_id]
         del self.node_statuses[node_id]
@@ -123,7 +141,7 @@ class Simulation:
         """Change fields of the service's specification, as the API does."""
         old = self.services[service_id]
         changed = replace(old.spec, **spec)  # type: ignore[arg-type]
-        version = old.spec_version + (changed.task != old.spec.task)
+        version = old.spec_version + begins_anew(old.spec, changed)
         self.put_service(replace(old, spec=changed, spec_version=version, ports=changed.ports))
 
     def remove_service(self, service_id: str = "web") -> None:
@@ -148,7 +166,7 @@ class Simulation:
             match task.desired_state:
                 case TaskState.READY:
                     self.report(task.id, TaskState.READY)
-                case TaskState.RUNNING:
+                case TaskState.RUNNING | TaskState.COMPLETE:
                     self.report(task.id, TaskState.RUNNING)
                 case _:
                     self.report(task.id, TaskState.SHUTDOWN)
@@ -168,6 +186,7 @@ class Simulation:
             nodes=dict(self.nodes),
             node_statuses=dict(self.node_statuses),
             services=dict(self.services),
+            rollouts=dict(self.rollouts),
             networks=dict(self.networks),
             tasks=dict(self.tasks),
             statuses=dict(self.statuses),
@@ -226,7 +245,20 @@ class Simulation:
                 self.statuses.pop(task_id, None)
             case DeleteService(service_id, version):
                 assert self.services.pop(service_id).meta.version == version
+                self.rollouts.pop(service_id, None)
                 assert all(task.service_id != service_id for task in self.tasks.values())
+
+            case SaveRollout(rollout):
+                present = self.rollouts.get(rollout.id)
+                assert rollout.meta.version == (present.meta.version if present else 0)
+                self.rollouts[rollout.id] = replace(
+                    rollout, meta=replace(rollout.meta, version=self._bump())
+                )
+            case RollBack(service):
+                assert self.services[service.id].meta.version == service.meta.version
+                self.services[service.id] = replace(
+                    service, meta=replace(service.meta, version=self._bump())
+                )
 
     # --- looking ---
 
@@ -244,7 +276,7 @@ class Simulation:
         found = [
             task
             for task in self.of(service_id)
-            if task.desired_state <= TaskState.RUNNING and not self.state(task).finished
+            if task.desired_state < TaskState.SHUTDOWN and not self.state(task).finished
         ]
         return sorted(found, key=lambda task: task.slot)
 

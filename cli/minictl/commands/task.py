@@ -1,4 +1,4 @@
-"""`minictl task`: Docker has no such command; `service ps` and `node ps` list tasks, this shows one."""
+"""`minictl task`: Docker has no such command; `service ps` and `node ps` list tasks, this shows and explains one."""
 
 from __future__ import annotations
 
@@ -42,6 +42,23 @@ def _inspect(context: Context, parsed: Parsed) -> int:
     return inspect(context, parsed.arguments, "task", load, format=parsed["format"])
 
 
+def _why(context: Context, parsed: Parsed) -> int:
+    from minictl.client import messages
+    from minictl.output.inspect import inspect
+    from minictl.views import why
+
+    def ask(ref: str) -> Any:
+        return context.call("Tasks/Why", messages.GetRequest(ref=ref))
+
+    if parsed["format"]:
+        return inspect(
+            context, parsed.arguments, "task", lambda ref: why.to_json(ask(ref)), format=parsed["format"]
+        )
+    (ref,) = parsed.arguments
+    context.out.write(why.render(ask(ref)))
+    return 0
+
+
 COMMANDS = (
     Command(
         "inspect",
@@ -50,6 +67,15 @@ COMMANDS = (
         arguments="TASK [TASK...]",
         least=1,
         most=None,
+        flags=(common.INSPECT_FORMAT,),
+    ),
+    Command(
+        "why",
+        "Say why a task is where it is, node by node, and what would help",
+        _why,
+        arguments="TASK",
+        least=1,
+        most=1,
         flags=(common.INSPECT_FORMAT,),
     ),
 )

@@ -70,6 +70,12 @@ def condition_name(number: int) -> str:
     return _label(messages.RestartCondition, number, "RESTART_CONDITION_").replace("_", "-")
 
 
+def strategy_name(number: int) -> str:
+    from minictl.client import messages
+
+    return _label(messages.PlacementStrategy, number, "PLACEMENT_STRATEGY_")
+
+
 def _label(enum: Any, number: int, prefix: str) -> str:
     """A newer daemon may know a number that we do not: show the number."""
     try:

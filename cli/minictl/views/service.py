@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from minictl.output.listing import Layout
-from minictl.views import common
+from minictl.views import common, mode
+from minictl.views.container import surroundings_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from miniproto.v1.control_pb2 import ServiceView
-    from miniproto.v1.objects_pb2 import ContainerSpec, PortConfig, ServiceSpec, TaskSpec
+    from miniproto.v1.objects_pb2 import ContainerSpec, Placement, PortConfig, ServiceSpec, TaskSpec
 
 LAYOUT = Layout(
     {
@@ -33,10 +34,10 @@ def rows(views: Iterable[ServiceView]) -> list[dict[str, Any]]:
         {
             "ID": view.service.id[: common.SHORT_ID],
             "Image": common.familiar_image(view.service.spec.task.container.image),
-            "Mode": "replicated",
+            "Mode": mode.name(view.service.spec),
             "Name": view.service.spec.name,
             "Ports": port_ranges(view.service.ports),
-            "Replicas": f"{view.running}/{view.desired}",
+            "Replicas": mode.replicas(view),
         }
         for view in ordered
     ]
@@ -75,7 +76,8 @@ def to_json(view: ServiceView) -> dict[str, Any]:
     endpoint: dict[str, Any] = {"Spec": spec["EndpointSpec"]}
     if service.ports:
         endpoint["Ports"] = [common.port_json(port) for port in service.ports]
-    return {"ID": service.id, **common.meta(service.meta), "Spec": spec, "Endpoint": endpoint}
+    shown = {"ID": service.id, **common.meta(service.meta), "Spec": spec, "Endpoint": endpoint}
+    return {**shown, **mode.job_status_json(service)}
 
 
 def spec_json(spec: ServiceSpec) -> dict[str, Any]:
@@ -85,8 +87,8 @@ def spec_json(spec: ServiceSpec) -> dict[str, Any]:
     return {
         "Name": spec.name,
         "Labels": dict(sorted(spec.labels.items())),
-        "TaskTemplate": task_json(spec.task),
-        "Mode": {"Replicated": {"Replicas": spec.replicas}},
+        "TaskTemplate": {**task_json(spec.task), "Placement": placement_json(spec.placement)},
+        "Mode": mode.to_json(spec),
         "EndpointSpec": endpoint,
     }
 
@@ -107,12 +109,27 @@ def task_json(task: TaskSpec) -> dict[str, Any]:
     }
     return {
         "ContainerSpec": container_json(task.container),
-        "Resources": {name: value for name, value in resources.items() if value},
+        "Resources": {
+            **{name: value for name, value in resources.items() if value},
+            **_set(SwapBytes=limits.swap_bytes),
+        },
         "RestartPolicy": policy,
         "Placement": {},
         "ForceUpdate": task.force_update,
         "Runtime": "container",
     }
+
+
+def placement_json(placement: Placement) -> dict[str, Any]:
+    """Docker's, and beside them what Docker has not got, where it is set."""
+    return _set(
+        Constraints=list(placement.constraints),
+        Preferences=[{"Spread": {"SpreadDescriptor": key}} for key in placement.spread_over],
+        MaxReplicas=placement.max_replicas,
+        Strategy=common.strategy_name(placement.strategy) if placement.strategy else "",
+        Affinity=list(placement.affinity),
+        AntiAffinity=list(placement.anti_affinity),
+    )
 
 
 def container_json(container: ContainerSpec) -> dict[str, Any]:
@@ -133,6 +150,7 @@ def container_json(container: ContainerSpec) -> dict[str, Any]:
             CapabilityAdd=list(container.cap_add),
             CapabilityDrop=list(container.cap_drop),
         ),
+        **surroundings_json(container),
     }
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from minicommon import units
 
-from minictl.views import common
+from minictl.views import common, mode
+from minictl.views.container import surroundings_lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from miniproto.v1.control_pb2 import ServiceView
-    from miniproto.v1.objects_pb2 import ContainerSpec, PortConfig, Resources, ServiceSpec
+    from miniproto.v1.objects_pb2 import ContainerSpec, Placement, PortConfig, Resources, ServiceSpec
 
 
 def render(view: ServiceView) -> str:
     """The whole text, which begins and ends with a newline."""
     service = view.service
-    lines = ["", f"ID:\t\t{service.id}", *_head(service.spec), "Placement:"]
+    lines = ["", f"ID:\t\t{service.id}", *_head(service.spec), *_placement(service.spec.placement)]
     lines += _container(service.spec.task.container)
     lines += _resources(service.spec.task.resources)
     lines.append("Endpoint Mode:\tvip")
@@ -32,9 +33,23 @@ def _head(spec: ServiceSpec) -> list[str]:
     if spec.labels:
         lines.append("Labels:")
         lines += [f" {key}={value}" if value else f" {key}" for key, value in sorted(spec.labels.items())]
-    lines.append("Service Mode:\tReplicated")
-    if spec.replicas:
-        lines.append(f" Replicas:\t{spec.replicas}")
+    return lines + mode.pretty(spec)
+
+
+def _placement(placement: Placement) -> list[str]:
+    lines = ["Placement:"]
+    if placement.constraints:
+        lines.append(f" Constraints:\t[{' '.join(placement.constraints)}]")
+    if placement.spread_over:
+        lines.append(f" Preferences:\t[{' '.join(placement.spread_over)}]")
+    if placement.max_replicas:
+        lines.append(f" Max Replicas Per Node:\t{placement.max_replicas}")
+    if placement.strategy:
+        lines.append(f" Strategy:\t{common.strategy_name(placement.strategy)}")
+    if placement.affinity:
+        lines.append(f" Affinity:\t[{' '.join(placement.affinity)}]")
+    if placement.anti_affinity:
+        lines.append(f" Anti-Affinity:\t[{' '.join(placement.anti_affinity)}]")
     return lines
 
 
@@ -48,6 +63,7 @@ def _container(container: ContainerSpec) -> list[str]:
         lines.append(f" Dir:\t\t{container.dir}")
     if container.user:
         lines.append(f" User: {container.user}")
+    lines += surroundings_lines(container)
     if container.cap_add or container.cap_drop:
         lines.append("Capabilities:")
         lines += [f" Add: {', '.join(container.cap_add)}"] if container.cap_add else []

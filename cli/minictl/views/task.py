@@ -31,6 +31,9 @@ LAYOUT = Layout(
 MAX_ERROR = 30
 """Characters of an error in a list, the ellipsis included."""
 
+_READY = 384
+"""The state's number in the API."""
+
 PREVIOUS = " \\_ "
 """Before the name of an older task of the same slot."""
 
@@ -53,10 +56,13 @@ def rows(
 
 
 def name(view: TaskView, *, resolve: bool) -> str:
-    """`<service>.<slot>`, with the service's id in place of its name when names are not resolved."""
+    """`<service>.<slot>`, or `<service>.<node id>` of a global one.
+
+    The service's id is in place of its name when names are not resolved.
+    """
     task = view.task
     service = task.service_name if resolve and task.service_name else task.service_id
-    return f"{service}.{task.slot or task.node_id}"
+    return f"{service}.{task.bound_node_id or task.slot}"
 
 
 def _row(view: TaskView, name: str, *, now_ns: int, truncate: bool, resolve: bool) -> dict[str, Any]:
@@ -66,13 +72,22 @@ def _row(view: TaskView, name: str, *, now_ns: int, truncate: bool, resolve: boo
     return {
         "CurrentState": f"{common.capitalized(common.state_name(view.state))} {age} ago",
         "DesiredState": common.capitalized(common.state_name(task.desired_state)),
-        "Error": _error(view.error, truncate=truncate),
+        "Error": _error(view.error or _backoff(view, now_ns), truncate=truncate),
         "ID": task.id[: common.SHORT_ID] if truncate else task.id,
         "Image": common.familiar_image(image) if truncate else image,
         "Name": name,
         "Node": view.node_hostname if resolve and view.node_hostname else task.node_id,
         "Ports": common.ports_text(view.status.host_ports),
     }
+
+
+def _backoff(view: TaskView, now_ns: int) -> str:
+    """When a task of a crash loop is to start: "restart 3 in 18 seconds"; "" when it is none, or has started."""
+    task = view.task
+    left_ns = task.not_before_ns - now_ns
+    if not task.failures or task.desired_state != _READY or left_ns <= 0:
+        return ""
+    return f"restart {task.failures} in {units.human_duration(left_ns).lower()}"
 
 
 def _error(text: str, *, truncate: bool) -> str:
@@ -110,7 +125,7 @@ def to_json(view: TaskView) -> dict[str, Any]:
         "Labels": {},
         "Spec": task_json(task.spec),
         "ServiceID": task.service_id,
-        "Slot": task.slot,
+        **({"Slot": task.slot} if task.slot else {}),
         "NodeID": task.node_id,
         "Status": shown,
         "DesiredState": common.state_name(task.desired_state),

@@ -9,6 +9,7 @@ from minimanager.domain.objects import (
     Object,
     Service,
     Task,
+    TaskState,
     TaskStatus,
 )
 from minimanager.domain.snapshot import Snapshot
@@ -29,7 +30,8 @@ def affected(snapshot: Snapshot, kind: str, old: Object | None, new: Object | No
     present = new if new is not None else old
     match present:
         case Service(id=service_id):
-            return frozenset((service_id,))
+            own = frozenset((service_id,))
+            return own if _repelled(old) <= _repelled(new) else own | waiting(snapshot)
         case Task():
             return _after_task(snapshot, old, new)
         case TaskStatus():
@@ -44,6 +46,11 @@ def affected(snapshot: Snapshot, kind: str, old: Object | None, new: Object | No
             return waiting(snapshot) if kind == "network" else _NONE
 
 
+def _repelled(service: Object | None) -> frozenset[str]:
+    """The names of those whom the service wants to be apart from, and who so may wait for it."""
+    return frozenset(service.spec.placement.anti_affinity) if isinstance(service, Service) else _NONE
+
+
 def waiting(snapshot: Snapshot) -> frozenset[str]:
     """The services with tasks that no node has yet."""
     return frozenset(task.service_id for task in snapshot.unassigned.values())
@@ -51,7 +58,19 @@ def waiting(snapshot: Snapshot) -> frozenset[str]:
 
 def _after_task(snapshot: Snapshot, old: Object | None, new: Object | None) -> frozenset[str]:
     own = frozenset(task.service_id for task in (old, new) if isinstance(task, Task))
-    return own | waiting(snapshot) if _frees(old, new) else own
+    if _frees(old, new):
+        return own | waiting(snapshot)
+    if isinstance(new, Task) and new.node_id and not (isinstance(old, Task) and old.node_id):
+        return own | _followers(snapshot, new.service_name)
+    return own
+
+
+def _followers(snapshot: Snapshot, name: str) -> frozenset[str]:
+    """The services that want to be where tasks of the service of this name are, if anything waits at all."""
+    if not snapshot.unassigned:
+        return _NONE
+    services = snapshot.services.values()
+    return frozenset(service.id for service in services if name in service.spec.placement.affinity)
 
 
 def _frees(old: Object | None, new: Object | None) -> bool:
@@ -64,28 +83,48 @@ def _frees(old: Object | None, new: Object | None) -> bool:
 
 
 def _after_status(snapshot: Snapshot, old: Object | None, new: Object | None) -> frozenset[str]:
-    """Only an end matters: it makes room, opens the gate of a successor and asks for one."""
-    if not isinstance(new, TaskStatus) or not new.state.finished:
+    """An end makes room, opens the gate of a successor and asks for one. A beginning may let a predecessor stop."""
+    if not isinstance(new, TaskStatus):
         return _NONE
-    if isinstance(old, TaskStatus) and old.state.finished:
-        return _NONE
+    before = old.state if isinstance(old, TaskStatus) else TaskState.NEW
     task = snapshot.tasks.get(new.id)
-    return waiting(snapshot) | ({task.service_id} if task is not None else _NONE)
+    own = frozenset((task.service_id,)) if task is not None else _NONE
+    if new.state.finished:
+        return _NONE if before.finished else waiting(snapshot) | own
+    begins = new.state is TaskState.RUNNING and before is not TaskState.RUNNING
+    return own if begins and task is not None and _is_one_too_many(snapshot, task) else _NONE
+
+
+def _is_one_too_many(snapshot: Snapshot, task: Task) -> bool:
+    """Whether the task's service has more tasks than it asked for, so that one may be there to be replaced."""
+    service = snapshot.services.get(task.service_id)
+    return service is not None and len(snapshot.of_service(service.id)) > service.spec.replicas
 
 
 def _around_node(snapshot: Snapshot, node_id: str) -> frozenset[str]:
     here = frozenset(task.service_id for task in snapshot.of_node(node_id).values())
-    return here | waiting(snapshot)
+    return here | waiting(snapshot) | _everywhere(snapshot)
+
+
+def _everywhere(snapshot: Snapshot) -> frozenset[str]:
+    """The services that each node may get a task of."""
+    return frozenset(each.id for each in snapshot.services.values() if each.spec.mode.is_global)
 
 
 def _placement(node: Object | None) -> object:
     """What decisions read of a node."""
-    return node.spec.availability if isinstance(node, Node) else None
+    if not isinstance(node, Node):
+        return None
+    return node.spec.availability, node.spec.role, dict(node.spec.labels)
 
 
 def _health(status: Object | None) -> object:
     """What decisions read of a node's status."""
-    return (status.state, status.description.resources) if isinstance(status, NodeStatus) else None
+    if not isinstance(status, NodeStatus):
+        return None
+    told = status.description
+    known = (told.hostname, told.os, told.architecture, dict(told.engine_labels))
+    return status.state, status.address, told.resources, known
 
 
 def _history(cluster: Object | None) -> object:

@@ -21,6 +21,9 @@ from minimanager.domain.snapshot import Snapshot
 PENDING_MESSAGE = "pending task scheduling"
 """What a task shows that has all it needs but a node (swarmkit `manager/allocator`)."""
 
+HELD_MESSAGE = "waiting for the restart delay"
+"""What a task shows that no node may prepare yet."""
+
 NO_INGRESS = "the cluster has no ingress network to publish ports on"
 
 
@@ -54,7 +57,7 @@ def _admit(overlay: Overlay, task: Task, ingress: Network | None, pool: AddressP
             task,
             state=TaskState.PENDING,
             state_since_ns=overlay.now_ns,
-            message=PENDING_MESSAGE,
+            message=HELD_MESSAGE if task.held else PENDING_MESSAGE,
             error="",
             attachments=attachments,
         )

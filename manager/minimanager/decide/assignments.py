@@ -8,11 +8,13 @@ stream: `network/<id>`, `endpoint/<network>/<address>`, `port/<protocol>/<port>`
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from minimanager.decide.slots import is_released
 from minimanager.domain.objects import (
     Network,
     NetworkAttachment,
+    NodeDescription,
     NodeState,
     PortConfig,
     PortProtocol,
@@ -23,6 +25,7 @@ from minimanager.domain.objects import (
     TaskState,
 )
 from minimanager.domain.snapshot import Snapshot
+from minimanager.domain.template import context_of, expand, has_templates
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,18 +112,29 @@ def own_assignments(snapshot: Snapshot, node_id: str) -> Mapping[str, Item]:
         items[f"network/{ingress.id}"] = NetworkAssignment(ingress, node.ingress_address)
     for task in snapshot.of_node(node_id).values():
         if not snapshot.state(task).finished:
-            items[f"task/{task.id}"] = _task(task)
+            items[f"task/{task.id}"] = _task(task, _expanded(snapshot, task))
     return items
 
 
-def _task(task: Task) -> TaskAssignment:
+def _expanded(snapshot: Snapshot, task: Task) -> TaskSpec:
+    """The specification with what its placeholders stand for on the task's node."""
+    container = task.spec.container
+    if not has_templates(container):
+        return task.spec
+    status = snapshot.node_statuses.get(task.node_id)
+    description = status.description if status else NodeDescription()
+    context = context_of(task, snapshot.services.get(task.service_id), description)
+    return replace(task.spec, container=expand(container, context))
+
+
+def _task(task: Task, spec: TaskSpec) -> TaskAssignment:
     return TaskAssignment(
         id=task.id,
         name=task.name,
         service_id=task.service_id,
         service_name=task.service_name,
         slot=task.slot,
-        spec=task.spec,
+        spec=spec,
         desired_state=task.desired_state,
         attachments=task.attachments,
         ports=task.ports,
@@ -169,8 +183,11 @@ def _backends(snapshot: Snapshot, service: Service, ingress: Network) -> tuple[B
 
 
 def _serves(snapshot: Snapshot, task: Task) -> bool:
-    """Whether traffic may be sent to the task: it runs, it should go on running, and its node is not lost."""
-    if task.desired_state is not TaskState.RUNNING or snapshot.state(task) is not TaskState.RUNNING:
+    """Whether traffic may be sent to the task: it runs and is well, should go on, and its node is not lost."""
+    if not is_released(task) or snapshot.state(task) is not TaskState.RUNNING:
+        return False
+    observed = snapshot.statuses.get(task.id)
+    if observed is not None and observed.unhealthy:
         return False
     status = snapshot.node_statuses.get(task.node_id)
     return task.node_id in snapshot.nodes and status is not None and status.state is not NodeState.DOWN

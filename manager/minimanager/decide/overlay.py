@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from minimanager.decide.actions import Action, CreateTask, Decision, DeleteService, DeleteTask, UpdateTask
 from minimanager.decide.slots import Slot, by_slot
+from minimanager.domain.constraints import unmet
 from minimanager.domain.objects import Availability, NodeState, Service, Task, TaskState
 from minimanager.domain.snapshot import Snapshot
 
@@ -36,6 +37,7 @@ class Overlay:
         self._tasks: dict[str, list[Task]] = {}
         self._slots: dict[str, dict[int, Slot]] = {}
         self._sound: dict[str, bool] = {}
+        self._suited: dict[tuple[tuple[str, ...], str], bool] = {}
 
     # --- reading ---
 
@@ -99,6 +101,22 @@ class Overlay:
         """Whether the node is to be emptied."""
         node = self.snapshot.nodes.get(node_id)
         return node is not None and node.spec.availability is Availability.DRAIN
+
+    def leaving(self, node_id: str) -> bool:
+        """Whether the node is to be emptied and still works, so that its tasks can be moved without haste."""
+        return self.draining(node_id) and not self.down(node_id)
+
+    def suits(self, service: Service, node_id: str) -> bool:
+        """Whether the node satisfies the constraints that the service has now; no node yet is no wrong node."""
+        constraints = service.spec.placement.constraints
+        node = self.snapshot.nodes.get(node_id)
+        if not constraints or node is None:
+            return True
+        suited = self._suited.get((constraints, node_id))
+        if suited is None:
+            suited = not unmet(constraints, node, self.snapshot.node_statuses.get(node_id))
+            self._suited[constraints, node_id] = suited
+        return suited
 
     # --- deciding ---
 

@@ -58,6 +58,6 @@ def _trim(overlay: Overlay, slot: Slot) -> None:
     excess = len(slot.tasks) - max(limit, 1)
     if limit < 0 or excess <= 0:
         return
-    ended = [task for task in slot.tasks[:-1] if not is_active(task) and overlay.finished(task)]
+    ended = [task for task in slot.tasks[:-1] if overlay.finished(task)]
     for task in ended[:excess]:
         overlay.delete(task)

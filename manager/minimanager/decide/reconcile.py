@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from minimanager.decide import allocate, node_health, reaper, replicated, restart
+from minimanager.decide import allocate, everywhere, jobs, node_health, reaper, replicated, restart
 from minimanager.decide.actions import Decision
 from minimanager.decide.affected import affected, everything
 from minimanager.decide.overlay import Overlay
 from minimanager.decide.scheduler.schedule import schedule
+from minimanager.domain.objects import Service
 from minimanager.domain.snapshot import Snapshot
 
 __all__ = ["affected", "everything", "reconcile"]
@@ -32,9 +33,18 @@ def reconcile(snapshot: Snapshot, dirty: frozenset[str], now_ns: int, new_id: Ca
         if service is None or service.removing:
             reaper.remove_all(overlay, service_id)
         else:
-            replicated.orchestrate(overlay, service)
+            _orchestrate(overlay, service)
             restart.release(overlay, service)
         reaper.reap(overlay, service_id)
     allocate.allocate(overlay, services)
     schedule(overlay, services)
     return overlay.decision()
+
+
+def _orchestrate(overlay: Overlay, service: Service) -> None:
+    if service.spec.mode.is_global:
+        everywhere.orchestrate(overlay, service)
+    elif service.spec.mode.is_job:
+        jobs.orchestrate(overlay, service)
+    else:
+        replicated.orchestrate(overlay, service)

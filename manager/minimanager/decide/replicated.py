@@ -7,23 +7,27 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import count, islice
 
+from minimanager.decide.moving import Moves
 from minimanager.decide.overlay import Overlay
-from minimanager.decide.restart import must_wait, not_before_ns, should_restart
-from minimanager.decide.slots import Slot, age, is_outdated
-from minimanager.domain.objects import Meta, Service, Task, TaskState
+from minimanager.decide.rollout import Replacing
+from minimanager.decide.slots import Slot
+from minimanager.decide.tries import UNSUITED, keep_one, new_task, refill, remove
+from minimanager.domain.objects import Service, Task, TaskState
 
 
 def orchestrate(overlay: Overlay, service: Service) -> None:
     """Retire what has ended or cannot stay, remove slots that are too many, fill those that are empty."""
     slots = overlay.slots(service.id)
     replicas = service.spec.replicas
+    moves = Moves(overlay, service)
     surplus = set(surplus_slots(overlay, slots.values(), replicas)) if len(slots) > replicas else set()
+    replacing = Replacing(overlay, service, [slot for slot in slots.values() if slot.number not in surplus])
     for slot in slots.values():
         if slot.number in surplus:
-            _remove(overlay, slot)
-        elif not _retire(overlay, service, slot) and overlay.has_room():
-            _refill(overlay, service, slot)
-    _grow(overlay, service, frozenset(slots))
+            remove(overlay, slot)
+        elif not _retire(overlay, service, slot, moves, replacing) and overlay.has_room():
+            refill(overlay, replacing.template(slot), slot)
+    _grow(overlay, service, frozenset(slot.number for slot in slots.values()))
 
 
 def _grow(overlay: Overlay, service: Service, taken: frozenset[int]) -> None:
@@ -32,7 +36,7 @@ def _grow(overlay: Overlay, service: Service, taken: frozenset[int]) -> None:
     for number in islice(free, max(service.spec.replicas - len(taken), 0)):
         if not overlay.has_room():
             return
-        overlay.create(_new_task(overlay, service, number))
+        overlay.create(new_task(overlay, service, slot=number))
 
 
 def surplus_slots(overlay: Overlay, slots: Iterable[Slot], replicas: int) -> list[int]:
@@ -58,49 +62,24 @@ def surplus_slots(overlay: Overlay, slots: Iterable[Slot], replicas: int) -> lis
     return kept_first[replicas:]
 
 
-def _retire(overlay: Overlay, service: Service, slot: Slot) -> bool:
-    """Ask the tasks that cannot stay to stop. Whether one remains that is to run."""
-    fit = []
+def _retire(
+    overlay: Overlay, service: Service, slot: Slot, moves: Moves, replacing: Replacing
+) -> bool:
+    """Ask the tasks that cannot stay to stop. Whether the slot needs no new task."""
+    fit: list[Task] = []
+    leaving: list[Task] = []
     for task in slot.active:
-        if overlay.finished(task) or not overlay.sound(task.node_id) or is_outdated(task, service):
+        if overlay.finished(task) or replacing.retires(slot, task):
             overlay.put(replace(task, desired_state=TaskState.SHUTDOWN))
+        elif not overlay.sound(task.node_id):
+            if overlay.leaving(task.node_id):
+                leaving.append(task)
+            else:
+                overlay.put(replace(task, desired_state=TaskState.SHUTDOWN))
+        elif not overlay.suits(service, task.node_id):
+            overlay.put(replace(task, desired_state=TaskState.SHUTDOWN, error=UNSUITED))
         else:
             fit.append(task)
-    if len(fit) > 1:  # after a partition two may share a slot: the one that came furthest stays
-        fit.sort(key=lambda task: (-overlay.state(task), age(task)))
-        for task in fit[1:]:
-            overlay.put(replace(task, desired_state=TaskState.SHUTDOWN))
-    return bool(fit)
-
-
-def _refill(overlay: Overlay, service: Service, slot: Slot) -> None:
-    """Give the slot a new task, if the restart policy grants one or the specification is new."""
-    last = slot.newest
-    if is_outdated(last, service):
-        overlay.create(_new_task(overlay, service, slot.number, after=last))
-    elif should_restart(overlay, slot) and not must_wait(overlay, last):
-        task = _new_task(overlay, service, slot.number, after=last)
-        overlay.create(replace(task, not_before_ns=not_before_ns(overlay, last)))
-
-
-def _remove(overlay: Overlay, slot: Slot) -> None:
-    for task in slot.tasks:
-        overlay.put(replace(task, desired_state=TaskState.REMOVE))
-
-
-def _new_task(overlay: Overlay, service: Service, number: int, *, after: Task | None = None) -> Task:
-    """A task for the slot. A successor is younger than its predecessor even when the clock was set back."""
-    created_at_ns = overlay.now_ns if after is None else max(overlay.now_ns, after.meta.created_at_ns + 1)
-    return Task(
-        id=overlay.new_id(),
-        meta=Meta(0, created_at_ns, created_at_ns),
-        service_id=service.id,
-        service_name=service.spec.name,
-        slot=number,
-        spec=service.spec.task,
-        spec_version=service.spec_version,
-        desired_state=TaskState.RUNNING if after is None else TaskState.READY,
-        state_since_ns=overlay.now_ns,
-        message="created",
-        ports=service.ports,
-    )
+    keep_one(overlay, service, fit)
+    kept = [task for task in leaving if moves.keep(slot, task, fit)]
+    return replacing.needs_nothing(slot, fit) or (bool(kept) and not moves.may_begin())

@@ -2,6 +2,9 @@
 
 A successor is made at once, with desired state READY: its node pulls the image and prepares the container while the
 delay runs. It is released to RUNNING when the delay is over and the predecessor has stopped.
+
+The delay doubles with each try in a row that ended soon, up to BACKOFF_CAP_NS. When the last one could not even be
+prepared, its successor gets no node before the delay is over, or it would fail at once as well.
 """
 
 from __future__ import annotations
@@ -15,6 +18,15 @@ from minimanager.domain.objects import SECOND, RestartCondition, Service, Task, 
 GATE_TIMEOUT_NS = 60 * SECOND
 """How long a successor waits for its predecessor to stop (swarmkit `orchestrator/restart/restart.go`)."""
 
+BACKOFF_CAP_NS = 300 * SECOND
+"""What the delay grows to, unless it is longer from the start: Kubernetes' CrashLoopBackOff has five minutes, too."""
+
+STABLE_NS = 60 * SECOND
+"""A task that went on for so long does not belong to a crash loop: the next delay is the policy's again."""
+
+_BY_ITSELF = (TaskState.COMPLETE, TaskState.FAILED, TaskState.REJECTED)
+"""How a task ends that nobody has stopped."""
+
 
 def should_restart(overlay: Overlay, slot: Slot) -> bool:
     """Whether the policy grants the slot another task after its newest."""
@@ -22,7 +34,9 @@ def should_restart(overlay: Overlay, slot: Slot) -> bool:
     policy = last.spec.restart
     if policy.condition is RestartCondition.NONE:
         return False
-    if policy.condition is RestartCondition.ON_FAILURE and overlay.state(last) is TaskState.COMPLETE:
+    service = overlay.snapshot.services.get(last.service_id)
+    any_end = policy.condition is RestartCondition.ANY and not (service and service.spec.mode.is_job)
+    if overlay.state(last) is TaskState.COMPLETE and not any_end:
         return False
     return policy.max_attempts == 0 or restarts(overlay, slot) < policy.max_attempts
 
@@ -42,21 +56,32 @@ def restarts(overlay: Overlay, slot: Slot) -> int:
     return sum(task.meta.created_at_ns > since_ns for task in tries)
 
 
-def must_wait(overlay: Overlay, last: Task) -> bool:
-    """Whether `last` ended before its own delay was over, so that the slot has had its try for this delay.
-
-    A task that cannot even be prepared ends within milliseconds; without this it would be tried again as often.
-    """
-    if overlay.now_ns >= last.not_before_ns or overlay.draining(last.node_id):
-        return False
-    overlay.wake_at(last.not_before_ns)
-    return True
-
-
 def not_before_ns(overlay: Overlay, last: Task) -> int:
-    """When the successor of `last` may start: after the delay, or at once when it was moved off a draining node."""
-    delay_ns = 0 if overlay.draining(last.node_id) else last.spec.restart.delay_ns
+    """When the successor of `last` may start: after the delay, or at once when its node is not to have it any more."""
+    service = overlay.snapshot.services.get(last.service_id)
+    moved = overlay.draining(last.node_id) or (
+        service is not None and not overlay.suits(service, last.node_id)
+    )
+    policy_ns = last.spec.restart.delay_ns
+    delay_ns = 0 if moved else backoff_ns(policy_ns, failures_after(overlay, last))
     return overlay.now_ns + delay_ns if delay_ns else 0
+
+
+def backoff_ns(delay_ns: int, failures: int) -> int:
+    """The policy's delay after so many tries in a row that ended soon; nanoseconds."""
+    doublings = min(max(failures - 1, 0), 32)
+    return max(min(delay_ns << doublings, BACKOFF_CAP_NS), delay_ns)
+
+
+def failures_after(overlay: Overlay, last: Task) -> int:
+    """How many tries in a row have ended soon, `last` included; 0 when it did not."""
+    state = overlay.state(last)
+    if state not in _BY_ITSELF:
+        return 0
+    began_at_ns = max(last.meta.created_at_ns, last.not_before_ns)
+    if state is not TaskState.REJECTED and _ended_at_ns(overlay, last) - began_at_ns >= STABLE_NS:
+        return 0
+    return last.failures + 1
 
 
 def release(overlay: Overlay, service: Service) -> None:
@@ -69,7 +94,8 @@ def release(overlay: Overlay, service: Service) -> None:
             if _has_predecessor(overlay, slot):
                 opens_at_ns = max(opens_at_ns, task.meta.created_at_ns + GATE_TIMEOUT_NS)
             if overlay.now_ns >= opens_at_ns:
-                overlay.put(replace(task, desired_state=TaskState.RUNNING))
+                goal = TaskState.COMPLETE if service.spec.mode.is_job else TaskState.RUNNING
+                overlay.put(replace(task, desired_state=goal))
             else:
                 overlay.wake_at(opens_at_ns)
 

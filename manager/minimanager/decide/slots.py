@@ -1,4 +1,7 @@
-"""Slots: the places of a replicated service, 1 to the number of replicas, and the tries that each has seen."""
+"""Slots: the places of a service, and the tries that each has seen.
+
+A replicated service has those from 1 to the number of replicas, a global one has its nodes.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ class Slot:
     """A place and its tasks, oldest first; tasks that are to be removed do not count any more."""
 
     number: int
+    """0 in a global service."""
     tasks: tuple[Task, ...]
+    node_id: str = ""
+    """In a global service."""
 
     @property
     def newest(self) -> Task:
@@ -26,8 +32,13 @@ class Slot:
 
 
 def is_active(task: Task) -> bool:
-    """Whether the task is to run, or to get ready for it."""
-    return task.desired_state <= TaskState.RUNNING
+    """Whether the task is to run, to an end or without one, or to get ready for it."""
+    return task.desired_state < TaskState.SHUTDOWN
+
+
+def is_released(task: Task) -> bool:
+    """Whether the task is to run now, to an end or without one."""
+    return task.desired_state in (TaskState.RUNNING, TaskState.COMPLETE)
 
 
 def age(task: Task) -> tuple[int, str]:
@@ -35,13 +46,16 @@ def age(task: Task) -> tuple[int, str]:
     return task.meta.created_at_ns, task.id
 
 
-def by_slot(tasks: Iterable[Task]) -> dict[int, Slot]:
-    """The slots of one service that have tasks, by number."""
-    grouped: dict[int, list[Task]] = {}
+def by_slot(tasks: Iterable[Task]) -> dict[int | str, Slot]:
+    """The slots of one service that have tasks, by number or node, in that order."""
+    grouped: dict[tuple[int, str], list[Task]] = {}
     for task in tasks:
         if task.desired_state is not TaskState.REMOVE:
-            grouped.setdefault(task.slot, []).append(task)
-    return {number: Slot(number, tuple(sorted(grouped[number], key=age))) for number in sorted(grouped)}
+            grouped.setdefault((task.slot, task.bound_node_id), []).append(task)
+    return {
+        node_id or number: Slot(number, tuple(sorted(grouped[number, node_id], key=age)), node_id)
+        for number, node_id in sorted(grouped)
+    }
 
 
 def host_ports(ports: Iterable[PortConfig]) -> tuple[PortConfig, ...]:

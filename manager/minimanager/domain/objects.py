@@ -147,6 +147,19 @@ class NodeStatus:
 
 class ServiceMode(IntEnum):
     REPLICATED = 0
+    GLOBAL = 1
+    REPLICATED_JOB = 2
+    GLOBAL_JOB = 3
+
+    @property
+    def is_job(self) -> bool:
+        """Whether its tasks are to end, and are done then."""
+        return self in (ServiceMode.REPLICATED_JOB, ServiceMode.GLOBAL_JOB)
+
+    @property
+    def is_global(self) -> bool:
+        """Whether every node that may have one gets one task."""
+        return self in (ServiceMode.GLOBAL, ServiceMode.GLOBAL_JOB)
 
 
 class RestartCondition(IntEnum):
@@ -170,6 +183,7 @@ class ResourceLimits:
     nano_cpus: int = 0
     memory_bytes: int = 0
     pids: int = 0
+    swap_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +196,64 @@ class ResourceReservations:
 class Resources:
     limits: ResourceLimits = ResourceLimits()
     reservations: ResourceReservations = ResourceReservations()
+
+
+@dataclass(frozen=True, slots=True)
+class Ulimit:
+    name: str = ""
+    soft: int = 0
+    hard: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HostEntry:
+    name: str = ""
+    address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DnsConfig:
+    nameservers: tuple[str, ...] = ()
+    search: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+
+class MountType(IntEnum):
+    VOLUME = 0
+    BIND = 1
+    TMPFS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    type: MountType = MountType.VOLUME
+    source: str = ""
+    target: str = ""
+    read_only: bool = False
+    propagation: str = ""
+    non_recursive: bool = False
+    no_copy: bool = False
+    size_bytes: int = 0
+    mode: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """What is empty or 0 is the image's, else Docker's default."""
+
+    test: tuple[str, ...] = ()
+    interval_ns: int = 0
+    timeout_ns: int = 0
+    retries: int = 0
+    start_period_ns: int = 0
+    start_interval_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    source: str = ""
+    target: str = ""
+    permissions: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +272,21 @@ class ContainerSpec:
     read_only: bool = False
     cap_add: tuple[str, ...] = ()
     cap_drop: tuple[str, ...] = ()
+    init: bool = False
+    tty: bool = False
+    sysctls: Mapping[str, str] = field(default_factory=_labels)
+    ulimits: tuple[Ulimit, ...] = ()
+    hosts: tuple[HostEntry, ...] = ()
+    dns: DnsConfig = DnsConfig()
+    shm_size_bytes: int = 0
+    oom_score_adj: int = 0
+    mounts: tuple[Mount, ...] = ()
+    health: HealthCheck = HealthCheck()
+    privileged: bool = False
+    devices: tuple[Device, ...] = ()
+    host_pid: bool = False
+    seccomp_unconfined: bool = False
+    no_new_privileges: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +315,55 @@ class PortConfig:
     publish_mode: PublishMode = PublishMode.INGRESS
 
 
+class PlacementStrategy(IntEnum):
+    SPREAD = 0
+    BINPACK = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Which nodes may have a service's tasks, and which of them do.
+
+    Not part of a task: a change moves only tasks that no longer fit where they are.
+    """
+
+    constraints: tuple[str, ...] = ()
+    spread_over: tuple[str, ...] = ()
+    max_replicas: int = 0
+    """Per node; 0: no limit."""
+    strategy: PlacementStrategy = PlacementStrategy.SPREAD
+    affinity: tuple[str, ...] = ()
+    """Names of services: only where a task of each of them is to run."""
+    anti_affinity: tuple[str, ...] = ()
+    """Names of services: not where a task of one of them is, and neither they where a task of this one is."""
+
+
+class UpdateOrder(IntEnum):
+    STOP_FIRST = 0
+    START_FIRST = 1
+
+
+class FailureAction(IntEnum):
+    PAUSE = 0
+    CONTINUE = 1
+    ROLLBACK = 2
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateConfig:
+    """How tasks are replaced; SwarmKit's defaults (`api/defaults/service.go`), and a deadline, which it lacks."""
+
+    parallelism: int = 1
+    """Slots at a time; 0: all."""
+    delay_ns: int = 0
+    failure_action: FailureAction = FailureAction.PAUSE
+    monitor_ns: int = 5 * SECOND
+    max_failure_millionths: int = 0
+    order: UpdateOrder = UpdateOrder.STOP_FIRST
+    progress_deadline_ns: int = 600 * SECOND
+    """0: none."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceSpec:
     name: str = ""
@@ -236,11 +372,26 @@ class ServiceSpec:
     replicas: int = 1
     task: TaskSpec = TaskSpec()
     ports: tuple[PortConfig, ...] = ()
+    placement: Placement = Placement()
+    max_concurrent: int = 0
+    """Tasks of a replicated job that run at once; 0: all of them."""
+    update: UpdateConfig = UpdateConfig()
+    rollback: UpdateConfig = UpdateConfig()
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """A specification that the service has had."""
+
+    number: int = 0
+    spec_version: int = 0
+    created_at_ns: int = 0
+    spec: ServiceSpec = ServiceSpec()
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """Written by the API; removed by the leader once `removing` and without tasks."""
+    """Written by the API; the leader rolls back what failed, and removes it once `removing` and without tasks."""
 
     id: str
     meta: Meta = Meta()
@@ -248,6 +399,51 @@ class Service:
     spec_version: int = 1
     ports: tuple[PortConfig, ...] = ()
     removing: bool = False
+    revision: int = 1
+    revised_at_ns: int = 0
+    revisions: tuple[Revision, ...] = ()
+    update_number: int = 0
+    rolling_back: bool = False
+    update_paused: bool = False
+
+
+class RolloutState(IntEnum):
+    """Swarm's update states; a service that was never updated has no rollout."""
+
+    UPDATING = 0
+    PAUSED = 1
+    COMPLETED = 2
+    ROLLBACK_STARTED = 3
+    ROLLBACK_PAUSED = 4
+    ROLLBACK_COMPLETED = 5
+
+    @property
+    def active(self) -> bool:
+        """Whether tasks are being replaced."""
+        return self in (RolloutState.UPDATING, RolloutState.ROLLBACK_STARTED)
+
+    @property
+    def completed(self) -> bool:
+        return self in (RolloutState.COMPLETED, RolloutState.ROLLBACK_COMPLETED)
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """How far the replacement of a service's tasks has come. Written by the leader's loops."""
+
+    id: str
+    meta: Meta = Meta()
+    update_number: int = 0
+    state: RolloutState = RolloutState.UPDATING
+    started_at_ns: int = 0
+    completed_at_ns: int = 0
+    message: str = ""
+    slots: int = 0
+    failed: tuple[str, ...] = ()
+    outdated: int = 0
+    progressed_at_ns: int = 0
+    timed_out: bool = False
+    running: int = 0
 
 
 class TaskState(IntEnum):
@@ -300,11 +496,22 @@ class Task:
     attachments: tuple[NetworkAttachment, ...] = ()
     ports: tuple[PortConfig, ...] = ()
     not_before_ns: int = 0
+    bound_node_id: str = ""
+    """The only node that may have it, which is its place in a global service; its slot is 0 then."""
+    failures: int = 0
+    """How many tries before it, one right after the other, ended soon."""
+    held: bool = False
+    """No node gets it before the delay is over: the last try could not even be prepared."""
+
+    @property
+    def place(self) -> int | str:
+        """What it has alone in its service: its slot, or its node in a global one."""
+        return self.bound_node_id or self.slot
 
     @property
     def name(self) -> str:
-        """`<service>.<slot>`, as `service ps` shows it."""
-        return f"{self.service_name}.{self.slot}"
+        """`<service>.<slot>`, or `<service>.<node id>` of a global one, as `service ps` shows it."""
+        return f"{self.service_name}.{self.place}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,6 +530,8 @@ class TaskStatus:
     oom_killed: bool = False
     host_ports: tuple[PortConfig, ...] = ()
     node_id: str = ""
+    unhealthy: bool = False
+    running_since_ns: int = 0
 
 
 # --- networks ---
@@ -349,5 +558,5 @@ class Network:
     vni: int = 0
 
 
-Object = Cluster | Node | NodeStatus | Service | Task | TaskStatus | Network
+Object = Cluster | Node | NodeStatus | Service | Rollout | Task | TaskStatus | Network
 """Everything that has a key of its own in the store."""

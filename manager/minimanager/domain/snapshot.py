@@ -11,6 +11,7 @@ from minimanager.domain.objects import (
     Network,
     Node,
     NodeStatus,
+    Rollout,
     Service,
     Task,
     TaskState,
@@ -24,7 +25,7 @@ _NO_TASKS: Mapping[str, Task] = MappingProxyType({})
 class Snapshot:
     """The objects at one revision, by id, with the two indexes that the decisions need.
 
-    `statuses` and `node_statuses` are keyed by the id of the task or node they speak of. `tasks_by_node` has the tasks
+    `statuses`, `node_statuses` and `rollouts` are keyed by the id of what they speak of. `tasks_by_node` has the tasks
     that no node has yet under the empty id.
     """
 
@@ -33,6 +34,7 @@ class Snapshot:
     nodes: Mapping[str, Node] = field(default_factory=dict)
     node_statuses: Mapping[str, NodeStatus] = field(default_factory=dict)
     services: Mapping[str, Service] = field(default_factory=dict)
+    rollouts: Mapping[str, Rollout] = field(default_factory=dict)
     networks: Mapping[str, Network] = field(default_factory=dict)
     tasks: Mapping[str, Task] = field(default_factory=dict)
     statuses: Mapping[str, TaskStatus] = field(default_factory=dict)

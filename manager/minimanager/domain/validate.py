@@ -14,10 +14,9 @@ from minicommon.units import format_duration
 
 from minimanager.domain.names import check_name
 from minimanager.domain.objects import HOUR, SECOND, ClusterSpec, NodeSpec, PortConfig, ServiceSpec
+from minimanager.domain.validate_mode import check_mode
+from minimanager.domain.validate_placement import validate_placement
 from minimanager.domain.validate_task import validate_task
-
-MAX_REPLICAS = 1_000_000
-"""Ten times the tasks that a cluster is built for; more is a slip of the finger."""
 
 MAX_LABEL_BYTES = 65_536
 """Of all labels of one object together: they are in every list."""
@@ -38,10 +37,9 @@ def validate_service(spec: ServiceSpec) -> ServiceSpec:
     """A service's specification, in normal form."""
     check_name(spec.name)
     check_labels(spec.labels)
-    if not 0 <= spec.replicas <= MAX_REPLICAS:
-        raise InvalidArgumentError(f"replicas: must be 0 to {MAX_REPLICAS}, not {spec.replicas}")
+    check_mode(spec)
     check_ports(spec.ports)
-    return replace(spec, task=validate_task(spec.task))
+    return replace(spec, task=validate_task(spec.task), placement=validate_placement(spec.placement, spec.name))
 
 
 def ensure_may_change(old: ServiceSpec, new: ServiceSpec) -> None:
@@ -52,6 +50,11 @@ def ensure_may_change(old: ServiceSpec, new: ServiceSpec) -> None:
         )
     if old.mode is not new.mode:
         raise FailedPreconditionError("service mode change is not allowed")
+
+
+def begins_anew(old: ServiceSpec, new: ServiceSpec) -> bool:
+    """Whether the change replaces the service's tasks; of a job any change does, for it begins an iteration."""
+    return new != old if new.mode.is_job else new.task != old.task
 
 
 def validate_node(spec: NodeSpec) -> NodeSpec:

@@ -17,6 +17,8 @@ from minimanager.domain.objects import (
     RestartPolicy,
     TaskSpec,
 )
+from minimanager.domain.template import skeleton
+from minimanager.domain.validate_container import check_surroundings, surrounding_texts
 
 MIN_NANO_CPUS = 1_000_000
 """0.001 CPU (swarmkit `manager/controlapi/service.go`)."""
@@ -62,6 +64,7 @@ def validate_task(spec: TaskSpec) -> TaskSpec:
     _check_resources("reservations", reservations)
     if limits.pids < 0:
         raise InvalidArgumentError(f"limits: pids must be 0 (no limit) or more, not {limits.pids}")
+    _check_swap(limits)
     _check_within_limits(limits, reservations)
     _check_restart(spec.restart)
     return replace(spec, container=_validate_container(spec.container))
@@ -95,6 +98,7 @@ def _validate_container(spec: ContainerSpec) -> ContainerSpec:
             raise InvalidArgumentError("ContainerSpec: labels: a key must not be empty")
     if spec.stop_signal:
         check_signal(spec.stop_signal)
+    check_surroundings(spec)
     _check_duration("ContainerSpec: stop-grace-period", spec.stop_grace_period_ns)
     texts = list(_texts(spec))
     if any("\0" in text for text in texts):
@@ -122,13 +126,15 @@ def _check_image(image: str) -> None:
 
 def _check_env(env: Iterable[str]) -> None:
     for item in env:
-        key, separator, _ = item.partition("=")
+        key, separator, value = item.partition("=")
         if not key or not separator:
             raise InvalidArgumentError(f"invalid environment variable: must be KEY=value, not {item!r}")
+        skeleton(value)
 
 
 def _check_container_names(spec: ContainerSpec) -> None:
-    if spec.hostname and (len(spec.hostname) > 63 or not _HOSTNAME.fullmatch(spec.hostname)):
+    hostname = skeleton(spec.hostname)
+    if hostname and (len(hostname) > 63 or not _HOSTNAME.fullmatch(hostname)):
         raise InvalidArgumentError(
             f"ContainerSpec: hostname must be a host name of at most 63 characters, not {spec.hostname!r}"
         )
@@ -146,6 +152,7 @@ def _texts(spec: ContainerSpec) -> Iterable[str]:
         yield from several
     for key, value in spec.labels.items():
         yield from (key, value)
+    yield from surrounding_texts(spec)
 
 
 def _check_resources(kind: str, given: ResourceLimits | ResourceReservations) -> None:
@@ -157,6 +164,15 @@ def _check_resources(kind: str, given: ResourceLimits | ResourceReservations) ->
         raise InvalidArgumentError(
             f"{kind}: invalid memory value {given.memory_bytes}: Must be at least 4MiB"
         )
+
+
+def _check_swap(limits: ResourceLimits) -> None:
+    if limits.swap_bytes < -1:
+        raise InvalidArgumentError(
+            f"limits: memory-swap must be -1 (no limit) or more, not {limits.swap_bytes}"
+        )
+    if limits.swap_bytes and not limits.memory_bytes:
+        raise InvalidArgumentError("limits: memory-swap needs a limit of memory, too")
 
 
 def _check_within_limits(limits: ResourceLimits, reservations: ResourceReservations) -> None:

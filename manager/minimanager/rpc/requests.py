@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from google.protobuf.message import Message
-from minicommon.errors import ConflictError, FailedPreconditionError
+from minicommon.errors import ConflictError, FailedPreconditionError, NotFoundError
 from miniproto.v1 import control_pb2
 
 from minimanager.codec import refuse_unknown_fields
 from minimanager.domain.filters import node_name
-from minimanager.domain.objects import Cluster, Meta, Network, Node, Service, Task
+from minimanager.domain.objects import Cluster, Meta, Network, Node, Service, Task, TaskState
 from minimanager.domain.resolve import resolve
 from minimanager.domain.snapshot import Snapshot
 
@@ -63,6 +63,19 @@ def find_node(snapshot: Snapshot, ref: str) -> Node:
 def find_task(snapshot: Snapshot, ref: str) -> Task:
     """A task by id, name or beginning of its id."""
     return resolve("task", ref, snapshot.tasks, name=lambda task: task.name)
+
+
+def find_present_task(snapshot: Snapshot, ref: str) -> Task:
+    """The same, but a name means the one task of that name that is to run, if there is one."""
+    present = {
+        key: task
+        for key, task in snapshot.tasks.items()
+        if task.desired_state < TaskState.SHUTDOWN and not snapshot.state(task).finished
+    }
+    try:
+        return resolve("task", ref, present, name=lambda task: task.name)
+    except NotFoundError:
+        return find_task(snapshot, ref)
 
 
 def find_network(snapshot: Snapshot, ref: str) -> Network:

@@ -18,7 +18,8 @@ from minimanager.codec import from_proto
 from minimanager.domain.filters import filter_services
 from minimanager.domain.objects import Meta, Service, ServiceSpec
 from minimanager.domain.snapshot import Snapshot
-from minimanager.domain.validate import ensure_may_change, validate_service
+from minimanager.domain.validate import begins_anew, ensure_may_change, validate_service
+from minimanager.domain.validate_mode import ensure_scalable
 from minimanager.rpc import views
 from minimanager.rpc.claims import claims_of, ensure_name_free, published
 from minimanager.rpc.core import Core
@@ -89,6 +90,7 @@ class ServicesServicer(control_pb2_grpc.ServicesServicer):
 
         async def attempt(snapshot: Snapshot) -> control_pb2.Changed:
             service = self._present(snapshot, request.ref)
+            ensure_scalable(service.spec)
             if service.spec.replicas == request.replicas:
                 return control_pb2.Changed(revision=service.meta.version)
             spec = validate_service(replace(service.spec, replicas=request.replicas))
@@ -116,7 +118,7 @@ class ServicesServicer(control_pb2_grpc.ServicesServicer):
         changed = replace(
             service,
             spec=spec,
-            spec_version=service.spec_version + (spec.task != service.spec.task),
+            spec_version=service.spec_version + begins_anew(service.spec, spec),
             ports=published(snapshot, spec, service),
             meta=self._touched(service.meta),
         )

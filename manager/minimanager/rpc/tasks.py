@@ -9,12 +9,13 @@ from grpc import aio
 from minicommon.errors import UnavailableError
 from miniproto.v1 import control_pb2, control_pb2_grpc
 
+from minimanager.decide.scheduler.why import why
 from minimanager.domain.filters import filter_tasks
 from minimanager.domain.objects import Task
 from minimanager.domain.snapshot import Snapshot
 from minimanager.rpc import views
 from minimanager.rpc.core import Core
-from minimanager.rpc.requests import check, filters_of, find_service, find_task
+from minimanager.rpc.requests import check, filters_of, find_present_task, find_service, find_task
 from minimanager.store.cache import ChangeSet, Subscription
 
 Context = aio.ServicerContext[Any, Any]
@@ -44,6 +45,12 @@ class TasksServicer(control_pb2_grpc.TasksServicer):
             ],
             revision=snapshot.revision,
         )
+
+    async def Why(self, request: control_pb2.GetRequest, context: Context) -> control_pb2.WhyResponse:
+        check(request)
+        snapshot = await self._core.read(request.min_revision)
+        task = find_present_task(snapshot, request.ref)
+        return views.why(snapshot, task, why(snapshot, task, self._core.clock.now_ns()))
 
     async def WatchService(
         self, request: control_pb2.WatchServiceRequest, context: Context

@@ -7,6 +7,9 @@ from dataclasses import replace
 from miniproto.v1 import control_pb2, objects_pb2
 
 from minimanager.codec import to_proto
+from minimanager.decide.scheduler.why import Answer
+from minimanager.decide.slots import is_released
+from minimanager.decide.wants import wants
 from minimanager.domain.objects import (
     Cluster,
     JoinToken,
@@ -15,6 +18,7 @@ from minimanager.domain.objects import (
     NodeRole,
     NodeState,
     Service,
+    ServiceMode,
     Task,
     TaskState,
 )
@@ -51,17 +55,20 @@ def running(snapshot: Snapshot, value: Service) -> int:
     return sum(
         1
         for task in snapshot.of_service(value.id).values()
-        if task.desired_state is TaskState.RUNNING
+        if is_released(task)
         and snapshot.state(task) is TaskState.RUNNING
         and not _on_lost_node(snapshot, task)
     )
 
 
 def service(snapshot: Snapshot, value: Service) -> control_pb2.ServiceView:
+    wanted = wants(snapshot, value)
     return control_pb2.ServiceView(
         service=to_proto(value),
         running=running(snapshot, value),
-        desired=0 if value.removing else value.spec.replicas,
+        desired=wanted.now,
+        completed=wanted.completed,
+        given_up=wanted.given_up,
     )
 
 
@@ -80,8 +87,29 @@ def task(snapshot: Snapshot, value: Task) -> control_pb2.TaskView:
         if status.state >= value.state:
             view.state = objects_pb2.TaskState.ValueType(status.state)
             view.state_since_ns = status.state_since_ns
-            view.error = status.error
+            view.error = status.error or value.error
     return view
+
+
+def why(snapshot: Snapshot, value: Task, answer: Answer) -> control_pb2.WhyResponse:
+    """The answer to why the task is where it is, with its nodes by host name."""
+    refusals = [
+        control_pb2.NodeRefusal(
+            node_id=refusal.node_id,
+            hostname=hostname(snapshot, refusal.node_id),
+            filter=refusal.obstacles[0].filter,
+            reason=refusal.obstacles[0].reason,
+            others=[obstacle.reason for obstacle in refusal.obstacles[1:]],
+        )
+        for refusal in answer.refusals
+    ]
+    return control_pb2.WhyResponse(
+        task=task(snapshot, value),
+        summary=answer.summary,
+        refusals=sorted(refusals, key=lambda refusal: (refusal.hostname, refusal.node_id)),
+        help=answer.help,
+        revision=snapshot.revision,
+    )
 
 
 def network(value: Network) -> objects_pb2.Network:
@@ -96,9 +124,19 @@ def hostname(snapshot: Snapshot, node_id: str) -> str:
 
 
 def live_tasks(snapshot: Snapshot, service_id: str) -> list[Task]:
-    """The service's tasks that have not ended, by slot."""
-    tasks = [task for task in snapshot.of_service(service_id).values() if not snapshot.state(task).finished]
-    return sorted(tasks, key=lambda task: (task.slot, task.id))
+    """The service's tasks that have not ended, by slot, and those of a job that are done.
+
+    A task of a global service whose node is down is not there: nobody waits for it, and none takes its place.
+    """
+    service = snapshot.services.get(service_id)
+    mode = service.spec.mode if service is not None else ServiceMode.REPLICATED
+    tasks = [
+        task
+        for task in snapshot.of_service(service_id).values()
+        if not (mode.is_global and _on_lost_node(snapshot, task))
+        and (not snapshot.state(task).finished or (mode.is_job and task.desired_state is TaskState.COMPLETE))
+    ]
+    return sorted(tasks, key=lambda task: (task.slot, task.bound_node_id, task.id))
 
 
 def _on_lost_node(snapshot: Snapshot, value: Task) -> bool:

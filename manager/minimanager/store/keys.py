@@ -21,6 +21,7 @@ from minimanager.domain.objects import (
     NodeStatus,
     Object,
     PortProtocol,
+    Rollout,
     Service,
     Task,
     TaskStatus,
@@ -36,6 +37,7 @@ class Kind(StrEnum):
     NODE = "node"
     NODE_STATUS = "node-status"
     SERVICE = "service"
+    ROLLOUT = "rollout"
     TASK = "task"
     STATUS = "status"
     NETWORK = "network"
@@ -46,6 +48,7 @@ CLASSES: Final[dict[Kind, type[Object]]] = {
     Kind.NODE: Node,
     Kind.NODE_STATUS: NodeStatus,
     Kind.SERVICE: Service,
+    Kind.ROLLOUT: Rollout,
     Kind.TASK: Task,
     Kind.STATUS: TaskStatus,
     Kind.NETWORK: Network,

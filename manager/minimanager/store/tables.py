@@ -12,6 +12,7 @@ _FIELDS: Final = {
     Kind.NODE: "nodes",
     Kind.NODE_STATUS: "node_statuses",
     Kind.SERVICE: "services",
+    Kind.ROLLOUT: "rollouts",
     Kind.NETWORK: "networks",
     Kind.TASK: "tasks",
     Kind.STATUS: "statuses",

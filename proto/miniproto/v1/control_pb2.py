@@ -26,7 +26,7 @@ from miniproto.v1 import access_pb2 as miniproto_dot_v1_dot_access__pb2
 from miniproto.v1 import objects_pb2 as miniproto_dot_v1_dot_objects__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aminiproto/v1/control.proto\x12\x07mini.v1\x1a\x19miniproto/v1/access.proto\x1a\x1aminiproto/v1/objects.proto\"%\n\x06\x46ilter\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\t\"9\n\x07\x43reated\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x10\n\x08warnings\x18\x03 \x03(\t\"-\n\x07\x43hanged\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x10\n\x08warnings\x18\x02 \x03(\t\"/\n\nGetRequest\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\x14\n\x0cmin_revision\x18\x02 \x01(\x03\"E\n\x0bListRequest\x12 \n\x07\x66ilters\x18\x01 \x03(\x0b\x32\x0f.mini.v1.Filter\x12\x14\n\x0cmin_revision\x18\x02 \x01(\x03\"?\n\x0bManagerInfo\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0e\n\x06leader\x18\x03 \x01(\x08\"h\n\x08\x45tcdInfo\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x11\n\tendpoints\x18\x02 \x03(\t\x12\x0f\n\x07healthy\x18\x03 \x01(\x08\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x16\n\x0e\x64\x61tabase_bytes\x18\x05 \x01(\x03\"\x9a\x01\n\x0b\x43lusterInfo\x12!\n\x07\x63luster\x18\x01 \x01(\x0b\x32\x10.mini.v1.Cluster\x12&\n\x08managers\x18\x02 \x03(\x0b\x32\x14.mini.v1.ManagerInfo\x12\x1f\n\x04\x65tcd\x18\x03 \x01(\x0b\x32\x11.mini.v1.EtcdInfo\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12\r\n\x05nodes\x18\x05 \x01(\r\"\x13\n\x11GetClusterRequest\"K\n\x14UpdateClusterRequest\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\"\n\x04spec\x18\x02 \x01(\x0b\x32\x14.mini.v1.ClusterSpec\"C\n\x10JoinTokenRequest\x12\x1f\n\x04role\x18\x01 \x01(\x0e\x32\x11.mini.v1.NodeRole\x12\x0e\n\x06rotate\x18\x02 \x01(\x08\"3\n\x11JoinTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\"o\n\x08NodeView\x12\x1b\n\x04node\x18\x01 \x01(\x0b\x32\r.mini.v1.Node\x12#\n\x06status\x18\x02 \x01(\x0b\x32\x13.mini.v1.NodeStatus\x12\x0e\n\x06leader\x18\x03 \x01(\x08\x12\x11\n\treachable\x18\x04 \x01(\x08\"G\n\x11ListNodesResponse\x12 \n\x05nodes\x18\x01 \x03(\x0b\x32\x11.mini.v1.NodeView\x12\x10\n\x08revision\x18\x02 \x01(\x03\"R\n\x11UpdateNodeRequest\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x1f\n\x04spec\x18\x03 \x01(\x0b\x32\x11.mini.v1.NodeSpec\"/\n\x11RemoveNodeRequest\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\":\n\x14\x43reateServiceRequest\x12\"\n\x04spec\x18\x01 \x01(\x0b\x32\x14.mini.v1.ServiceSpec\"R\n\x0bServiceView\x12!\n\x07service\x18\x01 \x01(\x0b\x32\x10.mini.v1.Service\x12\x0f\n\x07running\x18\x02 \x01(\x04\x12\x0f\n\x07\x64\x65sired\x18\x03 \x01(\x04\"P\n\x14ListServicesResponse\x12&\n\x08services\x18\x01 \x03(\x0b\x32\x14.mini.v1.ServiceView\x12\x10\n\x08revision\x18\x02 \x01(\x03\"X\n\x14UpdateServiceRequest\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\"\n\x04spec\x18\x03 \x01(\x0b\x32\x14.mini.v1.ServiceSpec\"4\n\x13ScaleServiceRequest\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\x10\n\x08replicas\x18\x02 \x01(\x04\"#\n\x14RemoveServiceRequest\x12\x0b\n\x03ref\x18\x01 \x01(\t\"\xad\x01\n\x08TaskView\x12\x1b\n\x04task\x18\x01 \x01(\x0b\x32\r.mini.v1.Task\x12#\n\x06status\x18\x02 \x01(\x0b\x32\x13.mini.v1.TaskStatus\x12!\n\x05state\x18\x03 \x01(\x0e\x32\x12.mini.v1.TaskState\x12\x16\n\x0estate_since_ns\x18\x04 \x01(\x03\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\x15\n\rnode_hostname\x18\x06 \x01(\t\"G\n\x11ListTasksResponse\x12 \n\x05tasks\x18\x01 \x03(\x0b\x32\x11.mini.v1.TaskView\x12\x10\n\x08revision\x18\x02 \x01(\x03\"8\n\x13WatchServiceRequest\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\x14\n\x0cmin_revision\x18\x02 \x01(\x03\"}\n\x0fServiceProgress\x12%\n\x07service\x18\x01 \x01(\x0b\x32\x14.mini.v1.ServiceView\x12 \n\x05tasks\x18\x02 \x03(\x0b\x32\x11.mini.v1.TaskView\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x0f\n\x07removed\x18\x04 \x01(\x08\"L\n\x14ListNetworksResponse\x12\"\n\x08networks\x18\x01 \x03(\x0b\x32\x10.mini.v1.Network\x12\x10\n\x08revision\x18\x02 \x01(\x03\x32\xe5\x01\n\x08\x43lusters\x12\x44\n\x03Get\x12\x1a.mini.v1.GetClusterRequest\x1a\x14.mini.v1.ClusterInfo\"\x0b\x8a\xce\x18\x07\n\x05\x02\x04\x05\x06\x07\x12\x44\n\x06Update\x12\x1d.mini.v1.UpdateClusterRequest\x1a\x10.mini.v1.Changed\"\t\x8a\xce\x18\x05\n\x03\x02\x04\x07\x12M\n\tJoinToken\x12\x19.mini.v1.JoinTokenRequest\x1a\x1a.mini.v1.JoinTokenResponse\"\t\x8a\xce\x18\x05\n\x03\x02\x04\x07\x32\x90\x02\n\x05Nodes\x12:\n\x03Get\x12\x13.mini.v1.GetRequest\x1a\x11.mini.v1.NodeView\"\x0b\x8a\xce\x18\x07\n\x05\x02\x04\x05\x06\x07\x12\x45\n\x04List\x12\x14.mini.v1.ListRequest\x1a\x1a.mini.v1.ListNodesResponse\"\x0b\x8a\xce\x18\x07\n\x05\x02\x04\x05\x06\x07\x12\x41\n\x06Update\x12\x1a.mini.v1.UpdateNodeRequest\x1a\x10.mini.v1.Changed\"\t\x8a\xce\x18\x05\n\x03\x02\x04\x07\x12\x41\n\x06Remove\x12\x1a.mini.v1.RemoveNodeRequest\x1a\x10.mini.v1.Changed\"\t\x8a\xce\x18\x05\n\x03\x02\x04\x07\x32\xad\x03\n\x08Services\x12\x45\n\x06\x43reate\x12\x1d.mini.v1.CreateServiceRequest\x1a\x10.mini.v1.Created\"\n\x8a\xce\x18\x06\n\x04\x02\x04\x06\x07\x12=\n\x03Get\x12\x13.mini.v1.GetRequest\x1a\x14.mini.v1.ServiceView\"\x0b\x8a\xce\x18\x07\n\x05\x02\x04\x05\x06\x07\x12H\n\x04List\x12\x14.mini.v1.ListRequest\x1a\x1d.mini.v1.ListServicesResponse\"\x0b\x8a\xce\x18\x07\n\x05\x02\x04\x05\x06\x07\x12\x45\n\x06Update\x12\x1d.mini.v1.UpdateServiceRequest\x1a\x10.mini.v1.Changed\"\n\x8a\xce\x18\x06\n\x04\x02\x04\x06\x07\x12\x43\n\x05Scale\x12\x1c.mini.v1.ScaleServiceRequest\x1a\x10.mini.v1.Changed\"\n\x8a\xce\x18\x06\n\x04\x02\x04\x06\x07\x12\x45\n\x06Remove\x12\x1d.mini.v1.RemoveServiceRequest\x1a\x10.mini.v1.Changed\"\n\x8a\xce\x18\x06\n\x04\x02\x04\x06\x07\x32\xe1\x01\n\x05Tasks\x12:\n\x03Get\x12\x13.mini.v1.GetRequest\x1a\x11.mini.v1.TaskView\"\x0b\x8a\xce\x18\x07\n\x05\x02\x04\x05\x06\x07\x12\x45\n\x04List\x12\x14.mini.v1.ListRequest\x1a\x1a.mini.v1.ListTasksResponse\"\x0b\x8a\xce\x18\x07\n\x05\x02\x04\x05\x06\x07\x12U\n\x0cWatchService\x12\x1c.mini.v1.WatchServiceRequest\x1a\x18.mini.v1.ServiceProgress\"\x0b\x8a\xce\x18\x07\n\x05\x02\x04\x05\x06\x07\x30\x01\x32\x8f\x01\n\x08Networks\x12\x39\n\x03Get\x12\x13.mini.v1.GetRequest\x1a\x10.mini.v1.Network\"\x0b\x8a\xce\x18\x07\n\x05\x02\x04\x05\x06\x07\x12H\n\x04List\x12\x14.mini.v1.ListRequest\x1a\x1d.mini.v1.ListNetworksResponse\"\x0b\x8a\xce\x18\x07\n\x05\x02\x04\x05\x06\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aminiproto/v1/control.proto\x12\x07mini.v1\x1a\x19miniproto/v1/access.proto\x1a\x1aminiproto/v1/objects.proto\"%\n\x06\x46ilter\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\t\"9\n\x07\x43reated\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x10\n\x08warnings\x18\x03 \x03(\t\"-\n\x07\x43hanged\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x10\n\x08warnings\x18\x02 \x03(\t\"/\n\nGetRequest\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\x14\n\x0cmin_revision\x18\x02 \x01(\x03\"E\n\x0bListRequest\x12 \n\x07\x66ilters\x18\x01 \x03(\x0b\x32\x0f.mini.v1.Filter\x12\x14\n\x0cmin_revision\x18\x02 \x01(\x03\"?\n\x0bManagerInfo\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0e\n\x06leader\x18\x03 \x01(\x08\"h\n\x08\x45tcdInfo\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x11\n\tendpoints\x18\x02 \x03(\t\x12\x0f\n\x07healthy\x18\x03 \x01(\x08\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x16\n\x0e\x64\x61tabase_bytes\x18\x05 \x01(\x03\"\x9a\x01\n\x0b\x43lusterInfo\x12!\n\x07\x63luster\x18\x01 \x01(\x0b\x32\x10.mini.v1.Cluster\x12&\n\x08managers\x18\x02 \x03(\x0b\x32\x14.mini.v1.ManagerInfo\x12\x1f\n\x04\x65tcd\x18\x03 \x01(\x0b\x32\x11.mini.v1.EtcdInfo\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12\r\n\x05nodes\x18\x05 \x01(\r\"\x13\n\x11GetClusterRequest\"K\n\x14UpdateClusterRequest\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\"\n\x04spec\x18\x02 \x01(\x0b\x32\x14.mini.v1.ClusterSpec\"C\n\x10JoinTokenRequest\x12\x1f\n\x04role\x18\x01 \x01(\x0e\x32\x11.mini.v1.NodeRole\x12\x0e\n\x06rotate\x18\x02 \x01(\x08\"3\n\x11JoinTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\"o\n\x08NodeView\x12\x1b\n\x04node\x18\x01 \x01(\x0b\x32\r.mini.v1.Node\x12#\n\x06status\x18\x02 \x01(\x0b\x32\x13.mini.v1.NodeStatus\x12\x0e\n\x06leader\x18\x03 \x01(\x08\x12\x11\n\treachable\x18\x04 \x01(\x08\"G\n\x11ListNodesResponse\x12 \n\x05nodes\x18\x01 \x03(\x0b\x32\x11.mini.v1.NodeView\x12\x10\n\x08revision\x18\x02 \x01(\x03\"R\n\x11UpdateNodeRequest\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x1f\n\x04spec\x18\x03 \x01(\x0b\x32\x11.mini.v1.NodeSpec\"/\n\x11RemoveNodeRequest\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\":\n\x14\x43reateServiceRequest\x12\"\n\x04spec\x18\x01 \x01(\x0b\x32\x14.mini.v1.ServiceSpec\"\x9a\x01\n\x0bServiceView\x12!\n\x07service\x18\x01 \x01(\x0b\x32\x10.mini.v1.Service\x12\x0f\n\x07running\x18\x02 \x01(\x04\x12\x0f\n\x07\x64\x65sired\x18\x03 \x01(\x04\x12\x11\n\tcompleted\x18\x32 \x01(\x04\x12\x10\n\x08given_up\x18\x33 \x01(\x04\x12!\n\x07rollout\x18< \x01(\x0b\x32\x10.mini.v1.Rollout\"P\n\x14ListServicesResponse\x12&\n\x08services\x18\x01 \x03(\x0b\x32\x14.mini.v1.ServiceView\x12\x10\n\x08revision\x18\x02 \x01(\x03\"X\n\x14UpdateServiceRequest\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\"\n\x04spec\x18\x03 \x01(\x0b\x32\x14.mini.v1.ServiceSpec\"4\n\x13ScaleServiceRequest\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\x10\n\x08replicas\x18\x02 \x01(\x04\"#\n\x14RemoveServiceRequest\x12\x0b\n\x03ref\x18\x01 \x01(\t\"7\n\x16RollBackServiceRequest\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\"2\n\x13PauseServiceRequest\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\x0e\n\x06paused\x18\x02 \x01(\x08\"H\n\x0eServiceHistory\x12$\n\trevisions\x18\x01 \x03(\x0b\x32\x11.mini.v1.Revision\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\xad\x01\n\x08TaskView\x12\x1b\n\x04task\x18\x01 \x01(\x0b\x32\r.mini.v1.Task\x12#\n\x06status\x18\x02 \x01(\x0b\x32\x13.mini.v1.TaskStatus\x12!\n\x05state\x18\x03 \x01(\x0e\x32\x12.mini.v1.TaskState\x12\x16\n\x0estate_since_ns\x18\x04 \x01(\x03\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\x15\n\rnode_hostname\x18\x06 \x01(\t\"G\n\x11ListTasksResponse\x12 \n\x05tasks\x18\x01 \x03(\x0b\x32\x11.mini.v1.TaskView\x12\x10\n\x08revision\x18\x02 \x01(\x03\"8\n\x13WatchServiceRequest\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\x14\n\x0cmin_revision\x18\x02 \x01(\x03\"}\n\x0fServiceProgress\x12%\n\x07service\x18\x01 \x01(\x0b\x32\x14.mini.v1.ServiceView\x12 \n\x05tasks\x18\x02 \x03(\x0b\x32\x11.mini.v1.TaskView\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x0f\n\x07removed\x18\x04 \x01(\x08\"`\n\x0bNodeRefusal\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x10\n\x08hostname\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0e\n\x06others\x18\x05 \x03(\t\"\x87\x01\n\x0bWhyResponse\x12\x1f\n\x04task\x18\x01 \x01(\x0b\x32\x11.mini.v1.TaskView\x12\x0f\n\x07summary\x18\x02 \x01(\t\x12&\n\x08refusals\x18\x03 \x03(\x0b\x32\x14.mini.v1.NodeRefusal\x12\x0c\n\x04help\x18\x04 \x03(\t\x12\x10\n\x08revision\x18\x05 \x01(\x03\"L\n\x14ListNetworksResponse\x12\"\n\x08networks\x18\x01 \x03(\x0b\x32\x10.mini.v1.Network\x12\x10\n\x08revision\x18\x02 \x01(\x03\x32\xe5\x01\n\x08\x43lusters\x12\x44\n\x03Get\x12\x1a.mini.v1.GetClusterRequest\x1a\x14.mini.v1.ClusterInfo\"\x0b\x8a\xce\x18\x07\n\x05\x02\x04\x05\x06\x07\x12\x44\n\x06Update\x12\x1d.mini.v1.UpdateClusterRequest\x1a\x10.mini.v1.Changed\"\t\x8a\xce\x18\x05\n\x03\x02\x04\x07\x12M\n\tJoinToken\x12\x19.mini.v1.JoinTokenRequest\x1a\x1a.mini.v1.JoinTokenResponse\"\t\x8a\xce\x18\x05\n\x03\x02\x04\x07\x32\x90\x02\n\x05Nodes\x12:\n\x03Get\x12\x13.mini.v1.GetRequest\x1a\x11.mini.v1.NodeView\"\x0b\x8a\xce\x18\x07\n\x05\x02\x04\x05\x06\x07\x12\x45\n\x04List\x12\x14.mini.v1.ListRequest\x1a\x1a.mini.v1.ListNodesResponse\"\x0b\x8a\xce\x18\x07\n\x05\x02\x04\x05\x06\x07\x12\x41\n\x06Update\x12\x1a.mini.v1.UpdateNodeRequest\x1a\x10.mini.v1.Changed\"\t\x8a\xce\x18\x05\n\x03\x02\x04\x07\x12\x41\n\x06Remove\x12\x1a.mini.v1.RemoveNodeRequest\x1a\x10.mini.v1.Changed\"\t\x8a\xce\x18\x05\n\x03\x02\x04\x07\x32\x83\x05\n\x08Services\x12\x45\n\x06\x43reate\x12\x1d.mini.v1.CreateServiceRequest\x1a\x10.mini.v1.Created\"\n\x8a\xce\x18\x06\n\x04\x02\x04\x06\x07\x12=\n\x03Get\x12\x13.mini.v1.GetRequest\x1a\x14.mini.v1.ServiceView\"\x0b\x8a\xce\x18\x07\n\x05\x02\x04\x05\x06\x07\x12H\n\x04List\x12\x14.mini.v1.ListRequest\x1a\x1d.mini.v1.ListServicesResponse\"\x0b\x8a\xce\x18\x07\n\x05\x02\x04\x05\x06\x07\x12\x45\n\x06Update\x12\x1d.mini.v1.UpdateServiceRequest\x1a\x10.mini.v1.Changed\"\n\x8a\xce\x18\x06\n\x04\x02\x04\x06\x07\x12\x43\n\x05Scale\x12\x1c.mini.v1.ScaleServiceRequest\x1a\x10.mini.v1.Changed\"\n\x8a\xce\x18\x06\n\x04\x02\x04\x06\x07\x12\x45\n\x06Remove\x12\x1d.mini.v1.RemoveServiceRequest\x1a\x10.mini.v1.Changed\"\n\x8a\xce\x18\x06\n\x04\x02\x04\x06\x07\x12I\n\x08RollBack\x12\x1f.mini.v1.RollBackServiceRequest\x1a\x10.mini.v1.Changed\"\n\x8a\xce\x18\x06\n\x04\x02\x04\x06\x07\x12\x43\n\x05Pause\x12\x1c.mini.v1.PauseServiceRequest\x1a\x10.mini.v1.Changed\"\n\x8a\xce\x18\x06\n\x04\x02\x04\x06\x07\x12\x44\n\x07History\x12\x13.mini.v1.GetRequest\x1a\x17.mini.v1.ServiceHistory\"\x0b\x8a\xce\x18\x07\n\x05\x02\x04\x05\x06\x07\x32\xa0\x02\n\x05Tasks\x12:\n\x03Get\x12\x13.mini.v1.GetRequest\x1a\x11.mini.v1.TaskView\"\x0b\x8a\xce\x18\x07\n\x05\x02\x04\x05\x06\x07\x12\x45\n\x04List\x12\x14.mini.v1.ListRequest\x1a\x1a.mini.v1.ListTasksResponse\"\x0b\x8a\xce\x18\x07\n\x05\x02\x04\x05\x06\x07\x12=\n\x03Why\x12\x13.mini.v1.GetRequest\x1a\x14.mini.v1.WhyResponse\"\x0b\x8a\xce\x18\x07\n\x05\x02\x04\x05\x06\x07\x12U\n\x0cWatchService\x12\x1c.mini.v1.WatchServiceRequest\x1a\x18.mini.v1.ServiceProgress\"\x0b\x8a\xce\x18\x07\n\x05\x02\x04\x05\x06\x07\x30\x01\x32\x8f\x01\n\x08Networks\x12\x39\n\x03Get\x12\x13.mini.v1.GetRequest\x1a\x10.mini.v1.Network\"\x0b\x8a\xce\x18\x07\n\x05\x02\x04\x05\x06\x07\x12H\n\x04List\x12\x14.mini.v1.ListRequest\x1a\x1d.mini.v1.ListNetworksResponse\"\x0b\x8a\xce\x18\x07\n\x05\x02\x04\x05\x06\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -59,10 +59,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SERVICES'].methods_by_name['Scale']._serialized_options = b'\212\316\030\006\n\004\002\004\006\007'
   _globals['_SERVICES'].methods_by_name['Remove']._loaded_options = None
   _globals['_SERVICES'].methods_by_name['Remove']._serialized_options = b'\212\316\030\006\n\004\002\004\006\007'
+  _globals['_SERVICES'].methods_by_name['RollBack']._loaded_options = None
+  _globals['_SERVICES'].methods_by_name['RollBack']._serialized_options = b'\212\316\030\006\n\004\002\004\006\007'
+  _globals['_SERVICES'].methods_by_name['Pause']._loaded_options = None
+  _globals['_SERVICES'].methods_by_name['Pause']._serialized_options = b'\212\316\030\006\n\004\002\004\006\007'
+  _globals['_SERVICES'].methods_by_name['History']._loaded_options = None
+  _globals['_SERVICES'].methods_by_name['History']._serialized_options = b'\212\316\030\007\n\005\002\004\005\006\007'
   _globals['_TASKS'].methods_by_name['Get']._loaded_options = None
   _globals['_TASKS'].methods_by_name['Get']._serialized_options = b'\212\316\030\007\n\005\002\004\005\006\007'
   _globals['_TASKS'].methods_by_name['List']._loaded_options = None
   _globals['_TASKS'].methods_by_name['List']._serialized_options = b'\212\316\030\007\n\005\002\004\005\006\007'
+  _globals['_TASKS'].methods_by_name['Why']._loaded_options = None
+  _globals['_TASKS'].methods_by_name['Why']._serialized_options = b'\212\316\030\007\n\005\002\004\005\006\007'
   _globals['_TASKS'].methods_by_name['WatchService']._loaded_options = None
   _globals['_TASKS'].methods_by_name['WatchService']._serialized_options = b'\212\316\030\007\n\005\002\004\005\006\007'
   _globals['_NETWORKS'].methods_by_name['Get']._loaded_options = None
@@ -103,34 +111,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REMOVENODEREQUEST']._serialized_end=1224
   _globals['_CREATESERVICEREQUEST']._serialized_start=1226
   _globals['_CREATESERVICEREQUEST']._serialized_end=1284
-  _globals['_SERVICEVIEW']._serialized_start=1286
-  _globals['_SERVICEVIEW']._serialized_end=1368
-  _globals['_LISTSERVICESRESPONSE']._serialized_start=1370
-  _globals['_LISTSERVICESRESPONSE']._serialized_end=1450
-  _globals['_UPDATESERVICEREQUEST']._serialized_start=1452
-  _globals['_UPDATESERVICEREQUEST']._serialized_end=1540
-  _globals['_SCALESERVICEREQUEST']._serialized_start=1542
-  _globals['_SCALESERVICEREQUEST']._serialized_end=1594
-  _globals['_REMOVESERVICEREQUEST']._serialized_start=1596
-  _globals['_REMOVESERVICEREQUEST']._serialized_end=1631
-  _globals['_TASKVIEW']._serialized_start=1634
-  _globals['_TASKVIEW']._serialized_end=1807
-  _globals['_LISTTASKSRESPONSE']._serialized_start=1809
-  _globals['_LISTTASKSRESPONSE']._serialized_end=1880
-  _globals['_WATCHSERVICEREQUEST']._serialized_start=1882
-  _globals['_WATCHSERVICEREQUEST']._serialized_end=1938
-  _globals['_SERVICEPROGRESS']._serialized_start=1940
-  _globals['_SERVICEPROGRESS']._serialized_end=2065
-  _globals['_LISTNETWORKSRESPONSE']._serialized_start=2067
-  _globals['_LISTNETWORKSRESPONSE']._serialized_end=2143
-  _globals['_CLUSTERS']._serialized_start=2146
-  _globals['_CLUSTERS']._serialized_end=2375
-  _globals['_NODES']._serialized_start=2378
-  _globals['_NODES']._serialized_end=2650
-  _globals['_SERVICES']._serialized_start=2653
-  _globals['_SERVICES']._serialized_end=3082
-  _globals['_TASKS']._serialized_start=3085
-  _globals['_TASKS']._serialized_end=3310
-  _globals['_NETWORKS']._serialized_start=3313
-  _globals['_NETWORKS']._serialized_end=3456
+  _globals['_SERVICEVIEW']._serialized_start=1287
+  _globals['_SERVICEVIEW']._serialized_end=1441
+  _globals['_LISTSERVICESRESPONSE']._serialized_start=1443
+  _globals['_LISTSERVICESRESPONSE']._serialized_end=1523
+  _globals['_UPDATESERVICEREQUEST']._serialized_start=1525
+  _globals['_UPDATESERVICEREQUEST']._serialized_end=1613
+  _globals['_SCALESERVICEREQUEST']._serialized_start=1615
+  _globals['_SCALESERVICEREQUEST']._serialized_end=1667
+  _globals['_REMOVESERVICEREQUEST']._serialized_start=1669
+  _globals['_REMOVESERVICEREQUEST']._serialized_end=1704
+  _globals['_ROLLBACKSERVICEREQUEST']._serialized_start=1706
+  _globals['_ROLLBACKSERVICEREQUEST']._serialized_end=1761
+  _globals['_PAUSESERVICEREQUEST']._serialized_start=1763
+  _globals['_PAUSESERVICEREQUEST']._serialized_end=1813
+  _globals['_SERVICEHISTORY']._serialized_start=1815
+  _globals['_SERVICEHISTORY']._serialized_end=1887
+  _globals['_TASKVIEW']._serialized_start=1890
+  _globals['_TASKVIEW']._serialized_end=2063
+  _globals['_LISTTASKSRESPONSE']._serialized_start=2065
+  _globals['_LISTTASKSRESPONSE']._serialized_end=2136
+  _globals['_WATCHSERVICEREQUEST']._serialized_start=2138
+  _globals['_WATCHSERVICEREQUEST']._serialized_end=2194
+  _globals['_SERVICEPROGRESS']._serialized_start=2196
+  _globals['_SERVICEPROGRESS']._serialized_end=2321
+  _globals['_NODEREFUSAL']._serialized_start=2323
+  _globals['_NODEREFUSAL']._serialized_end=2419
+  _globals['_WHYRESPONSE']._serialized_start=2422
+  _globals['_WHYRESPONSE']._serialized_end=2557
+  _globals['_LISTNETWORKSRESPONSE']._serialized_start=2559
+  _globals['_LISTNETWORKSRESPONSE']._serialized_end=2635
+  _globals['_CLUSTERS']._serialized_start=2638
+  _globals['_CLUSTERS']._serialized_end=2867
+  _globals['_NODES']._serialized_start=2870
+  _globals['_NODES']._serialized_end=3142
+  _globals['_SERVICES']._serialized_start=3145
+  _globals['_SERVICES']._serialized_end=3788
+  _globals['_TASKS']._serialized_start=3791
+  _globals['_TASKS']._serialized_end=4079
+  _globals['_NETWORKS']._serialized_start=4082
+  _globals['_NETWORKS']._serialized_end=4225
 # @@protoc_insertion_point(module_scope)

@@ -456,21 +456,36 @@ class ServiceView(_message.Message):
     SERVICE_FIELD_NUMBER: _builtins.int
     RUNNING_FIELD_NUMBER: _builtins.int
     DESIRED_FIELD_NUMBER: _builtins.int
+    COMPLETED_FIELD_NUMBER: _builtins.int
+    GIVEN_UP_FIELD_NUMBER: _builtins.int
+    ROLLOUT_FIELD_NUMBER: _builtins.int
     running: _builtins.int
     """tasks observed running and wanted to run"""
     desired: _builtins.int
+    """of a job: those that are to run now"""
+    completed: _builtins.int
+    """jobs only: tasks of this iteration that are done"""
+    given_up: _builtins.int
+    """jobs only: failed, and granted no other try"""
     @_builtins.property
     def service(self) -> _objects_pb2.Service: ...
+    @_builtins.property
+    def rollout(self) -> _objects_pb2.Rollout:
+        """absent: the service was never updated"""
+
     def __init__(
         self,
         *,
         service: _objects_pb2.Service | None = ...,
         running: _builtins.int = ...,
         desired: _builtins.int = ...,
+        completed: _builtins.int = ...,
+        given_up: _builtins.int = ...,
+        rollout: _objects_pb2.Rollout | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["service", b"service"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rollout", b"rollout", "service", b"service"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["desired", b"desired", "running", b"running", "service", b"service"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "desired", b"desired", "given_up", b"given_up", "rollout", b"rollout", "running", b"running", "service", b"service"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -565,6 +580,79 @@ class RemoveServiceRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RemoveServiceRequest: _TypeAlias = RemoveServiceRequest  # noqa: Y015
+
+@_typing.final
+class RollBackServiceRequest(_message.Message):
+    """To the specification of an earlier revision, the newest former one when `revision` is 0."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REF_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    ref: _builtins.str
+    revision: _builtins.int
+    def __init__(
+        self,
+        *,
+        ref: _builtins.str = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollBackServiceRequest: _TypeAlias = RollBackServiceRequest  # noqa: Y015
+
+@_typing.final
+class PauseServiceRequest(_message.Message):
+    """Holds the replacement of tasks, or lets it go on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REF_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    ref: _builtins.str
+    paused: _builtins.bool
+    def __init__(
+        self,
+        *,
+        ref: _builtins.str = ...,
+        paused: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["paused", b"paused", "ref", b"ref"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseServiceRequest: _TypeAlias = PauseServiceRequest  # noqa: Y015
+
+@_typing.final
+class ServiceHistory(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISIONS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    @_builtins.property
+    def revisions(self) -> _containers.RepeatedCompositeFieldContainer[_objects_pb2.Revision]:
+        """oldest first, the present one last"""
+
+    def __init__(
+        self,
+        *,
+        revisions: _abc.Iterable[_objects_pb2.Revision] | None = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "revisions", b"revisions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServiceHistory: _TypeAlias = ServiceHistory  # noqa: Y015
 
 @_typing.final
 class TaskView(_message.Message):
@@ -668,7 +756,7 @@ class ServiceProgress(_message.Message):
     def service(self) -> Global___ServiceView: ...
     @_builtins.property
     def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskView]:
-        """all live tasks of the service"""
+        """all live tasks of the service, and those of a job that are done"""
 
     def __init__(
         self,
@@ -685,6 +773,83 @@ class ServiceProgress(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ServiceProgress: _TypeAlias = ServiceProgress  # noqa: Y015
+
+@_typing.final
+class NodeRefusal(_message.Message):
+    """A node that cannot take a task."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    HOSTNAME_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    OTHERS_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    hostname: _builtins.str
+    filter: _builtins.str
+    """the first that refused it: "resource" """
+    reason: _builtins.str
+    """in words and numbers"""
+    @_builtins.property
+    def others(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """what stands in the way besides"""
+
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        hostname: _builtins.str = ...,
+        filter: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        others: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "hostname", b"hostname", "node_id", b"node_id", "others", b"others", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeRefusal: _TypeAlias = NodeRefusal  # noqa: Y015
+
+@_typing.final
+class WhyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    REFUSALS_FIELD_NUMBER: _builtins.int
+    HELP_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    summary: _builtins.str
+    """why the task is where it is"""
+    revision: _builtins.int
+    @_builtins.property
+    def task(self) -> Global___TaskView: ...
+    @_builtins.property
+    def refusals(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeRefusal]:
+        """of a task that waits for a node"""
+
+    @_builtins.property
+    def help(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """the smallest change that would let it run; all of them are needed"""
+
+    def __init__(
+        self,
+        *,
+        task: Global___TaskView | None = ...,
+        summary: _builtins.str = ...,
+        refusals: _abc.Iterable[Global___NodeRefusal] | None = ...,
+        help: _abc.Iterable[_builtins.str] | None = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["help", b"help", "refusals", b"refusals", "revision", b"revision", "summary", b"summary", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WhyResponse: _TypeAlias = WhyResponse  # noqa: Y015
 
 @_typing.final
 class ListNetworksResponse(_message.Message):

@@ -424,6 +424,21 @@ class ServicesStub:
                 request_serializer=miniproto_dot_v1_dot_control__pb2.RemoveServiceRequest.SerializeToString,
                 response_deserializer=miniproto_dot_v1_dot_control__pb2.Changed.FromString,
                 _registered_method=True)
+        self.RollBack = channel.unary_unary(
+                '/mini.v1.Services/RollBack',
+                request_serializer=miniproto_dot_v1_dot_control__pb2.RollBackServiceRequest.SerializeToString,
+                response_deserializer=miniproto_dot_v1_dot_control__pb2.Changed.FromString,
+                _registered_method=True)
+        self.Pause = channel.unary_unary(
+                '/mini.v1.Services/Pause',
+                request_serializer=miniproto_dot_v1_dot_control__pb2.PauseServiceRequest.SerializeToString,
+                response_deserializer=miniproto_dot_v1_dot_control__pb2.Changed.FromString,
+                _registered_method=True)
+        self.History = channel.unary_unary(
+                '/mini.v1.Services/History',
+                request_serializer=miniproto_dot_v1_dot_control__pb2.GetRequest.SerializeToString,
+                response_deserializer=miniproto_dot_v1_dot_control__pb2.ServiceHistory.FromString,
+                _registered_method=True)
 
 
 class ServicesServicer:
@@ -465,6 +480,24 @@ class ServicesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RollBack(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Pause(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def History(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ServicesServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -497,6 +530,21 @@ def add_ServicesServicer_to_server(servicer, server):
                     servicer.Remove,
                     request_deserializer=miniproto_dot_v1_dot_control__pb2.RemoveServiceRequest.FromString,
                     response_serializer=miniproto_dot_v1_dot_control__pb2.Changed.SerializeToString,
+            ),
+            'RollBack': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollBack,
+                    request_deserializer=miniproto_dot_v1_dot_control__pb2.RollBackServiceRequest.FromString,
+                    response_serializer=miniproto_dot_v1_dot_control__pb2.Changed.SerializeToString,
+            ),
+            'Pause': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pause,
+                    request_deserializer=miniproto_dot_v1_dot_control__pb2.PauseServiceRequest.FromString,
+                    response_serializer=miniproto_dot_v1_dot_control__pb2.Changed.SerializeToString,
+            ),
+            'History': grpc.unary_unary_rpc_method_handler(
+                    servicer.History,
+                    request_deserializer=miniproto_dot_v1_dot_control__pb2.GetRequest.FromString,
+                    response_serializer=miniproto_dot_v1_dot_control__pb2.ServiceHistory.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -671,6 +719,87 @@ class Services:
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def RollBack(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mini.v1.Services/RollBack',
+            miniproto_dot_v1_dot_control__pb2.RollBackServiceRequest.SerializeToString,
+            miniproto_dot_v1_dot_control__pb2.Changed.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pause(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mini.v1.Services/Pause',
+            miniproto_dot_v1_dot_control__pb2.PauseServiceRequest.SerializeToString,
+            miniproto_dot_v1_dot_control__pb2.Changed.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def History(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mini.v1.Services/History',
+            miniproto_dot_v1_dot_control__pb2.GetRequest.SerializeToString,
+            miniproto_dot_v1_dot_control__pb2.ServiceHistory.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class TasksStub:
     """Missing associated documentation comment in .proto file."""
@@ -690,6 +819,11 @@ class TasksStub:
                 '/mini.v1.Tasks/List',
                 request_serializer=miniproto_dot_v1_dot_control__pb2.ListRequest.SerializeToString,
                 response_deserializer=miniproto_dot_v1_dot_control__pb2.ListTasksResponse.FromString,
+                _registered_method=True)
+        self.Why = channel.unary_unary(
+                '/mini.v1.Tasks/Why',
+                request_serializer=miniproto_dot_v1_dot_control__pb2.GetRequest.SerializeToString,
+                response_deserializer=miniproto_dot_v1_dot_control__pb2.WhyResponse.FromString,
                 _registered_method=True)
         self.WatchService = channel.unary_stream(
                 '/mini.v1.Tasks/WatchService',
@@ -713,6 +847,13 @@ class TasksServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Why(self, request, context):
+        """Why a task is where it is, and what would help. A name means the task of that name that is to run.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchService(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -731,6 +872,11 @@ def add_TasksServicer_to_server(servicer, server):
                     servicer.List,
                     request_deserializer=miniproto_dot_v1_dot_control__pb2.ListRequest.FromString,
                     response_serializer=miniproto_dot_v1_dot_control__pb2.ListTasksResponse.SerializeToString,
+            ),
+            'Why': grpc.unary_unary_rpc_method_handler(
+                    servicer.Why,
+                    request_deserializer=miniproto_dot_v1_dot_control__pb2.GetRequest.FromString,
+                    response_serializer=miniproto_dot_v1_dot_control__pb2.WhyResponse.SerializeToString,
             ),
             'WatchService': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchService,
@@ -792,6 +938,33 @@ class Tasks:
             '/mini.v1.Tasks/List',
             miniproto_dot_v1_dot_control__pb2.ListRequest.SerializeToString,
             miniproto_dot_v1_dot_control__pb2.ListTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Why(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mini.v1.Tasks/Why',
+            miniproto_dot_v1_dot_control__pb2.GetRequest.SerializeToString,
+            miniproto_dot_v1_dot_control__pb2.WhyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -127,6 +127,9 @@ class ServicesStub:
     Update: _grpc.UnaryUnaryMultiCallable[_control_pb2.UpdateServiceRequest, _control_pb2.Changed]
     Scale: _grpc.UnaryUnaryMultiCallable[_control_pb2.ScaleServiceRequest, _control_pb2.Changed]
     Remove: _grpc.UnaryUnaryMultiCallable[_control_pb2.RemoveServiceRequest, _control_pb2.Changed]
+    RollBack: _grpc.UnaryUnaryMultiCallable[_control_pb2.RollBackServiceRequest, _control_pb2.Changed]
+    Pause: _grpc.UnaryUnaryMultiCallable[_control_pb2.PauseServiceRequest, _control_pb2.Changed]
+    History: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetRequest, _control_pb2.ServiceHistory]
 
 @_typing.type_check_only
 class ServicesAsyncStub(ServicesStub):
@@ -137,6 +140,9 @@ class ServicesAsyncStub(ServicesStub):
     Update: _aio.UnaryUnaryMultiCallable[_control_pb2.UpdateServiceRequest, _control_pb2.Changed]  # type: ignore[assignment]
     Scale: _aio.UnaryUnaryMultiCallable[_control_pb2.ScaleServiceRequest, _control_pb2.Changed]  # type: ignore[assignment]
     Remove: _aio.UnaryUnaryMultiCallable[_control_pb2.RemoveServiceRequest, _control_pb2.Changed]  # type: ignore[assignment]
+    RollBack: _aio.UnaryUnaryMultiCallable[_control_pb2.RollBackServiceRequest, _control_pb2.Changed]  # type: ignore[assignment]
+    Pause: _aio.UnaryUnaryMultiCallable[_control_pb2.PauseServiceRequest, _control_pb2.Changed]  # type: ignore[assignment]
+    History: _aio.UnaryUnaryMultiCallable[_control_pb2.GetRequest, _control_pb2.ServiceHistory]  # type: ignore[assignment]
 
 class ServicesServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -181,6 +187,27 @@ class ServicesServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.Changed, _abc.Awaitable[_control_pb2.Changed]]: ...
 
+    @_abc_1.abstractmethod
+    def RollBack(
+        self,
+        request: _control_pb2.RollBackServiceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.Changed, _abc.Awaitable[_control_pb2.Changed]]: ...
+
+    @_abc_1.abstractmethod
+    def Pause(
+        self,
+        request: _control_pb2.PauseServiceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.Changed, _abc.Awaitable[_control_pb2.Changed]]: ...
+
+    @_abc_1.abstractmethod
+    def History(
+        self,
+        request: _control_pb2.GetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ServiceHistory, _abc.Awaitable[_control_pb2.ServiceHistory]]: ...
+
 def add_ServicesServicer_to_server(servicer: ServicesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class TasksStub:
@@ -190,6 +217,8 @@ class TasksStub:
     def __new__(cls, channel: _aio.Channel) -> TasksAsyncStub: ...
     Get: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetRequest, _control_pb2.TaskView]
     List: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListRequest, _control_pb2.ListTasksResponse]
+    Why: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetRequest, _control_pb2.WhyResponse]
+    """Why a task is where it is, and what would help. A name means the task of that name that is to run."""
     WatchService: _grpc.UnaryStreamMultiCallable[_control_pb2.WatchServiceRequest, _control_pb2.ServiceProgress]
 
 @_typing.type_check_only
@@ -197,6 +226,8 @@ class TasksAsyncStub(TasksStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Get: _aio.UnaryUnaryMultiCallable[_control_pb2.GetRequest, _control_pb2.TaskView]  # type: ignore[assignment]
     List: _aio.UnaryUnaryMultiCallable[_control_pb2.ListRequest, _control_pb2.ListTasksResponse]  # type: ignore[assignment]
+    Why: _aio.UnaryUnaryMultiCallable[_control_pb2.GetRequest, _control_pb2.WhyResponse]  # type: ignore[assignment]
+    """Why a task is where it is, and what would help. A name means the task of that name that is to run."""
     WatchService: _aio.UnaryStreamMultiCallable[_control_pb2.WatchServiceRequest, _control_pb2.ServiceProgress]  # type: ignore[assignment]
 
 class TasksServicer(metaclass=_abc_1.ABCMeta):
@@ -213,6 +244,14 @@ class TasksServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.ListRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.ListTasksResponse, _abc.Awaitable[_control_pb2.ListTasksResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Why(
+        self,
+        request: _control_pb2.GetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.WhyResponse, _abc.Awaitable[_control_pb2.WhyResponse]]:
+        """Why a task is where it is, and what would help. A name means the task of that name that is to run."""
 
     @_abc_1.abstractmethod
     def WatchService(

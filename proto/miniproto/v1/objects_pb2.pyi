@@ -78,11 +78,25 @@ class _ServiceMode:
 class _ServiceModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ServiceMode.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     SERVICE_MODE_REPLICATED: _ServiceMode.ValueType  # 0
+    """as many tasks as replicas"""
+    SERVICE_MODE_GLOBAL: _ServiceMode.ValueType  # 1
+    """one on each node that may have it"""
+    SERVICE_MODE_REPLICATED_JOB: _ServiceMode.ValueType  # 2
+    """run to completion as often as replicas"""
+    SERVICE_MODE_GLOBAL_JOB: _ServiceMode.ValueType  # 3
+    """run to completion once on each node that may have it"""
 
 class ServiceMode(_ServiceMode, metaclass=_ServiceModeEnumTypeWrapper):
     """--- services and tasks ---"""
 
 SERVICE_MODE_REPLICATED: ServiceMode.ValueType  # 0
+"""as many tasks as replicas"""
+SERVICE_MODE_GLOBAL: ServiceMode.ValueType  # 1
+"""one on each node that may have it"""
+SERVICE_MODE_REPLICATED_JOB: ServiceMode.ValueType  # 2
+"""run to completion as often as replicas"""
+SERVICE_MODE_GLOBAL_JOB: ServiceMode.ValueType  # 3
+"""run to completion once on each node that may have it"""
 Global___ServiceMode: _TypeAlias = ServiceMode  # noqa: Y015
 
 class _RestartCondition:
@@ -101,6 +115,23 @@ RESTART_CONDITION_ANY: RestartCondition.ValueType  # 0
 RESTART_CONDITION_ON_FAILURE: RestartCondition.ValueType  # 1
 RESTART_CONDITION_NONE: RestartCondition.ValueType  # 2
 Global___RestartCondition: _TypeAlias = RestartCondition  # noqa: Y015
+
+class _MountType:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MountTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MountType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MOUNT_TYPE_VOLUME: _MountType.ValueType  # 0
+    MOUNT_TYPE_BIND: _MountType.ValueType  # 1
+    MOUNT_TYPE_TMPFS: _MountType.ValueType  # 2
+
+class MountType(_MountType, metaclass=_MountTypeEnumTypeWrapper): ...
+
+MOUNT_TYPE_VOLUME: MountType.ValueType  # 0
+MOUNT_TYPE_BIND: MountType.ValueType  # 1
+MOUNT_TYPE_TMPFS: MountType.ValueType  # 2
+Global___MountType: _TypeAlias = MountType  # noqa: Y015
 
 class _PortProtocol:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -131,6 +162,82 @@ class PublishMode(_PublishMode, metaclass=_PublishModeEnumTypeWrapper): ...
 PUBLISH_MODE_INGRESS: PublishMode.ValueType  # 0
 PUBLISH_MODE_HOST: PublishMode.ValueType  # 1
 Global___PublishMode: _TypeAlias = PublishMode  # noqa: Y015
+
+class _PlacementStrategy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PlacementStrategyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PlacementStrategy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PLACEMENT_STRATEGY_SPREAD: _PlacementStrategy.ValueType  # 0
+    """as few tasks of the service per node as can be"""
+    PLACEMENT_STRATEGY_BINPACK: _PlacementStrategy.ValueType  # 1
+    """the fullest node that has room, so that others stay empty"""
+
+class PlacementStrategy(_PlacementStrategy, metaclass=_PlacementStrategyEnumTypeWrapper): ...
+
+PLACEMENT_STRATEGY_SPREAD: PlacementStrategy.ValueType  # 0
+"""as few tasks of the service per node as can be"""
+PLACEMENT_STRATEGY_BINPACK: PlacementStrategy.ValueType  # 1
+"""the fullest node that has room, so that others stay empty"""
+Global___PlacementStrategy: _TypeAlias = PlacementStrategy  # noqa: Y015
+
+class _UpdateOrder:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UpdateOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UpdateOrder.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    UPDATE_ORDER_STOP_FIRST: _UpdateOrder.ValueType  # 0
+    UPDATE_ORDER_START_FIRST: _UpdateOrder.ValueType  # 1
+
+class UpdateOrder(_UpdateOrder, metaclass=_UpdateOrderEnumTypeWrapper): ...
+
+UPDATE_ORDER_STOP_FIRST: UpdateOrder.ValueType  # 0
+UPDATE_ORDER_START_FIRST: UpdateOrder.ValueType  # 1
+Global___UpdateOrder: _TypeAlias = UpdateOrder  # noqa: Y015
+
+class _FailureAction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FailureActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FailureAction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FAILURE_ACTION_PAUSE: _FailureAction.ValueType  # 0
+    FAILURE_ACTION_CONTINUE: _FailureAction.ValueType  # 1
+    FAILURE_ACTION_ROLLBACK: _FailureAction.ValueType  # 2
+    """of an update only: a rollback is never rolled back"""
+
+class FailureAction(_FailureAction, metaclass=_FailureActionEnumTypeWrapper): ...
+
+FAILURE_ACTION_PAUSE: FailureAction.ValueType  # 0
+FAILURE_ACTION_CONTINUE: FailureAction.ValueType  # 1
+FAILURE_ACTION_ROLLBACK: FailureAction.ValueType  # 2
+"""of an update only: a rollback is never rolled back"""
+Global___FailureAction: _TypeAlias = FailureAction  # noqa: Y015
+
+class _RolloutState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RolloutStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RolloutState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ROLLOUT_STATE_UPDATING: _RolloutState.ValueType  # 0
+    ROLLOUT_STATE_PAUSED: _RolloutState.ValueType  # 1
+    ROLLOUT_STATE_COMPLETED: _RolloutState.ValueType  # 2
+    ROLLOUT_STATE_ROLLBACK_STARTED: _RolloutState.ValueType  # 3
+    ROLLOUT_STATE_ROLLBACK_PAUSED: _RolloutState.ValueType  # 4
+    ROLLOUT_STATE_ROLLBACK_COMPLETED: _RolloutState.ValueType  # 5
+
+class RolloutState(_RolloutState, metaclass=_RolloutStateEnumTypeWrapper): ...
+
+ROLLOUT_STATE_UPDATING: RolloutState.ValueType  # 0
+ROLLOUT_STATE_PAUSED: RolloutState.ValueType  # 1
+ROLLOUT_STATE_COMPLETED: RolloutState.ValueType  # 2
+ROLLOUT_STATE_ROLLBACK_STARTED: RolloutState.ValueType  # 3
+ROLLOUT_STATE_ROLLBACK_PAUSED: RolloutState.ValueType  # 4
+ROLLOUT_STATE_ROLLBACK_COMPLETED: RolloutState.ValueType  # 5
+Global___RolloutState: _TypeAlias = RolloutState  # noqa: Y015
 
 class _TaskState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -599,19 +706,23 @@ class ResourceLimits(_message.Message):
     NANO_CPUS_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     PIDS_FIELD_NUMBER: _builtins.int
+    SWAP_BYTES_FIELD_NUMBER: _builtins.int
     nano_cpus: _builtins.int
     memory_bytes: _builtins.int
     pids: _builtins.int
+    swap_bytes: _builtins.int
+    """besides memory_bytes; 0: the kernel's default; -1: no limit"""
     def __init__(
         self,
         *,
         nano_cpus: _builtins.int = ...,
         memory_bytes: _builtins.int = ...,
         pids: _builtins.int = ...,
+        swap_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_bytes", b"memory_bytes", "nano_cpus", b"nano_cpus", "pids", b"pids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_bytes", b"memory_bytes", "nano_cpus", b"nano_cpus", "pids", b"pids", "swap_bytes", b"swap_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -664,11 +775,231 @@ class Resources(_message.Message):
 Global___Resources: _TypeAlias = Resources  # noqa: Y015
 
 @_typing.final
+class Ulimit(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SOFT_FIELD_NUMBER: _builtins.int
+    HARD_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"nofile" """
+    soft: _builtins.int
+    """-1: no limit"""
+    hard: _builtins.int
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        soft: _builtins.int = ...,
+        hard: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hard", b"hard", "name", b"name", "soft", b"soft"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Ulimit: _TypeAlias = Ulimit  # noqa: Y015
+
+@_typing.final
+class HostEntry(_message.Message):
+    """A line of /etc/hosts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    address: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        address: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HostEntry: _TypeAlias = HostEntry  # noqa: Y015
+
+@_typing.final
+class DnsConfig(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESERVERS_FIELD_NUMBER: _builtins.int
+    SEARCH_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def nameservers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def search(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def options(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        nameservers: _abc.Iterable[_builtins.str] | None = ...,
+        search: _abc.Iterable[_builtins.str] | None = ...,
+        options: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nameservers", b"nameservers", "options", b"options", "search", b"search"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DnsConfig: _TypeAlias = DnsConfig  # noqa: Y015
+
+@_typing.final
+class Mount(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    READ_ONLY_FIELD_NUMBER: _builtins.int
+    PROPAGATION_FIELD_NUMBER: _builtins.int
+    NON_RECURSIVE_FIELD_NUMBER: _builtins.int
+    NO_COPY_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    type: Global___MountType.ValueType
+    source: _builtins.str
+    """a path of the node; a volume's name, empty: one of the container's own"""
+    target: _builtins.str
+    read_only: _builtins.bool
+    propagation: _builtins.str
+    """bind: "rprivate" when empty"""
+    non_recursive: _builtins.bool
+    """bind: without what is mounted below the source"""
+    no_copy: _builtins.bool
+    """volume: an empty one does not get what the image has at the target"""
+    size_bytes: _builtins.int
+    """tmpfs; 0: no limit"""
+    mode: _builtins.int
+    """tmpfs; 0: 1777"""
+    def __init__(
+        self,
+        *,
+        type: Global___MountType.ValueType = ...,
+        source: _builtins.str = ...,
+        target: _builtins.str = ...,
+        read_only: _builtins.bool = ...,
+        propagation: _builtins.str = ...,
+        non_recursive: _builtins.bool = ...,
+        no_copy: _builtins.bool = ...,
+        size_bytes: _builtins.int = ...,
+        mode: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "no_copy", b"no_copy", "non_recursive", b"non_recursive", "propagation", b"propagation", "read_only", b"read_only", "size_bytes", b"size_bytes", "source", b"source", "target", b"target", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Mount: _TypeAlias = Mount  # noqa: Y015
+
+@_typing.final
+class HealthCheck(_message.Message):
+    """What is empty or 0 is the image's, else Docker's default."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEST_FIELD_NUMBER: _builtins.int
+    INTERVAL_NS_FIELD_NUMBER: _builtins.int
+    TIMEOUT_NS_FIELD_NUMBER: _builtins.int
+    RETRIES_FIELD_NUMBER: _builtins.int
+    START_PERIOD_NS_FIELD_NUMBER: _builtins.int
+    START_INTERVAL_NS_FIELD_NUMBER: _builtins.int
+    interval_ns: _builtins.int
+    """30 s"""
+    timeout_ns: _builtins.int
+    """30 s"""
+    retries: _builtins.int
+    """3"""
+    start_period_ns: _builtins.int
+    """0"""
+    start_interval_ns: _builtins.int
+    """5 s"""
+    @_builtins.property
+    def test(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """["CMD", program, ...], ["CMD-SHELL", line], ["HTTP", "8080/path"], ["TCP", "5432"], or ["NONE"]"""
+
+    def __init__(
+        self,
+        *,
+        test: _abc.Iterable[_builtins.str] | None = ...,
+        interval_ns: _builtins.int = ...,
+        timeout_ns: _builtins.int = ...,
+        retries: _builtins.int = ...,
+        start_period_ns: _builtins.int = ...,
+        start_interval_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["interval_ns", b"interval_ns", "retries", b"retries", "start_interval_ns", b"start_interval_ns", "start_period_ns", b"start_period_ns", "test", b"test", "timeout_ns", b"timeout_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HealthCheck: _TypeAlias = HealthCheck  # noqa: Y015
+
+@_typing.final
+class Device(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    PERMISSIONS_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """a device of the node: "/dev/fuse" """
+    target: _builtins.str
+    """where it is in the container"""
+    permissions: _builtins.str
+    """of "rwm": read, write, make"""
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        target: _builtins.str = ...,
+        permissions: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["permissions", b"permissions", "source", b"source", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Device: _TypeAlias = Device  # noqa: Y015
+
+@_typing.final
 class ContainerSpec(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
     class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class SysctlsEntry(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
         KEY_FIELD_NUMBER: _builtins.int
@@ -701,6 +1032,21 @@ class ContainerSpec(_message.Message):
     READ_ONLY_FIELD_NUMBER: _builtins.int
     CAP_ADD_FIELD_NUMBER: _builtins.int
     CAP_DROP_FIELD_NUMBER: _builtins.int
+    INIT_FIELD_NUMBER: _builtins.int
+    TTY_FIELD_NUMBER: _builtins.int
+    SYSCTLS_FIELD_NUMBER: _builtins.int
+    ULIMITS_FIELD_NUMBER: _builtins.int
+    HOSTS_FIELD_NUMBER: _builtins.int
+    DNS_FIELD_NUMBER: _builtins.int
+    SHM_SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    OOM_SCORE_ADJ_FIELD_NUMBER: _builtins.int
+    MOUNTS_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
+    PRIVILEGED_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    HOST_PID_FIELD_NUMBER: _builtins.int
+    SECCOMP_UNCONFINED_FIELD_NUMBER: _builtins.int
+    NO_NEW_PRIVILEGES_FIELD_NUMBER: _builtins.int
     image: _builtins.str
     hostname: _builtins.str
     user: _builtins.str
@@ -709,6 +1055,20 @@ class ContainerSpec(_message.Message):
     stop_signal: _builtins.str
     stop_grace_period_ns: _builtins.int
     read_only: _builtins.bool
+    init: _builtins.bool
+    """an init of the runtime's is process 1: forwards signals, reaps"""
+    tty: _builtins.bool
+    shm_size_bytes: _builtins.int
+    """of /dev/shm; 0: 64 MiB"""
+    oom_score_adj: _builtins.int
+    """-1000 to 1000"""
+    privileged: _builtins.bool
+    """These only on nodes that allow them (mini-worker --allow)."""
+    host_pid: _builtins.bool
+    """sees the node's processes"""
+    seccomp_unconfined: _builtins.bool
+    no_new_privileges: _builtins.bool
+    """allowed everywhere: it takes away"""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -729,6 +1089,22 @@ class ContainerSpec(_message.Message):
     def cap_add(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def cap_drop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def sysctls(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def ulimits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Ulimit]: ...
+    @_builtins.property
+    def hosts(self) -> _containers.RepeatedCompositeFieldContainer[Global___HostEntry]: ...
+    @_builtins.property
+    def dns(self) -> Global___DnsConfig:
+        """what is empty in it is the node's"""
+
+    @_builtins.property
+    def mounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mount]: ...
+    @_builtins.property
+    def health(self) -> Global___HealthCheck: ...
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Device]: ...
     def __init__(
         self,
         *,
@@ -746,10 +1122,25 @@ class ContainerSpec(_message.Message):
         read_only: _builtins.bool = ...,
         cap_add: _abc.Iterable[_builtins.str] | None = ...,
         cap_drop: _abc.Iterable[_builtins.str] | None = ...,
+        init: _builtins.bool = ...,
+        tty: _builtins.bool = ...,
+        sysctls: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        ulimits: _abc.Iterable[Global___Ulimit] | None = ...,
+        hosts: _abc.Iterable[Global___HostEntry] | None = ...,
+        dns: Global___DnsConfig | None = ...,
+        shm_size_bytes: _builtins.int = ...,
+        oom_score_adj: _builtins.int = ...,
+        mounts: _abc.Iterable[Global___Mount] | None = ...,
+        health: Global___HealthCheck | None = ...,
+        privileged: _builtins.bool = ...,
+        devices: _abc.Iterable[Global___Device] | None = ...,
+        host_pid: _builtins.bool = ...,
+        seccomp_unconfined: _builtins.bool = ...,
+        no_new_privileges: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dns", b"dns", "health", b"health"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "cap_add", b"cap_add", "cap_drop", b"cap_drop", "command", b"command", "dir", b"dir", "env", b"env", "groups", b"groups", "hostname", b"hostname", "image", b"image", "labels", b"labels", "read_only", b"read_only", "stop_grace_period_ns", b"stop_grace_period_ns", "stop_signal", b"stop_signal", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "cap_add", b"cap_add", "cap_drop", b"cap_drop", "command", b"command", "devices", b"devices", "dir", b"dir", "dns", b"dns", "env", b"env", "groups", b"groups", "health", b"health", "host_pid", b"host_pid", "hostname", b"hostname", "hosts", b"hosts", "image", b"image", "init", b"init", "labels", b"labels", "mounts", b"mounts", "no_new_privileges", b"no_new_privileges", "oom_score_adj", b"oom_score_adj", "privileged", b"privileged", "read_only", b"read_only", "seccomp_unconfined", b"seccomp_unconfined", "shm_size_bytes", b"shm_size_bytes", "stop_grace_period_ns", b"stop_grace_period_ns", "stop_signal", b"stop_signal", "sysctls", b"sysctls", "tty", b"tty", "ulimits", b"ulimits", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -816,6 +1207,101 @@ class PortConfig(_message.Message):
 Global___PortConfig: _TypeAlias = PortConfig  # noqa: Y015
 
 @_typing.final
+class Placement(_message.Message):
+    """Which nodes may have a service's tasks, and which of them do. Not part of a task: a change moves only tasks that
+    no longer fit where they are.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSTRAINTS_FIELD_NUMBER: _builtins.int
+    SPREAD_OVER_FIELD_NUMBER: _builtins.int
+    MAX_REPLICAS_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    AFFINITY_FIELD_NUMBER: _builtins.int
+    ANTI_AFFINITY_FIELD_NUMBER: _builtins.int
+    max_replicas: _builtins.int
+    """per node; 0: no limit"""
+    strategy: Global___PlacementStrategy.ValueType
+    @_builtins.property
+    def constraints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """all hold: "node.labels.zone==eu", also !=, in (a,b), <, >, =~"""
+
+    @_builtins.property
+    def spread_over(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"node.labels.zone": evenly over its values, then within each over the next"""
+
+    @_builtins.property
+    def affinity(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """services by name: only where a task of each of them is to run"""
+
+    @_builtins.property
+    def anti_affinity(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """services by name: not where a task of one of them is, and neither they here"""
+
+    def __init__(
+        self,
+        *,
+        constraints: _abc.Iterable[_builtins.str] | None = ...,
+        spread_over: _abc.Iterable[_builtins.str] | None = ...,
+        max_replicas: _builtins.int = ...,
+        strategy: Global___PlacementStrategy.ValueType = ...,
+        affinity: _abc.Iterable[_builtins.str] | None = ...,
+        anti_affinity: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinity", b"affinity", "anti_affinity", b"anti_affinity", "constraints", b"constraints", "max_replicas", b"max_replicas", "spread_over", b"spread_over", "strategy", b"strategy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Placement: _TypeAlias = Placement  # noqa: Y015
+
+@_typing.final
+class UpdateConfig(_message.Message):
+    """How tasks are replaced when the service's template changes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARALLELISM_FIELD_NUMBER: _builtins.int
+    DELAY_NS_FIELD_NUMBER: _builtins.int
+    FAILURE_ACTION_FIELD_NUMBER: _builtins.int
+    MONITOR_NS_FIELD_NUMBER: _builtins.int
+    MAX_FAILURE_MILLIONTHS_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    PROGRESS_DEADLINE_NS_FIELD_NUMBER: _builtins.int
+    parallelism: _builtins.int
+    """slots at a time; 0: all"""
+    delay_ns: _builtins.int
+    """after a slot's new task runs, before its lane takes the next slot"""
+    failure_action: Global___FailureAction.ValueType
+    monitor_ns: _builtins.int
+    """how long a new task must run not to count as failed"""
+    max_failure_millionths: _builtins.int
+    """of the slots to replace; more failed ones trigger the failure action"""
+    order: Global___UpdateOrder.ValueType
+    progress_deadline_ns: _builtins.int
+    """without progress for so long counts as failed; 0: no deadline"""
+    def __init__(
+        self,
+        *,
+        parallelism: _builtins.int = ...,
+        delay_ns: _builtins.int = ...,
+        failure_action: Global___FailureAction.ValueType = ...,
+        monitor_ns: _builtins.int = ...,
+        max_failure_millionths: _builtins.int = ...,
+        order: Global___UpdateOrder.ValueType = ...,
+        progress_deadline_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delay_ns", b"delay_ns", "failure_action", b"failure_action", "max_failure_millionths", b"max_failure_millionths", "monitor_ns", b"monitor_ns", "order", b"order", "parallelism", b"parallelism", "progress_deadline_ns", b"progress_deadline_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateConfig: _TypeAlias = UpdateConfig  # noqa: Y015
+
+@_typing.final
 class ServiceSpec(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -845,15 +1331,28 @@ class ServiceSpec(_message.Message):
     REPLICAS_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
     PORTS_FIELD_NUMBER: _builtins.int
+    PLACEMENT_FIELD_NUMBER: _builtins.int
+    MAX_CONCURRENT_FIELD_NUMBER: _builtins.int
+    UPDATE_FIELD_NUMBER: _builtins.int
+    ROLLBACK_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     mode: Global___ServiceMode.ValueType
     replicas: _builtins.int
+    """of a replicated job: completions in all; 0 in the global modes"""
+    max_concurrent: _builtins.int
+    """tasks of a replicated job that run at once; 0: all of them"""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
     def task(self) -> Global___TaskSpec: ...
     @_builtins.property
     def ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___PortConfig]: ...
+    @_builtins.property
+    def placement(self) -> Global___Placement: ...
+    @_builtins.property
+    def update(self) -> Global___UpdateConfig: ...
+    @_builtins.property
+    def rollback(self) -> Global___UpdateConfig: ...
     def __init__(
         self,
         *,
@@ -863,14 +1362,49 @@ class ServiceSpec(_message.Message):
         replicas: _builtins.int = ...,
         task: Global___TaskSpec | None = ...,
         ports: _abc.Iterable[Global___PortConfig] | None = ...,
+        placement: Global___Placement | None = ...,
+        max_concurrent: _builtins.int = ...,
+        update: Global___UpdateConfig | None = ...,
+        rollback: Global___UpdateConfig | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["placement", b"placement", "rollback", b"rollback", "task", b"task", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "mode", b"mode", "name", b"name", "ports", b"ports", "replicas", b"replicas", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "max_concurrent", b"max_concurrent", "mode", b"mode", "name", b"name", "placement", b"placement", "ports", b"ports", "replicas", b"replicas", "rollback", b"rollback", "task", b"task", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ServiceSpec: _TypeAlias = ServiceSpec  # noqa: Y015
+
+@_typing.final
+class Revision(_message.Message):
+    """A specification that the service has had."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    SPEC_VERSION_FIELD_NUMBER: _builtins.int
+    CREATED_AT_NS_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    spec_version: _builtins.int
+    created_at_ns: _builtins.int
+    @_builtins.property
+    def spec(self) -> Global___ServiceSpec: ...
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        spec_version: _builtins.int = ...,
+        created_at_ns: _builtins.int = ...,
+        spec: Global___ServiceSpec | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at_ns", b"created_at_ns", "number", b"number", "spec", b"spec", "spec_version", b"spec_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Revision: _TypeAlias = Revision  # noqa: Y015
 
 @_typing.final
 class Service(_message.Message):
@@ -884,11 +1418,26 @@ class Service(_message.Message):
     SPEC_VERSION_FIELD_NUMBER: _builtins.int
     PORTS_FIELD_NUMBER: _builtins.int
     REMOVING_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    REVISED_AT_NS_FIELD_NUMBER: _builtins.int
+    REVISIONS_FIELD_NUMBER: _builtins.int
+    UPDATE_NUMBER_FIELD_NUMBER: _builtins.int
+    ROLLING_BACK_FIELD_NUMBER: _builtins.int
+    UPDATE_PAUSED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     spec_version: _builtins.int
-    """grows by one with each change of spec.task"""
+    """grows by one with each change of spec.task; of a job with any change: its iteration"""
     removing: _builtins.bool
     """removal asked for; its tasks are being stopped"""
+    revision: _builtins.int
+    """the number of the present specification; grows with each change of it"""
+    revised_at_ns: _builtins.int
+    update_number: _builtins.int
+    """grows with each request to update, roll back or go on"""
+    rolling_back: _builtins.bool
+    """the present specification came by a rollback"""
+    update_paused: _builtins.bool
+    """the user wants no more tasks replaced for now"""
     @_builtins.property
     def meta(self) -> Global___Meta: ...
     @_builtins.property
@@ -896,6 +1445,10 @@ class Service(_message.Message):
     @_builtins.property
     def ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___PortConfig]:
         """spec.ports with the published ports chosen"""
+
+    @_builtins.property
+    def revisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Revision]:
+        """the former ones, oldest first, at most ten"""
 
     def __init__(
         self,
@@ -906,14 +1459,88 @@ class Service(_message.Message):
         spec_version: _builtins.int = ...,
         ports: _abc.Iterable[Global___PortConfig] | None = ...,
         removing: _builtins.bool = ...,
+        revision: _builtins.int = ...,
+        revised_at_ns: _builtins.int = ...,
+        revisions: _abc.Iterable[Global___Revision] | None = ...,
+        update_number: _builtins.int = ...,
+        rolling_back: _builtins.bool = ...,
+        update_paused: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["meta", b"meta", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "meta", b"meta", "ports", b"ports", "removing", b"removing", "spec", b"spec", "spec_version", b"spec_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "meta", b"meta", "ports", b"ports", "removing", b"removing", "revised_at_ns", b"revised_at_ns", "revision", b"revision", "revisions", b"revisions", "rolling_back", b"rolling_back", "spec", b"spec", "spec_version", b"spec_version", "update_number", b"update_number", "update_paused", b"update_paused"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Service: _TypeAlias = Service  # noqa: Y015
+
+@_typing.final
+class Rollout(_message.Message):
+    """How far the replacement of a service's tasks has come. Written by the leader's loops."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    META_FIELD_NUMBER: _builtins.int
+    UPDATE_NUMBER_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    STARTED_AT_NS_FIELD_NUMBER: _builtins.int
+    COMPLETED_AT_NS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    OUTDATED_FIELD_NUMBER: _builtins.int
+    PROGRESSED_AT_NS_FIELD_NUMBER: _builtins.int
+    TIMED_OUT_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """the service's"""
+    update_number: _builtins.int
+    """the service's, when it began"""
+    state: Global___RolloutState.ValueType
+    started_at_ns: _builtins.int
+    completed_at_ns: _builtins.int
+    message: _builtins.str
+    slots: _builtins.int
+    """that were to be replaced when it began"""
+    outdated: _builtins.int
+    """slots that are still to be replaced"""
+    progressed_at_ns: _builtins.int
+    """when the last slot got done"""
+    timed_out: _builtins.bool
+    """it was given up because of its deadline"""
+    running: _builtins.int
+    """replaced slots whose new task runs"""
+    @_builtins.property
+    def meta(self) -> Global___Meta: ...
+    @_builtins.property
+    def failed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """the slots whose new task has failed"""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        meta: Global___Meta | None = ...,
+        update_number: _builtins.int = ...,
+        state: Global___RolloutState.ValueType = ...,
+        started_at_ns: _builtins.int = ...,
+        completed_at_ns: _builtins.int = ...,
+        message: _builtins.str = ...,
+        slots: _builtins.int = ...,
+        failed: _abc.Iterable[_builtins.str] | None = ...,
+        outdated: _builtins.int = ...,
+        progressed_at_ns: _builtins.int = ...,
+        timed_out: _builtins.bool = ...,
+        running: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["meta", b"meta"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_at_ns", b"completed_at_ns", "failed", b"failed", "id", b"id", "message", b"message", "meta", b"meta", "outdated", b"outdated", "progressed_at_ns", b"progressed_at_ns", "running", b"running", "slots", b"slots", "started_at_ns", b"started_at_ns", "state", b"state", "timed_out", b"timed_out", "update_number", b"update_number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rollout: _TypeAlias = Rollout  # noqa: Y015
 
 @_typing.final
 class NetworkAttachment(_message.Message):
@@ -960,6 +1587,9 @@ class Task(_message.Message):
     ATTACHMENTS_FIELD_NUMBER: _builtins.int
     PORTS_FIELD_NUMBER: _builtins.int
     NOT_BEFORE_NS_FIELD_NUMBER: _builtins.int
+    BOUND_NODE_ID_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     service_id: _builtins.str
     service_name: _builtins.str
@@ -976,6 +1606,12 @@ class Task(_message.Message):
     """why it is pending, in full"""
     not_before_ns: _builtins.int
     """the restart delay: desired state stays READY until then"""
+    bound_node_id: _builtins.str
+    """the only node that may have it, and its place in the service; its slot is 0"""
+    failures: _builtins.int
+    """how many tries before it, one right after the other, ended soon"""
+    held: _builtins.bool
+    """no node gets it before the delay is over: the last try could not be prepared"""
     @_builtins.property
     def meta(self) -> Global___Meta: ...
     @_builtins.property
@@ -1005,10 +1641,13 @@ class Task(_message.Message):
         attachments: _abc.Iterable[Global___NetworkAttachment] | None = ...,
         ports: _abc.Iterable[Global___PortConfig] | None = ...,
         not_before_ns: _builtins.int = ...,
+        bound_node_id: _builtins.str = ...,
+        failures: _builtins.int = ...,
+        held: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["meta", b"meta", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "desired_state", b"desired_state", "error", b"error", "id", b"id", "message", b"message", "meta", b"meta", "node_id", b"node_id", "not_before_ns", b"not_before_ns", "ports", b"ports", "service_id", b"service_id", "service_name", b"service_name", "slot", b"slot", "spec", b"spec", "spec_version", b"spec_version", "state", b"state", "state_since_ns", b"state_since_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "bound_node_id", b"bound_node_id", "desired_state", b"desired_state", "error", b"error", "failures", b"failures", "held", b"held", "id", b"id", "message", b"message", "meta", b"meta", "node_id", b"node_id", "not_before_ns", b"not_before_ns", "ports", b"ports", "service_id", b"service_id", "service_name", b"service_name", "slot", b"slot", "spec", b"spec", "spec_version", b"spec_version", "state", b"state", "state_since_ns", b"state_since_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1032,6 +1671,8 @@ class TaskStatus(_message.Message):
     OOM_KILLED_FIELD_NUMBER: _builtins.int
     HOST_PORTS_FIELD_NUMBER: _builtins.int
     NODE_ID_FIELD_NUMBER: _builtins.int
+    UNHEALTHY_FIELD_NUMBER: _builtins.int
+    RUNNING_SINCE_NS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """the task's"""
     state: Global___TaskState.ValueType
@@ -1044,6 +1685,10 @@ class TaskStatus(_message.Message):
     exit_code: _builtins.int
     oom_killed: _builtins.bool
     node_id: _builtins.str
+    unhealthy: _builtins.bool
+    """its check has failed for good: it is being stopped and must get no traffic"""
+    running_since_ns: _builtins.int
+    """by the manager's clock: when it was told that the task runs"""
     @_builtins.property
     def meta(self) -> Global___Meta: ...
     @_builtins.property
@@ -1065,10 +1710,12 @@ class TaskStatus(_message.Message):
         oom_killed: _builtins.bool = ...,
         host_ports: _abc.Iterable[Global___PortConfig] | None = ...,
         node_id: _builtins.str = ...,
+        unhealthy: _builtins.bool = ...,
+        running_since_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["meta", b"meta"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_id", b"container_id", "error", b"error", "exit_code", b"exit_code", "host_ports", b"host_ports", "id", b"id", "message", b"message", "meta", b"meta", "node_id", b"node_id", "oom_killed", b"oom_killed", "pid", b"pid", "state", b"state", "state_since_ns", b"state_since_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_id", b"container_id", "error", b"error", "exit_code", b"exit_code", "host_ports", b"host_ports", "id", b"id", "message", b"message", "meta", b"meta", "node_id", b"node_id", "oom_killed", b"oom_killed", "pid", b"pid", "running_since_ns", b"running_since_ns", "state", b"state", "state_since_ns", b"state_since_ns", "unhealthy", b"unhealthy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,6 +11,7 @@ from miniworker.runtime.api import (
     SECOND,
     ContainerConfig,
     ContainerStatus,
+    HealthCheck,
     ImageError,
     LogLine,
     NoSuchContainerError,
@@ -213,3 +214,58 @@ async def _until_up(subject: Subject) -> None:
     async for line in subject.runtime.logs(ID, follow=True):
         if line.data == b"up":
             return
+
+
+async def test_a_command_runs_inside_and_tells_code_and_output(subject: Subject) -> None:
+    await run(subject)
+    done = await subject.runtime.exec(ID, FAILS, timeout_ns=30 * SECOND)
+    assert (done.code, done.timed_out) == (3, False)
+    assert sorted(done.output.split()) == [b"err", b"out"]
+    (container,) = await subject.runtime.list()
+    assert container.status is ContainerStatus.RUNNING
+
+
+async def test_a_command_that_takes_too_long_is_killed(subject: Subject) -> None:
+    await run(subject)
+    done = await subject.runtime.exec(ID, STUBBORN, timeout_ns=SECOND // 2)
+    assert (done.code, done.timed_out) == (137, True)
+    assert (await subject.runtime.exec(ID, LINES, timeout_ns=30 * SECOND)).output == b"1\n2\n3\n4\n"
+
+
+async def test_a_command_that_does_not_exist_says_so(subject: Subject) -> None:
+    await run(subject)
+    done = await subject.runtime.exec(ID, MISSING, timeout_ns=30 * SECOND)
+    assert done.code != 0
+    assert b'exec: "nosuchprogram": executable file not found in $PATH' in done.output
+
+
+async def test_nothing_is_run_in_a_container_that_does_not_run(subject: Subject) -> None:
+    await subject.runtime.create(config())
+    with pytest.raises(RuntimeFaultError, match=f"container {ID} is not running"):
+        await subject.runtime.exec(ID, LINES, timeout_ns=SECOND)
+    with pytest.raises(NoSuchContainerError, match="other"):
+        await subject.runtime.exec("other", LINES, timeout_ns=SECOND)
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        (HealthCheck(), HealthCheck(("CMD-SHELL", "true"), interval_ns=SECOND, retries=5)),
+        (HealthCheck(retries=2), HealthCheck(("CMD-SHELL", "true"), interval_ns=SECOND, retries=2)),
+        (HealthCheck(("TCP", "80")), HealthCheck(("TCP", "80"), interval_ns=SECOND, retries=5)),
+        (HealthCheck(("NONE",)), None),
+    ],
+)
+async def test_the_image_says_how_to_check_health_unless_the_service_does(
+    subject: Subject, tmp_path: Path, own: HealthCheck, expected: HealthCheck | None
+) -> None:
+    check = {"Test": ["CMD-SHELL", "true"], "Interval": SECOND, "Retries": 5}
+    image = images.busybox("checked:1", Healthcheck=check)
+    await subject.images.load(chunks(images.write_docker_archive(tmp_path / "checked.tar", image)))
+    await subject.runtime.create(config(image="checked:1", health=own))
+    assert await subject.runtime.health_check(ID) == expected
+
+
+async def test_an_image_without_a_check_has_none(subject: Subject) -> None:
+    await subject.runtime.create(config())
+    assert await subject.runtime.health_check(ID) is None

@@ -184,6 +184,52 @@ async def test_ready_waits_for_running(machine: Machine) -> None:
         await machine.dispatcher.task_state("t1", RUNNING)
 
 
+def checked(**numbers: int) -> pb.AssignedTask:
+    """A task whose health is what the program "check" says."""
+    subject = task(attached=False)
+    subject.spec.container.health.CopyFrom(objects.HealthCheck(test=["CMD", "check"], **numbers))
+    return subject
+
+
+async def test_a_checked_task_is_starting_until_its_first_success(machine: Machine) -> None:
+    machine.runtime.script(("check",), Behavior(exit_code=1))
+    async with machine.agent():
+        machine.dispatcher.assign_task(checked())
+        await machine.dispatcher.task_state("t1", objects.TASK_STATE_STARTING)
+        await eventually(lambda: machine.runtime.calls.count(("exec", "t1")) >= 2)
+        assert machine.dispatcher.history["t1"][-1] == objects.TASK_STATE_STARTING
+        machine.runtime.script(("check",), Behavior(exit_code=0))
+        status = await machine.dispatcher.task_state("t1", RUNNING)
+        assert (status.message, status.unhealthy) == ("started", False)
+
+
+async def test_an_unhealthy_task_fails_and_says_why(machine: Machine) -> None:
+    machine.runtime.script(("check",), Behavior(exit_code=0))
+    millisecond = 1_000_000
+    async with machine.agent():
+        machine.dispatcher.assign_task(checked(interval_ns=20 * millisecond, retries=2))
+        await machine.dispatcher.task_state("t1", RUNNING)
+        machine.runtime.script(("check",), Behavior(exit_code=1, output=(("stdout", b"no database"),)))
+        status = await machine.dispatcher.task_state("t1", objects.TASK_STATE_FAILED)
+        assert (status.message, status.error) == (
+            "health check failed: no database",
+            "task: unhealthy container",
+        )
+        assert status.unhealthy
+
+
+async def test_a_checked_task_that_starts_when_the_agent_dies_is_taken_up(machine: Machine) -> None:
+    machine.runtime.script(("check",), Behavior(exit_code=1))
+    async with machine.agent():
+        machine.dispatcher.assign_task(checked())
+        await machine.dispatcher.task_state("t1", objects.TASK_STATE_STARTING)
+        await eventually(lambda: ("exec", "t1") in machine.runtime.calls)
+    machine.runtime.script(("check",), Behavior(exit_code=0))
+    async with machine.agent():
+        await machine.dispatcher.task_state("t1", RUNNING)
+    assert [call for call, _ in machine.runtime.calls].count("create") == 1
+
+
 @pytest.mark.parametrize(
     ("subject", "state", "error"),
     [

@@ -304,6 +304,13 @@ def test_task_inspect(minictl: Run) -> None:
     assert done.stdout == "running 1\n"
 
 
+def test_task_why(minictl: Run, world: World) -> None:
+    done = minictl("task", "why", "web.3")
+    assert done.stdout.startswith("web.3 is pending: no suitable node")
+    assert world.requests[-1].ref == "web.3"
+    assert minictl("task", "why", "-f", "{{len .Refusals}}", "web.3").stdout == "2\n"
+
+
 def test_the_host_comes_from_the_environment(minictl: Run, tmp_path: Path) -> None:
     environment = {"PATH": os.environ["PATH"], "MINI_HOST": f"unix://{tmp_path}/mini.sock"}
     done = subprocess.run(

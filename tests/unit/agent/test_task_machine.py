@@ -24,7 +24,9 @@ exits = st.builds(Exit, code=st.integers(0, 255), oom_killed=st.booleans(), fini
 events: st.SearchStrategy[Event] = st.one_of(
     st.builds(machine.Done, st.sampled_from(Step)),
     st.builds(machine.Created, st.text(max_size=5)),
-    st.builds(machine.Started, st.integers(1, 99)),
+    st.builds(machine.Started, st.integers(1, 99), st.booleans()),
+    st.builds(machine.Healthy),
+    st.builds(machine.Unhealthy, st.text(max_size=5)),
     st.builds(machine.Exited, exits),
     st.builds(machine.Failed, st.sampled_from(Step), st.text(max_size=5)),
 )
@@ -33,6 +35,8 @@ progresses = st.builds(
     state=st.sampled_from(STATES),
     pulled=st.booleans(),
     launched=st.booleans(),
+    awaited=st.booleans(),
+    unhealthy=st.booleans(),
     cleaned=st.booleans(),
     removed=st.booleans(),
 )
@@ -168,6 +172,36 @@ def test_progress_survives_being_stored(
         pid=5,
         exit_code=3,
         oom_killed=True,
+        unhealthy=True,
     )
     status = to_status("t", progress, node_id="n", since_ns=9)
     assert from_status(pb.TaskStatus.FromString(status.SerializeToString())) == progress
+
+
+def test_a_checked_task_runs_with_its_first_success_only() -> None:
+    started = machine.after(
+        Progress(state=pb.TASK_STATE_STARTING, launched=True), machine.Started(7, checked=True)
+    )
+    assert (started.state, started.pid) == (pb.TASK_STATE_STARTING, 7)
+    assert machine.next_step(pb.TASK_STATE_RUNNING, started) is Step.WATCH
+    running = machine.after(started, machine.Healthy())
+    assert (running.state, running.message) == (pb.TASK_STATE_RUNNING, "started")
+    assert machine.next_step(pb.TASK_STATE_RUNNING, running) is Step.WATCH
+
+
+def test_an_unhealthy_task_is_stopped_and_has_failed_whatever_its_exit_code() -> None:
+    running = Progress(state=pb.TASK_STATE_RUNNING, launched=True, pid=7)
+    unhealthy = machine.after(running, machine.Unhealthy("no database\nreally"))
+    assert unhealthy.message == "health check failed: no database"
+    assert unhealthy.state == pb.TASK_STATE_RUNNING
+    assert machine.next_step(pb.TASK_STATE_RUNNING, unhealthy) is Step.STOP
+    for event, error in (
+        (machine.Exited(Exit(0, oom_killed=False, finished_at_ns=0)), "task: unhealthy container"),
+        (
+            machine.Exited(Exit(143, oom_killed=False, finished_at_ns=0)),
+            "task: non-zero exit (143): unhealthy container",
+        ),
+        (machine.Done(Step.STOP), "task: unhealthy container"),
+    ):
+        ended = machine.after(unhealthy, event)
+        assert (ended.state, ended.error, ended.pid) == (pb.TASK_STATE_FAILED, error, 0)

@@ -10,7 +10,7 @@ import pytest
 from minictl.errors import CliError
 from minictl.output import listing
 from minictl.output.jsontext import indented
-from minictl.views import cluster, common, image, network, node, service, service_pretty, task
+from minictl.views import cluster, common, image, network, node, service, service_pretty, task, why
 from miniproto.v1 import objects_pb2 as objects
 from support import canned, golden
 
@@ -70,6 +70,8 @@ OUTPUTS: dict[str, Callable[[], str]] = {
     "service-ps-quiet": lambda: tasks(quiet=True, truncate=False),
     "service-inspect": lambda: indented([service.to_json(canned.service())]),
     "service-inspect-pretty": lambda: service_pretty.render(canned.service()),
+    "task-why": lambda: why.render(canned.why()),
+    "task-why-json": lambda: indented([why.to_json(canned.why())]),
     "task-inspect": lambda: indented([task.to_json(canned.task())]),
     "node-ls": nodes,
     "node-ls-self": lambda: nodes(format="{{.Hostname}} {{if .Self}}self{{else}}other{{end}} {{.TLSStatus}}"),

@@ -123,6 +123,11 @@ CASES: list[tuple[list[str], int, str]] = [
     ),
     (["swarm", "init", "a"], 1, "minictl: 'minictl swarm init' accepts no arguments" + usage("swarm init")),
     (
+        ["task", "why"],
+        1,
+        "minictl: 'minictl task why' requires 1 argument" + usage("task why", "TASK"),
+    ),
+    (
         ["node", "update"],
         1,
         "minictl: 'minictl node update' requires 1 argument" + usage("node update", "NODE"),
@@ -146,14 +151,9 @@ CASES: list[tuple[list[str], int, str]] = [
         + usage("service ls"),
     ),
     (
-        ["service", "create", "--mount", "x", "img"],
+        ["service", "create", "--secret", "x", "img"],
         125,
-        "the flag --mount is not supported by this version of minictl" + CREATE_RUN,
-    ),
-    (
-        ["service", "create", "--tty", "img"],
-        125,
-        "the flag -t, --tty is not supported by this version of minictl" + CREATE_RUN,
+        "the flag --secret is not supported by this version of minictl" + CREATE_RUN,
     ),
     (
         ["swarm", "init", "--autolock"],
@@ -290,9 +290,19 @@ CASES: list[tuple[list[str], int, str]] = [
         "Unknown mode: foo, only replicated and global supported\n",
     ),
     (
-        ["service", "create", "--mode", "global", "x"],
+        ["service", "create", "--mode", "global", "--replicas", "2", "x"],
         1,
-        'the service mode "global" is not supported by this version of minictl, only "replicated" is\n',
+        "replicas can only be used with replicated or replicated-job mode\n",
+    ),
+    (
+        ["service", "create", "--mode", "global-job", "--replicas-max-per-node", "2", "x"],
+        1,
+        "replicas-max-per-node can only be used with replicated or replicated-job mode\n",
+    ),
+    (
+        ["service", "create", "--max-concurrent", "2", "x"],
+        1,
+        "max-concurrent can only be used with replicated-job mode\n",
     ),
     (
         ["service", "create", "--env-file", "/nonexistent", "x"],

@@ -9,8 +9,10 @@ from minimanager.decide.reconcile import affected, everything
 from minimanager.domain.objects import (
     Availability,
     ClusterSpec,
+    NodeRole,
     NodeState,
     Object,
+    Placement,
     TaskState,
 )
 from support.simulation import INGRESS, Simulation, ingress_port, service, task_spec
@@ -44,6 +46,9 @@ def test_a_service_concerns_itself(sim: Simulation) -> None:
     web = sim.services["here"]
     assert dirty(sim, "service", web, replace(web, removing=True)) == {"here"}
     assert dirty(sim, "service", None, web) == dirty(sim, "service", web, None) == {"here"}
+    apart = replace(web, spec=replace(web.spec, placement=Placement(anti_affinity=("stuck",))))
+    assert dirty(sim, "service", web, apart) == {"here"}
+    assert dirty(sim, "service", apart, web) == dirty(sim, "service", apart, None) == {"here", "stuck"}
 
 
 def test_a_task_concerns_its_service_and_when_it_makes_room_those_that_wait(sim: Simulation) -> None:
@@ -57,7 +62,7 @@ def test_a_task_concerns_its_service_and_when_it_makes_room_those_that_wait(sim:
     assert dirty(sim, "task", waiting, None) == {"stuck"}
 
 
-def test_of_a_status_only_the_end_matters(sim: Simulation) -> None:
+def test_of_a_status_the_end_matters(sim: Simulation) -> None:
     status = sim.statuses[sim.of("there")[0].id]
     ended = replace(status, state=TaskState.FAILED)
     assert dirty(sim, "status", status, replace(status, message="x")) == NONE
@@ -67,20 +72,40 @@ def test_of_a_status_only_the_end_matters(sim: Simulation) -> None:
     assert dirty(sim, "status", None, replace(ended, id="unknown")) == {"stuck"}
 
 
+def test_a_beginning_matters_where_a_task_may_be_there_to_be_replaced(sim: Simulation) -> None:
+    (task,) = sim.of("there")
+    status = sim.statuses[task.id]
+    starting = replace(status, state=TaskState.STARTING)
+    assert dirty(sim, "status", starting, status) == NONE
+    sim.tasks["twin"] = replace(task, id="twin")
+    assert dirty(sim, "status", starting, status) == dirty(sim, "status", None, status) == {"there"}
+    assert dirty(sim, "status", status, replace(status, pid=7)) == NONE
+    assert dirty(sim, "status", None, starting) == NONE
+
+
 def test_a_node_concerns_the_services_on_it_and_those_that_wait(sim: Simulation) -> None:
     node = sim.nodes["node-1"]
     drained = replace(node, spec=replace(node.spec, availability=Availability.DRAIN))
     assert dirty(sim, "node", node, drained) == {"here", "stuck"}
     assert dirty(sim, "node", node, None) == {"here", "stuck"}
-    assert dirty(sim, "node", node, replace(node, spec=replace(node.spec, labels={"a": "b"}))) == NONE
+    for changed in ({"labels": {"a": "b"}}, {"role": NodeRole.MANAGER}):
+        assert dirty(sim, "node", node, replace(node, spec=replace(node.spec, **changed))) == {
+            "here",
+            "stuck",
+        }
+    assert dirty(sim, "node", node, replace(node, spec=replace(node.spec, name="other"))) == NONE
 
 
-def test_of_a_nodes_status_its_state_and_resources_matter(sim: Simulation) -> None:
+def test_of_a_nodes_status_its_state_and_what_it_is_matter(sim: Simulation) -> None:
     status = sim.node_statuses["node-2"]
     resources = replace(status.description.resources, nano_cpus=10**13)
     bigger = replace(status, description=replace(status.description, resources=resources))
     assert dirty(sim, "node-status", status, replace(status, state=NodeState.DOWN)) == {"there", "stuck"}
     assert dirty(sim, "node-status", status, bigger) == {"there", "stuck"}
+    renamed = replace(status, description=replace(status.description, hostname="other"))
+    labelled = replace(status, description=replace(status.description, engine_labels={"a": "b"}))
+    for changed in (renamed, labelled, replace(status, address="10.77.0.99")):
+        assert dirty(sim, "node-status", status, changed) == {"there", "stuck"}
     assert dirty(sim, "node-status", status, replace(status, since_ns=1)) == NONE
 
 

@@ -102,6 +102,12 @@ def test_tasks_that_do_not_run_yet_or_are_on_a_lost_node_get_no_traffic(sim: Sim
     assert backends(sim) == []
 
 
+def test_an_unhealthy_task_gets_no_traffic_while_it_is_stopped(sim: Simulation) -> None:
+    sick, well = backends(sim)
+    sim.statuses[sick] = replace(sim.statuses[sick], unhealthy=True)
+    assert backends(sim) == [well]
+
+
 def test_a_service_that_is_being_removed_has_no_ports(sim: Simulation) -> None:
     sim.remove_service()
     assert "port/tcp/80" not in shared_assignments(sim.snapshot())

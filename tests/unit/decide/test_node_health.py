@@ -74,17 +74,6 @@ def test_a_day_of_silence_orphans_too() -> None:
     ]
 
 
-def test_draining_moves_without_delay_once_the_old_task_has_stopped() -> None:
-    sim = spread()
-    sim.set_availability("node-2", Availability.DRAIN)
-    sim.step()
-    fresh = next(task for task in sim.of() if task.desired_state is TaskState.READY)
-    assert (fresh.node_id, fresh.not_before_ns) == ("node-1", 0)
-    sim.settle()
-    assert set(sim.where().values()) == {"node-1"}
-    assert len(sim.running()) == 2
-
-
 def test_a_paused_node_keeps_its_tasks_and_gets_no_new_ones() -> None:
     sim = spread()
     sim.set_availability("node-2", Availability.PAUSE)

@@ -19,6 +19,8 @@ from miniproto.v1 import objects_pb2 as pb
 from miniworker.agent.assignments import AssignmentSet, Change
 from miniworker.agent.executor import ContainerExecutor
 from miniworker.agent.follower import Follower
+from miniworker.agent.health.monitor import Monitor
+from miniworker.agent.health.probes import Prober
 from miniworker.agent.hooks.chain import HookChain
 from miniworker.agent.hooks.sandbox import SandboxHook
 from miniworker.agent.ingress_client import IngressTables
@@ -78,7 +80,10 @@ class Agent:
             "ingress", parts.ingress.apply, clock=parts.clock, done=self._applied
         )
         self._executor = ContainerExecutor(
-            parts.runtime, HookChain([SandboxHook(parts.data_plane, self)]), node_id=identity.node_id
+            parts.runtime,
+            HookChain([SandboxHook(parts.data_plane, self)]),
+            Monitor(Prober(parts.runtime, parts.data_plane), parts.clock),
+            node_id=identity.node_id,
         )
         self._session = Session(
             self,

@@ -7,7 +7,7 @@ from miniproto.v1 import objects_pb2 as pb
 
 from miniworker.agent.statuses import protocol_name
 from miniworker.network.api import HostPort
-from miniworker.runtime.api import ContainerConfig, Limits
+from miniworker.runtime.api import ContainerConfig, HealthCheck, Limits, Mount, MountKind, Ulimit
 
 LABEL_PREFIX = "com.docker.swarm."
 """moby `daemon/cluster/executor/container/container.go`."""
@@ -39,7 +39,56 @@ def container_config(task: dispatch.AssignedTask, *, node_id: str) -> ContainerC
         cap_drop=tuple(spec.cap_drop),
         stop_signal=spec.stop_signal,
         stop_grace_period_ns=spec.stop_grace_period_ns or DEFAULT_STOP_GRACE_NS,
-        limits=Limits(nano_cpus=limits.nano_cpus, memory_bytes=limits.memory_bytes, pids=limits.pids),
+        limits=Limits(
+            nano_cpus=limits.nano_cpus,
+            memory_bytes=limits.memory_bytes,
+            pids=limits.pids,
+            swap_bytes=limits.swap_bytes,
+        ),
+        hosts=tuple((entry.address, entry.name) for entry in spec.hosts),
+        dns=tuple(spec.dns.nameservers),
+        dns_search=tuple(spec.dns.search),
+        dns_options=tuple(spec.dns.options),
+        init=spec.init,
+        tty=spec.tty,
+        sysctls=dict(spec.sysctls),
+        ulimits=tuple(Ulimit(item.name, item.soft, item.hard) for item in spec.ulimits),
+        shm_bytes=spec.shm_size_bytes,
+        oom_score_adj=spec.oom_score_adj,
+        mounts=tuple(_mount(item) for item in spec.mounts),
+        health=_health(spec.health),
+    )
+
+
+def _health(health: pb.HealthCheck) -> HealthCheck:
+    return HealthCheck(
+        test=tuple(health.test),
+        interval_ns=health.interval_ns,
+        timeout_ns=health.timeout_ns,
+        retries=health.retries,
+        start_period_ns=health.start_period_ns,
+        start_interval_ns=health.start_interval_ns,
+    )
+
+
+_MOUNT_KINDS = {
+    pb.MOUNT_TYPE_VOLUME: MountKind.VOLUME,
+    pb.MOUNT_TYPE_BIND: MountKind.BIND,
+    pb.MOUNT_TYPE_TMPFS: MountKind.TMPFS,
+}
+
+
+def _mount(mount: pb.Mount) -> Mount:
+    return Mount(
+        kind=_MOUNT_KINDS[mount.type],
+        target=mount.target,
+        source=mount.source,
+        read_only=mount.read_only,
+        propagation=mount.propagation,
+        recursive=not mount.non_recursive,
+        copy=not mount.no_copy,
+        size_bytes=mount.size_bytes,
+        mode=mount.mode,
     )
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import asyncio
+from typing import Any, Protocol
 
 from miniproto.v1 import dispatcher_pb2 as dispatch
+from miniproto.v1 import objects_pb2 as pb
 
 from miniworker.agent import task_machine as machine
 from miniworker.agent.container import container_config
+from miniworker.agent.health.monitor import Change, Monitor
+from miniworker.agent.health.policy import Verdict
+from miniworker.agent.health.probes import Target
 from miniworker.agent.hooks.api import Prepared, TaskHook
 from miniworker.agent.task_machine import Event, Progress, Step
 from miniworker.runtime.api import NoSuchContainerError, Runtime
@@ -24,9 +29,10 @@ class Executor(Protocol):
 class ContainerExecutor:
     """The real one."""
 
-    def __init__(self, runtime: Runtime, hook: TaskHook, *, node_id: str) -> None:
+    def __init__(self, runtime: Runtime, hook: TaskHook, monitor: Monitor, *, node_id: str) -> None:
         self._runtime = runtime
         self._hook = hook
+        self._monitor = monitor
         self._node_id = node_id
 
     async def perform(self, step: Step, task: dispatch.AssignedTask, progress: Progress) -> Event:
@@ -34,12 +40,35 @@ class ContainerExecutor:
             case Step.CREATE:
                 return await self._create(task)
             case Step.START:
-                return machine.Started(await self._runtime.start(task.id))
+                checked = await self._runtime.health_check(task.id) is not None
+                return machine.Started(await self._runtime.start(task.id), checked)
             case Step.WATCH:
-                return machine.Exited(await self._runtime.wait(task.id))
+                return await self._watch(task, progress)
+            case Step.STOP if progress.unhealthy:
+                return await self._stop_unhealthy(task.id)
             case _ if step not in _INSTANT:
                 await self._act(step, task, progress)
         return machine.Done(step)
+
+    async def _watch(self, task: dispatch.AssignedTask, progress: Progress) -> Event:
+        """Until it ends, or its health changes."""
+        check = await self._runtime.health_check(task.id)
+        end = asyncio.ensure_future(self._runtime.wait(task.id))
+        watched: set[asyncio.Future[Any]] = {end}
+        if check is not None:
+            target = Target(task.id, task.attachments[0].address if task.attachments else "")
+            healthy = progress.state == pb.TASK_STATE_RUNNING
+            watched.add(asyncio.ensure_future(self._monitor.change(check, target, healthy=healthy)))
+        try:
+            await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+            if end.done():
+                return machine.Exited(end.result())
+            (change,) = watched - {end}
+            return _health_event(change.result())
+        finally:
+            for future in watched:
+                future.cancel()
+            await asyncio.gather(*watched, return_exceptions=True)
 
     async def _act(self, step: Step, task: dispatch.AssignedTask, progress: Progress) -> None:
         match step:
@@ -66,7 +95,19 @@ class ContainerExecutor:
         except NoSuchContainerError:
             return
 
+    async def _stop_unhealthy(self, task_id: str) -> Event:
+        """With its exit code, where it still can be had."""
+        try:
+            await self._runtime.stop(task_id)
+            return machine.Exited(await self._runtime.wait(task_id))
+        except NoSuchContainerError:
+            return machine.Done(Step.STOP)
+
     async def _clean(self, task_id: str, progress: Progress) -> None:
         if not progress.launched:
             await self._runtime.remove(task_id)  # it has no output that somebody may want to read
         await self._hook.cleanup(task_id)
+
+
+def _health_event(change: Change) -> Event:
+    return machine.Healthy() if change.verdict is Verdict.HEALTHY else machine.Unhealthy(change.output)

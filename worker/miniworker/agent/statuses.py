@@ -29,6 +29,7 @@ def to_status(task_id: str, progress: Progress, *, node_id: str, since_ns: int) 
         oom_killed=progress.oom_killed,
         host_ports=[_port_config(port) for port in progress.host_ports],
         node_id=node_id,
+        unhealthy=progress.unhealthy,
     )
 
 
@@ -48,6 +49,7 @@ def from_status(status: pb.TaskStatus) -> Progress:
         pid=status.pid,
         exit_code=status.exit_code,
         oom_killed=status.oom_killed,
+        unhealthy=status.unhealthy,
     )
 
 

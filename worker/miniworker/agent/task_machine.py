@@ -4,6 +4,9 @@
                                  |                                   \\-> FAILED
                                  \\-> REJECTED                    SHUTDOWN from anywhere, when it is wanted
 
+A task with a health check is watched while it is STARTING, and becomes RUNNING with its first success. One that is
+unhealthy is stopped, and then FAILED.
+
 `next_step` names one step; whoever performs it brings the result back as an event, and `after` gives the new progress.
 A state only ever grows, and a task that has ended stays ended: the manager puts another task in its slot. Messages and
 errors are worded as Swarm's agent does (swarmkit `agent/exec/controller.go`).
@@ -57,6 +60,10 @@ class Progress:
     pid: int = 0
     exit_code: int = 0
     oom_killed: bool = False
+    awaited: bool = False
+    """It has been started, and has to become healthy."""
+    unhealthy: bool = False
+    """It has to be stopped, and has failed then."""
     cleaned: bool = False
     removed: bool = False
 
@@ -81,6 +88,21 @@ class Created:
 @dataclass(frozen=True, slots=True)
 class Started:
     pid: int
+    checked: bool = False
+    """It has a health check: it runs when that has succeeded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Healthy:
+    """The health check has succeeded for the first time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unhealthy:
+    """The health check has failed for good."""
+
+    output: str = ""
+    """Of the last probe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +120,10 @@ class Failed:
     error: str
 
 
-Event = Done | Created | Started | Exited | Failed
+Event = Done | Created | Started | Healthy | Unhealthy | Exited | Failed
+
+UNHEALTHY = "unhealthy container"
+"""Swarm's words (moby `daemon/cluster/executor/container/errors.go`)."""
 
 
 def next_step(desired: State, progress: Progress) -> Step:
@@ -109,7 +134,7 @@ def next_step(desired: State, progress: Progress) -> Step:
         if not progress.cleaned:
             return Step.CLEAN
         return Step.REMOVE if desired >= pb.TASK_STATE_REMOVE else Step.WAIT
-    if desired >= pb.TASK_STATE_SHUTDOWN:
+    if desired >= pb.TASK_STATE_SHUTDOWN or progress.unhealthy:
         return Step.STOP
     return _forward(desired, progress)
 
@@ -123,7 +148,7 @@ def _forward(desired: State, progress: Progress) -> Step:
         case pb.TASK_STATE_READY:
             return Step.LAUNCH if desired > pb.TASK_STATE_READY else Step.WAIT
         case pb.TASK_STATE_STARTING:
-            return Step.START
+            return Step.WATCH if progress.awaited else Step.START
         case pb.TASK_STATE_RUNNING:
             return Step.WATCH
         case _:
@@ -148,8 +173,14 @@ def _after(progress: Progress, event: Event) -> Progress:
                 container_id=container_id,
                 host_ports=host_ports,
             )
-        case Started(pid):
+        case Started(pid, True):
+            return replace(progress, pid=pid, awaited=True)
+        case Started(pid, _):
             return replace(progress, state=pb.TASK_STATE_RUNNING, message="started", pid=pid)
+        case Healthy():
+            return replace(progress, state=pb.TASK_STATE_RUNNING, message="started", awaited=False)
+        case Unhealthy(output):
+            return replace(progress, unhealthy=True, message=_unhealthy_message(output))
         case Exited(exit_):
             return _after_exit(progress, exit_)
         case Failed(_, error):
@@ -168,14 +199,24 @@ def _after_step(progress: Progress, step: Step) -> Progress:
             return replace(progress, pulled=True)
         case Step.LAUNCH:
             return replace(progress, state=pb.TASK_STATE_STARTING, message="starting", launched=True)
+        case Step.STOP if progress.unhealthy:
+            return replace(progress, state=pb.TASK_STATE_FAILED, error=f"task: {UNHEALTHY}", pid=0)
         case Step.STOP:
             return replace(progress, state=pb.TASK_STATE_SHUTDOWN, message="shutdown", pid=0)
         case _:
             return progress
 
 
+def _unhealthy_message(output: str) -> str:
+    line = output.strip().partition("\n")[0]
+    return f"health check failed: {line}" if line else "health check failed"
+
+
 def _after_exit(progress: Progress, exit_: Exit) -> Progress:
     ended = replace(progress, pid=0, exit_code=exit_.code, oom_killed=exit_.oom_killed)
+    if progress.unhealthy:
+        code = f"non-zero exit ({exit_.code}): " if exit_.code else ""
+        return replace(ended, state=pb.TASK_STATE_FAILED, error=f"task: {code}{UNHEALTHY}")
     if exit_.code == 0:
         return replace(ended, state=pb.TASK_STATE_COMPLETE, message="finished")
     cause = ": out of memory" if exit_.oom_killed else ""

@@ -132,4 +132,11 @@ class TaskRunner:
 
 def _told(progress: Progress) -> tuple[object, ...]:
     """What of a progress others are told."""
-    return (progress.state, progress.message, progress.error, progress.container_id, progress.pid)
+    return (
+        progress.state,
+        progress.message,
+        progress.error,
+        progress.container_id,
+        progress.pid,
+        progress.unhealthy,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -89,6 +90,9 @@ class DataPlane(Protocol):
 
         Raises PortInUseError when a host port is taken.
         """
+
+    async def open_socket(self, task_id: str) -> socket.socket:
+        """A TCP socket inside the task's namespace, not connected and not blocking."""
 
     async def detach(self, task_id: str) -> None:
         """Remove the task's namespace and host ports. Unknown: nothing."""

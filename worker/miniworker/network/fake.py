@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -37,6 +38,12 @@ class FakeDataPlane:
             host_ports=kept.host_ports,
             hosts_address=kept.attachments[0].address if kept.attachments else IPv4Address("172.18.0.2"),
         )
+
+    async def open_socket(self, task_id: str) -> socket.socket:
+        """One of this machine's own."""
+        opened = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        opened.setblocking(False)
+        return opened
 
     async def detach(self, task_id: str) -> None:
         self.sandboxes.pop(task_id, None)

@@ -31,7 +31,11 @@ def in_namespace(path: Path, work: Callable[[], T]) -> T:
     """What `work` returns or raises, done inside the namespace kept at `path`."""
 
     def enter_and_work() -> T:
-        with path.open() as file:
+        try:
+            file = path.open()
+        except OSError as error:
+            raise NetworkError(f"cannot enter {path}: {error.strerror}") from error
+        with file:
             _check(_libc.setns(file.fileno(), _CLONE_NEWNET), f"cannot enter {path}")
         return work()
 

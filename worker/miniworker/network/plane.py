@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Awaitable, Coroutine, Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -28,7 +29,7 @@ from miniworker.network.host_ports import choose_ports, forwards_of, ports_of
 from miniworker.network.leaving import LeavingLinks
 from miniworker.network.model import EMPTY, Bridge, KernelState, Operation
 from miniworker.network.names import bridge_name
-from miniworker.network.namespaces import remove_namespace
+from miniworker.network.namespaces import in_namespace, remove_namespace
 from miniworker.network.observe import observe
 from miniworker.network.plan import VXLAN_PORT, plan, return_paths
 from miniworker.network.ports import port_holder, port_is_free
@@ -77,6 +78,9 @@ class KernelDataPlane:
 
     async def attach(self, sandbox: Sandbox) -> AttachedSandbox:
         return await _to_the_end(self._attach(sandbox))
+
+    async def open_socket(self, task_id: str) -> socket.socket:
+        return await asyncio.to_thread(in_namespace, self._path(task_id), _tcp_socket)
 
     async def detach(self, task_id: str) -> None:
         await _to_the_end(self._detach(task_id))
@@ -301,3 +305,9 @@ async def _all(works: Iterable[Awaitable[None]]) -> None:
     for outcome in await asyncio.gather(*works, return_exceptions=True):
         if isinstance(outcome, BaseException):
             raise outcome
+
+
+def _tcp_socket() -> socket.socket:
+    opened = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    opened.setblocking(False)
+    return opened

@@ -37,6 +37,77 @@ class Limits:
     nano_cpus: int = 0
     memory_bytes: int = 0
     pids: int = 0
+    swap_bytes: int = 0
+    """Besides memory; 0: the kernel's default; -1: no limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ulimit:
+    """setrlimit(2); -1 means no limit."""
+
+    name: str
+    """"nofile"."""
+    soft: int
+    hard: int
+
+
+class MountKind(Enum):
+    VOLUME = "volume"
+    BIND = "bind"
+    TMPFS = "tmpfs"
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """Something of the node's at a place in the container."""
+
+    kind: MountKind
+    target: str
+    source: str = ""
+    """A path of the node, or a volume's name; a volume without one goes with its container."""
+    read_only: bool = False
+    propagation: str = ""
+    """Of a bind mount; empty: "rprivate"."""
+    recursive: bool = True
+    """Of a bind mount: with what is mounted below its source."""
+    copy: bool = True
+    """Into a volume that is empty goes what the image has at the target."""
+    size_bytes: int = 0
+    """Of a tmpfs; 0: no limit but memory."""
+    mode: int = 0
+    """Of a tmpfs; 0: 1777."""
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """How to find out whether a container does its work; 0 means Docker's default, as does what is empty."""
+
+    test: tuple[str, ...] = ()
+    """("CMD", program, ...), ("CMD-SHELL", line), ("HTTP", "8080/path"), ("TCP", "5432"), ("NONE",); empty: the
+    image's."""
+    interval_ns: int = 0
+    timeout_ns: int = 0
+    retries: int = 0
+    start_period_ns: int = 0
+    start_interval_ns: int = 0
+
+    def over(self, image: HealthCheck) -> HealthCheck | None:
+        """This check with the image's for what it leaves open; None: there is nothing to check."""
+        test = self.test or image.test
+        if not test or test[0] == "NONE":
+            return None
+        return HealthCheck(
+            test=test,
+            interval_ns=self.interval_ns or image.interval_ns,
+            timeout_ns=self.timeout_ns or image.timeout_ns,
+            retries=self.retries or image.retries,
+            start_period_ns=self.start_period_ns or image.start_period_ns,
+            start_interval_ns=self.start_interval_ns or image.start_interval_ns,
+        )
+
+
+NO_HEALTH_CHECK = HealthCheck()
+"""It asks for nothing of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +144,19 @@ class ContainerConfig:
     """(address, name) lines for /etc/hosts, besides localhost's."""
     dns: tuple[str, ...] = ()
     """Name servers for /etc/resolv.conf; empty: the host's."""
+    dns_search: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
+    init: bool = False
+    """An init of the runtime's is the first process: it passes signals on and reaps orphans."""
+    tty: bool = False
+    """A terminal instead of two pipes: all output is on "stdout"."""
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    ulimits: tuple[Ulimit, ...] = ()
+    shm_bytes: int = 0
+    """Of /dev/shm; 0: 64 MiB."""
+    oom_score_adj: int = 0
+    mounts: tuple[Mount, ...] = ()
+    health: HealthCheck = NO_HEALTH_CHECK
 
 
 class ContainerStatus(Enum):
@@ -89,6 +173,18 @@ class Exit:
     """128 + n when signal n ended it."""
     oom_killed: bool
     finished_at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """How a command ended that was run in a container."""
+
+    code: int
+    """128 + n when signal n ended it."""
+    output: bytes = b""
+    """The first bytes of its stdout and stderr."""
+    timed_out: bool = False
+    """It was killed because it took too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +236,26 @@ class Runtime(Protocol):
         """
 
     async def create(self, config: ContainerConfig) -> None:
-        """Make the container ready to start. One of the same id is left as it is. Raises ImageError."""
+        """Make the container ready to start. One of the same id is left as it is. Raises ImageError.
+
+        Named volumes are made as they are needed and outlive their containers.
+        """
 
     async def start(self, container_id: str) -> int:
         """Start it; the pid of its first process. Started already: the same answer."""
 
     async def wait(self, container_id: str) -> Exit:
         """Return when it has exited, at once if it has. Raises NoSuchContainerError."""
+
+    async def health_check(self, container_id: str) -> HealthCheck | None:
+        """The check that its configuration and its image ask for together. Raises NoSuchContainerError."""
+
+    async def exec(self, container_id: str, command: tuple[str, ...], *, timeout_ns: int) -> Execution:
+        """Run a command in the running container, as its user and with its environment, until it ends.
+
+        One that cannot be started has another code than 0, and says why. Raises NoSuchContainerError, RuntimeFaultError
+        when the container does not run.
+        """
 
     async def stop(self, container_id: str) -> None:
         """Send its stop signal, wait its grace period, then kill; return when it has exited. Exited: nothing."""

@@ -18,10 +18,13 @@ from minicommon.clock import Clock, SystemClock
 from minicommon.errors import MiniError
 
 from miniworker.runtime.api import (
+    NO_HEALTH_CHECK,
     Container,
     ContainerConfig,
     ContainerStatus,
+    Execution,
     Exit,
+    HealthCheck,
     ImageError,
     ImageInfo,
     ImageRemoval,
@@ -61,6 +64,7 @@ class _Image:
     references: list[str]
     created_at_ns: int
     size_bytes: int
+    health: HealthCheck = NO_HEALTH_CHECK
 
 
 @dataclass(slots=True)
@@ -68,6 +72,7 @@ class _Entry:
     config: ContainerConfig
     image_id: str
     behavior: Behavior
+    health: HealthCheck | None = None
     pid: int = 0
     exit: Exit | None = None
     lines: list[LogLine] = field(default_factory=list)
@@ -149,7 +154,7 @@ class FakeRuntime:
             return
         image = self.images.find(config.image)
         behavior = self._behaviors.get((*config.command, *config.args), Behavior())
-        self._entries[config.id] = _Entry(config, image.id, behavior)
+        self._entries[config.id] = _Entry(config, image.id, behavior, config.health.over(image.health))
 
     async def start(self, container_id: str) -> int:
         self._called("start", container_id)
@@ -173,6 +178,28 @@ class FakeRuntime:
             if entry.exit is not None:
                 return entry.exit
             await entry.changed.wait()
+
+    async def health_check(self, container_id: str) -> HealthCheck | None:
+        return self._entry(container_id).health
+
+    async def exec(self, container_id: str, command: tuple[str, ...], *, timeout_ns: int) -> Execution:
+        """What a command does is looked up as a container's is; one that does not end by itself takes too long."""
+        self._called("exec", container_id)
+        entry = self._entry(container_id)
+        if entry.status is not ContainerStatus.RUNNING:
+            raise RuntimeFaultError(f"container {container_id} is not running")
+        behavior = self._behaviors.get(command, Behavior())
+        if behavior.start_error:
+            return Execution(255, behavior.start_error.encode())
+        output = b"".join(data + b"\n" for _, data in behavior.output)
+        if behavior.exit_code is None:
+            await self._clock.sleep_until(self._clock.now_ns() + timeout_ns)
+            return Execution(_KILLED, output, timed_out=True)
+        return Execution(behavior.exit_code, output)
+
+    def script(self, command: tuple[str, ...], behavior: Behavior) -> None:
+        """From now on the command does this."""
+        self._behaviors[command] = behavior
 
     async def stop(self, container_id: str) -> None:
         self._called("stop", container_id)
@@ -264,12 +291,19 @@ class FakeImages:
         self._runtime = runtime
         self._images: dict[str, _Image] = {}
 
-    def put(self, image_id: str, reference: str, created_at_ns: int, size_bytes: int) -> None:
+    def put(
+        self,
+        image_id: str,
+        reference: str,
+        created_at_ns: int,
+        size_bytes: int,
+        health: HealthCheck = NO_HEALTH_CHECK,
+    ) -> None:
         """The image is there, under this full reference; empty: under none."""
         for other in self._images.values():
             if reference in other.references:
                 other.references.remove(reference)
-        image = self._images.setdefault(image_id, _Image(image_id, [], created_at_ns, size_bytes))
+        image = self._images.setdefault(image_id, _Image(image_id, [], created_at_ns, size_bytes, health))
         if reference:
             image.references.append(reference)
 
@@ -292,10 +326,12 @@ class FakeImages:
             with closing(Archive(Path(file.name))) as archive:
                 found = archive.images()
         for image in found:
-            created = image_config(image.config).created_at_ns
+            settings = image_config(image.config)
             references = [names.parse(reference).full for reference in image.references]
             for reference in references or [""]:
-                self.put(of_bytes(image.config), reference, created, len(data))
+                self.put(
+                    of_bytes(image.config), reference, settings.created_at_ns, len(data), settings.health
+                )
             loaded += [names.shorten(reference) for reference in references] or [of_bytes(image.config)]
         return tuple(loaded)
 

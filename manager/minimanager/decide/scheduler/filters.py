@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from minimanager.decide.scheduler.demand import Demand
 from minimanager.decide.scheduler.nodes import Column, NodeColumns, fixed_host_ports
-from minimanager.domain.objects import Task
 
 UNLIMITED = np.iinfo(np.int64).max // 4
 """More tasks than any group has; far enough from the end of the type to be added up."""
@@ -24,7 +24,7 @@ NO_NODE = "no suitable node"
 @dataclass(frozen=True, slots=True)
 class Filter:
     name: str
-    room: Callable[[NodeColumns, Task], Column]
+    room: Callable[[NodeColumns, Demand], Column]
     """How many more tasks like this each node can take, as far as this filter is concerned."""
     one: str
     """The reason, for one node."""
@@ -40,12 +40,12 @@ class Refusal:
     filter: str
 
 
-def _ready(nodes: NodeColumns, task: Task) -> Column:
+def _ready(nodes: NodeColumns, demand: Demand) -> Column:
     return np.where(nodes.available, UNLIMITED, 0)
 
 
-def _resources(nodes: NodeColumns, task: Task) -> Column:
-    reserved = task.spec.resources.reservations
+def _resources(nodes: NodeColumns, demand: Demand) -> Column:
+    reserved = demand.task.spec.resources.reservations
     room = np.full(len(nodes.ids), UNLIMITED, dtype=np.int64)
     for free, needed in (
         (nodes.free_nano_cpus, reserved.nano_cpus),
@@ -56,8 +56,14 @@ def _resources(nodes: NodeColumns, task: Task) -> Column:
     return room
 
 
-def _host_ports(nodes: NodeColumns, task: Task) -> Column:
-    wanted = fixed_host_ports(task)
+def _constraints(nodes: NodeColumns, demand: Demand) -> Column:
+    if not demand.placement.constraints:
+        return np.full(len(nodes.ids), UNLIMITED, dtype=np.int64)
+    return np.where(nodes.suitable(demand.placement.constraints), UNLIMITED, 0)
+
+
+def _host_ports(nodes: NodeColumns, demand: Demand) -> Column:
+    wanted = fixed_host_ports(demand.task)
     if not wanted:
         return np.full(len(nodes.ids), UNLIMITED, dtype=np.int64)
     room = np.ones(len(nodes.ids), dtype=np.int64)
@@ -67,31 +73,63 @@ def _host_ports(nodes: NodeColumns, task: Task) -> Column:
     return room
 
 
+def _max_replicas(nodes: NodeColumns, demand: Demand) -> Column:
+    most = demand.placement.max_replicas
+    if not most:
+        return np.full(len(nodes.ids), UNLIMITED, dtype=np.int64)
+    return np.maximum(most - demand.service, 0)
+
+
+def _neighbors(nodes: NodeColumns, demand: Demand) -> Column:
+    allowed = np.ones(len(nodes.ids), dtype=np.bool_)
+    for neighbor in demand.neighbors:
+        allowed &= neighbor.allowed
+    return np.where(allowed, UNLIMITED, 0)
+
+
 PIPELINE: tuple[Filter, ...] = (
     Filter("ready", _ready, "1 node not available for new tasks", "{} nodes not available for new tasks"),
     Filter("resource", _resources, "insufficient resources on 1 node", "insufficient resources on {} nodes"),
+    Filter(
+        "constraint",
+        _constraints,
+        "scheduling constraints not satisfied on 1 node",
+        "scheduling constraints not satisfied on {} nodes",
+    ),
     Filter(
         "host-port",
         _host_ports,
         "host-mode port already in use on 1 node",
         "host-mode port already in use on {} nodes",
     ),
+    Filter(
+        "max-replicas",
+        _max_replicas,
+        "max replicas per node limit exceed",
+        "max replicas per node limit exceed",
+    ),
+    Filter(
+        "affinity",
+        _neighbors,
+        "affinity to other services not satisfied on 1 node",
+        "affinity to other services not satisfied on {} nodes",
+    ),
 )
 
 
-def capacity(nodes: NodeColumns, task: Task) -> Column:
+def capacity(nodes: NodeColumns, demand: Demand) -> Column:
     """How many tasks like this each node can still take."""
     room = np.full(len(nodes.ids), UNLIMITED, dtype=np.int64)
     for each in PIPELINE:
-        room = np.minimum(room, each.room(nodes, task))
+        room = np.minimum(room, each.room(nodes, demand))
     return room
 
 
-def refusals(nodes: NodeColumns, task: Task) -> tuple[Refusal, ...]:
+def refusals(nodes: NodeColumns, demand: Demand) -> tuple[Refusal, ...]:
     """For each node that has no room for the task, the first filter that says so."""
     reasons: dict[int, str] = {}
     for each in PIPELINE:
-        for row in np.flatnonzero(each.room(nodes, task) == 0).tolist():
+        for row in np.flatnonzero(each.room(nodes, demand) == 0).tolist():
             reasons.setdefault(row, each.name)
     return tuple(Refusal(nodes.ids[row], reasons[row]) for row in sorted(reasons))
 

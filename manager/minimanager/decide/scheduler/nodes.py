@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 
 from minimanager.decide.overlay import Overlay
 from minimanager.decide.slots import host_ports, is_active
-from minimanager.domain.objects import Availability, NodeState, PortProtocol, Task
+from minimanager.domain.constraints import fact, unmet
+from minimanager.domain.objects import Availability, Node, NodeState, NodeStatus, PortProtocol, Task
 
 Column = NDArray[np.int64]
 Mask = NDArray[np.bool_]
+Share = NDArray[np.float64]
 HostPort = tuple[PortProtocol, int]
 
 
@@ -22,14 +24,47 @@ class NodeColumns:
 
     ids: tuple[str, ...]
     rows: dict[str, int]
+    nodes: tuple[Node, ...]
+    statuses: tuple[NodeStatus | None, ...]
     available: Mask
     """Ready and active: may take new tasks."""
+    nano_cpus: Column
+    memory_bytes: Column
     free_nano_cpus: Column
     free_memory_bytes: Column
     tasks: Column
     """Tasks that are to run there, of all services."""
     ports: dict[int, set[HostPort]] = field(default_factory=dict)
     """Host-mode ports in use, by row."""
+    repelled: dict[str, list[str]] = field(default_factory=dict)
+    """By service name, the ids of the services that do not want to be on a node with it."""
+    _suitable: dict[tuple[str, ...], Mask] = field(default_factory=dict)
+
+    def suitable(self, constraints: tuple[str, ...]) -> Mask:
+        """Which nodes satisfy all of the constraints."""
+        found = self._suitable.get(constraints)
+        if found is None:
+            pairs = zip(self.nodes, self.statuses, strict=True)
+            found = np.array([not unmet(constraints, *pair) for pair in pairs], dtype=np.bool_)
+            self._suitable[constraints] = found
+        return found
+
+    def branches(self, key: str) -> Column:
+        """The nodes' branches in a spreading over `key`: those that have the same for it have the same number."""
+        numbers: dict[str, int] = {}
+        found = (fact(key, *pair) for pair in zip(self.nodes, self.statuses, strict=True))
+        return np.array([numbers.setdefault(value, len(numbers)) for value in found], dtype=np.int64)
+
+    def fullness(self) -> Share:
+        """How much of each node is reserved, 0 to 1: of its processors or its memory, whichever is more."""
+        shares = (
+            1 - free / np.maximum(total, 1)
+            for total, free in (
+                (self.nano_cpus, self.free_nano_cpus),
+                (self.memory_bytes, self.free_memory_bytes),
+            )
+        )
+        return np.maximum(*shares)
 
     def hold(self, row: int, task: Task) -> None:
         """Count a task that the node holds already."""
@@ -67,18 +102,26 @@ def columns(overlay: Overlay) -> NodeColumns:
     table = NodeColumns(
         ids=ids,
         rows={node_id: row for row, node_id in enumerate(ids)},
+        nodes=tuple(snapshot.nodes[node_id] for node_id in ids),
+        statuses=tuple(snapshot.node_statuses.get(node_id) for node_id in ids),
         available=np.zeros(len(ids), dtype=np.bool_),
+        nano_cpus=np.zeros(len(ids), dtype=np.int64),
+        memory_bytes=np.zeros(len(ids), dtype=np.int64),
         free_nano_cpus=np.zeros(len(ids), dtype=np.int64),
         free_memory_bytes=np.zeros(len(ids), dtype=np.int64),
         tasks=np.zeros(len(ids), dtype=np.int64),
     )
+    for service in snapshot.services.values():
+        for name in service.spec.placement.anti_affinity:
+            table.repelled.setdefault(name, []).append(service.id)
     for row, node_id in enumerate(ids):
         status = snapshot.node_statuses.get(node_id)
         if status is not None:
             active = snapshot.nodes[node_id].spec.availability is Availability.ACTIVE
             table.available[row] = active and status.state is NodeState.READY
-            table.free_nano_cpus[row] = status.description.resources.nano_cpus
-            table.free_memory_bytes[row] = status.description.resources.memory_bytes
+            resources = status.description.resources
+            table.nano_cpus[row] = table.free_nano_cpus[row] = resources.nano_cpus
+            table.memory_bytes[row] = table.free_memory_bytes[row] = resources.memory_bytes
         for task in overlay.of_node(node_id):
             if not overlay.finished(task):
                 table.hold(row, task)

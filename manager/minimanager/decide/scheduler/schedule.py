@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from minimanager.decide.overlay import Overlay
+from minimanager.decide.scheduler.demand import MAX_FAILURES, Demand, demand_of
 from minimanager.decide.scheduler.filters import capacity, explain, refusals
 from minimanager.decide.scheduler.nodes import Column, NodeColumns, columns
 from minimanager.decide.scheduler.spread import order, spread
 from minimanager.decide.slots import age, is_active
-from minimanager.domain.objects import SECOND, Task, TaskState
+from minimanager.domain.objects import PlacementStrategy, Task, TaskState
 
 ASSIGNED_MESSAGE = "scheduler assigned task to node"
-
-MAX_FAILURES = 5
-"""A node on which a specification failed so often of late is used last (swarmkit `manager/scheduler/scheduler.go`)."""
-
-FAILURE_WINDOW_NS = 300 * SECOND
-"""What "of late" means (same source)."""
 
 
 def schedule(overlay: Overlay, service_ids: Sequence[str]) -> None:
@@ -31,73 +25,82 @@ def schedule(overlay: Overlay, service_ids: Sequence[str]) -> None:
         return
     nodes = columns(overlay)
     for group in groups:
-        _place(overlay, nodes, group)
+        if group[0].bound_node_id:
+            _place_bound(overlay, nodes, group)
+        else:
+            _place(overlay, nodes, group)
 
 
 def _groups(overlay: Overlay, service_ids: Sequence[str]) -> Iterator[list[Task]]:
-    """The waiting tasks of each service, lowest slot first: identical but for their slot."""
+    """The waiting tasks of each version of each service, lowest slot first: identical but for their slot."""
     for service_id in service_ids:
-        group = [
-            task
-            for task in overlay.of_service(service_id)
-            if task.state is TaskState.PENDING and is_active(task)
-        ]
-        if group:
+        groups: dict[int, list[Task]] = {}
+        for task in overlay.of_service(service_id):
+            if task.state is TaskState.PENDING and is_active(task) and not _is_held(task):
+                groups.setdefault(task.spec_version, []).append(task)
+        for group in groups.values():
             yield sorted(group, key=lambda task: (task.slot, task.id))
 
 
+def _is_held(task: Task) -> bool:
+    return task.held and task.desired_state is TaskState.READY
+
+
 def _place(overlay: Overlay, nodes: NodeColumns, group: list[Task]) -> None:
-    task = group[0]
-    service, failures = _service_columns(overlay, nodes, task)
-    placed = spread(
-        len(group),
-        room=capacity(nodes, task),
-        service=service,
-        tasks=nodes.tasks,
-        penalized=failures >= MAX_FAILURES,
-    )
-    rows = order(placed, service, nodes.tasks)
-    nodes.place(placed, task)
+    demand = demand_of(overlay, nodes, group[0])
+    placed = _spread(nodes, demand, len(group))
+    rows = order(placed, demand.service, nodes.tasks)
+    nodes.place(placed, demand.task)
+    demand.place(placed)
     for waiting, row in zip(group, rows, strict=False):
-        overlay.put(
-            replace(
-                waiting,
-                node_id=nodes.ids[row],
-                state=TaskState.ASSIGNED,
-                state_since_ns=overlay.now_ns,
-                message=ASSIGNED_MESSAGE,
-                error="",
-            )
-        )
+        _assign(overlay, waiting, nodes.ids[row])
     if len(rows) < len(group):
-        error = explain(refusals(nodes, task))
+        error = explain(refusals(nodes, demand))
         for waiting in group[len(rows) :]:
             overlay.put(replace(waiting, error=error))
 
 
-def _service_columns(overlay: Overlay, nodes: NodeColumns, like: Task) -> tuple[Column, Column]:
-    """Per node: how many tasks of the service are to run there, and how many of this specification failed of late.
-
-    Failures are counted before this pass trims the history, which may be hardly longer than MAX_FAILURES.
-    """
-    running = Counter(
-        task.node_id
-        for task in overlay.of_service(like.service_id)
-        if is_active(task) and not overlay.finished(task)
-    )
-    failed = Counter(
-        task.node_id
-        for task in overlay.snapshot.of_service(like.service_id).values()
-        if task.spec_version == like.spec_version and _failed_of_late(overlay, task)
-    )
-    return (
-        np.array([running[node_id] for node_id in nodes.ids], dtype=np.int64),
-        np.array([failed[node_id] for node_id in nodes.ids], dtype=np.int64),
-    )
+def _place_bound(overlay: Overlay, nodes: NodeColumns, group: list[Task]) -> None:
+    """Tasks of a global service: each has its node, which only has to have room for it."""
+    demand = demand_of(overlay, nodes, group[0])
+    room = capacity(nodes, demand)
+    placed = np.zeros_like(room)
+    reasons = {refusal.node_id: refusal for refusal in refusals(nodes, demand)}
+    for task in group:
+        row = nodes.rows.get(task.bound_node_id)
+        if row is None:
+            continue  # its node has left, and so will the task
+        if room[row] > placed[row]:
+            placed[row] += 1
+            _assign(overlay, task, task.bound_node_id)
+        else:
+            reason = reasons.get(task.bound_node_id)
+            overlay.put(replace(task, error=explain([reason] if reason is not None else [])))
+    nodes.place(placed, demand.task)
 
 
-def _failed_of_late(overlay: Overlay, task: Task) -> bool:
-    status = overlay.snapshot.statuses.get(task.id)
-    if status is None or status.state not in (TaskState.FAILED, TaskState.REJECTED):
-        return False
-    return status.state_since_ns > overlay.now_ns - FAILURE_WINDOW_NS
+def _assign(overlay: Overlay, task: Task, node_id: str) -> None:
+    overlay.put(
+        replace(
+            task,
+            node_id=node_id,
+            state=TaskState.ASSIGNED,
+            state_since_ns=overlay.now_ns,
+            message=ASSIGNED_MESSAGE,
+            error="",
+        )
+    )
+
+
+def _spread(nodes: NodeColumns, demand: Demand, wanted: int) -> Column:
+    """How many of the group each node gets."""
+    placement = demand.placement
+    return spread(
+        wanted,
+        room=capacity(nodes, demand),
+        service=demand.service,
+        tasks=nodes.tasks,
+        penalized=demand.failures >= MAX_FAILURES,
+        levels=[nodes.branches(key) for key in placement.spread_over],
+        fullness=nodes.fullness() if placement.strategy is PlacementStrategy.BINPACK else None,
+    )

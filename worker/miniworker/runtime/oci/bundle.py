@@ -5,13 +5,15 @@ The values are those Docker uses (moby `daemon/pkg/oci/defaults.go`), so that an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import posixpath
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from miniworker.runtime.api import ContainerConfig, RuntimeFaultError
+from miniworker.runtime.api import ContainerConfig, RuntimeFaultError, Ulimit
 from miniworker.runtime.oci import capabilities, cgroups, seccomp
 from miniworker.runtime.oci.manifest import ImageConfig
+from miniworker.runtime.oci.mounts import OciMount, bind, mount
 from miniworker.runtime.oci.records import ContainerFiles
 from miniworker.runtime.oci.users import Identity
 
@@ -20,7 +22,12 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SHM_BYTES = 64 << 20
 """Docker's default size of /dev/shm."""
 
+INIT_PATH = "/sbin/docker-init"
+"""Where Docker puts the init of a container that asked for one."""
+
 _HOSTNAME_LENGTH = 12
+_NO_LIMIT = (1 << 64) - 1
+"""RLIM_INFINITY."""
 
 _MASKED = (
     "/proc/acpi",
@@ -56,13 +63,14 @@ def build(
     *,
     files: ContainerFiles,
     unified: bool,
+    own_mounts: Sequence[OciMount] = (),
 ) -> dict[str, Any]:
     """The whole document. Raises RuntimeFaultError for what no container can be."""
     held = capabilities.effective(config.cap_add, config.cap_drop)
     return {
         "ociVersion": "1.0.2",
         "process": {
-            "terminal": False,
+            "terminal": config.tty,
             "user": {
                 "uid": identity.uid,
                 "gid": identity.gid,
@@ -73,15 +81,17 @@ def build(
             "cwd": _absolute(config.dir or image.dir or "/"),
             "capabilities": _capabilities(held, identity),
             "noNewPrivileges": False,
+            "rlimits": [_rlimit(ulimit) for ulimit in config.ulimits],
+            **({"oomScoreAdj": config.oom_score_adj} if config.oom_score_adj else {}),
         },
         "root": {"path": str(files.rootfs), "readonly": config.read_only},
         "hostname": hostname(config),
-        "mounts": _mounts(files, unified=unified, read_only=config.read_only),
+        "mounts": _mounts(config, files, own_mounts, unified=unified),
         "linux": {
             "namespaces": _namespaces(config.netns, unified=unified),
             "cgroupsPath": cgroups.path_of(config.id),
             "resources": cgroups.resources(config.limits),
-            "sysctl": _SYSCTLS,
+            "sysctl": {**_SYSCTLS, **config.sysctls},
             "seccomp": seccomp.profile(held),
             "maskedPaths": list(_MASKED),
             "readonlyPaths": list(_READ_ONLY),
@@ -100,12 +110,14 @@ def arguments(config: ContainerConfig, image: ImageConfig) -> tuple[str, ...]:
         raise RuntimeFaultError(
             f"no command specified: neither the service nor the image {config.image} has one"
         )
-    return words
+    return (INIT_PATH, "--", *words) if config.init else words
 
 
 def environment(config: ContainerConfig, image: ImageConfig, identity: Identity) -> tuple[str, ...]:
     """PATH and HOSTNAME, the image's, the service's over it; HOME last, where nobody set it."""
     values = {"PATH": DEFAULT_PATH, "HOSTNAME": hostname(config)}
+    if config.tty:
+        values["TERM"] = "xterm"
     for entry in (*image.env, *config.env):
         key, equals, value = entry.partition("=")
         if equals:
@@ -136,27 +148,40 @@ def _namespaces(netns: Path | None, *, unified: bool) -> list[dict[str, str]]:
     return [*({"type": kind} for kind in kinds), network]
 
 
-def _mounts(files: ContainerFiles, *, unified: bool, read_only: bool) -> list[dict[str, Any]]:
+def _rlimit(ulimit: Ulimit) -> dict[str, Any]:
+    values = {"soft": ulimit.soft, "hard": ulimit.hard}
+    return {
+        "type": f"RLIMIT_{ulimit.name.upper()}",
+        **{name: _NO_LIMIT if value == -1 else value for name, value in values.items()},
+    }
+
+
+def _mounts(
+    config: ContainerConfig, files: ContainerFiles, own_mounts: Sequence[OciMount], *, unified: bool
+) -> list[OciMount]:
+    """Ours, but for those that the service puts its own in the place of; then the service's."""
+    taken = {posixpath.normpath(mount["destination"]) for mount in own_mounts}
+    ours = _default_mounts(config, files, unified=unified)
+    return [*(mount for mount in ours if mount["destination"] not in taken), *own_mounts]
+
+
+def _default_mounts(config: ContainerConfig, files: ContainerFiles, *, unified: bool) -> list[OciMount]:
     shut = ["nosuid", "noexec", "nodev"]
     cgroup = [*shut, "ro"] if unified else [*shut, "ro", "relatime"]
-    bind = ["rbind", "rprivate", *(["ro"] if read_only else [])]
     own = [("hosts", "/etc/hosts"), ("hostname", "/etc/hostname"), ("resolv.conf", "/etc/resolv.conf")]
+    shm_bytes = config.shm_bytes or SHM_BYTES
     return [
-        _mount("/proc", "proc", "proc", shut),
-        _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        _mount(
+        mount("/proc", "proc", "proc", shut),
+        mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount(
             "/dev/pts",
             "devpts",
             "devpts",
             ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
         ),
-        _mount("/sys", "sysfs", "sysfs", [*shut, "ro"]),
-        _mount("/sys/fs/cgroup", "cgroup", "cgroup", cgroup),
-        _mount("/dev/mqueue", "mqueue", "mqueue", shut),
-        _mount("/dev/shm", "tmpfs", "shm", [*shut, "mode=1777", f"size={SHM_BYTES}"]),
-        *(_mount(target, "bind", str(files.etc / name), bind) for name, target in own),
+        mount("/sys", "sysfs", "sysfs", [*shut, "ro"]),
+        mount("/sys/fs/cgroup", "cgroup", "cgroup", cgroup),
+        mount("/dev/mqueue", "mqueue", "mqueue", shut),
+        mount("/dev/shm", "tmpfs", "shm", [*shut, "mode=1777", f"size={shm_bytes}"]),
+        *(bind(target, files.etc / name, read_only=config.read_only) for name, target in own),
     ]
-
-
-def _mount(target: str, kind: str, source: str, options: list[str]) -> dict[str, Any]:
-    return {"destination": target, "type": kind, "source": source, "options": options}

@@ -34,8 +34,11 @@ def resources(limits: Limits) -> dict[str, Any]:
         quota = max(_MIN_QUOTA_US, limits.nano_cpus * _PERIOD_US // 1_000_000_000)
         result["cpu"] = {"quota": quota, "period": _PERIOD_US}
     if limits.memory_bytes:
-        # No `swap`: as Docker does where only memory is given, the kernel's own default applies.
+        # Without `swap`, as Docker does where only memory is given, the kernel's own default applies.
         result["memory"] = {"limit": limits.memory_bytes}
+        if limits.swap_bytes:  # the OCI runtime wants both together
+            both = -1 if limits.swap_bytes < 0 else limits.memory_bytes + limits.swap_bytes
+            result["memory"]["swap"] = both
     if limits.pids:
         result["pids"] = {"limit": limits.pids}
     return result

@@ -12,14 +12,21 @@ import json
 import os
 import re
 import subprocess
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from miniworker.runtime.api import RuntimeFaultError
+from miniworker.runtime.api import Execution, RuntimeFaultError
+from miniworker.runtime.oci.execute import execute
 from miniworker.runtime.oci.records import ContainerFiles, ensure_directory
 
 _MESSAGE = re.compile(r'level=(?:error|fatal) msg="((?:[^"\\]|\\.)*)"')
-_NOISE = ("runc create failed: ", "unable to start container process: ", "OCI runtime create failed: ")
+_NOISE = (
+    "runc create failed: ",
+    "exec failed: ",
+    "unable to start container process: ",
+    "OCI runtime create failed: ",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +36,8 @@ class Programs:
     conmon: str
     runtime: str
     """runc or crun."""
+    init: str = ""
+    """For containers that ask for one; empty: this node has none."""
 
 
 class Supervisor:
@@ -53,7 +62,7 @@ class Supervisor:
         """Whether it was created and not yet let run (runc and crun: the FIFO its first process waits at)."""
         return (self._root / container_id / "exec.fifo").exists()
 
-    async def create(self, container_id: str, name: str, files: ContainerFiles) -> None:
+    async def create(self, container_id: str, name: str, files: ContainerFiles, *, tty: bool = False) -> None:
         """Start conmon and through it the container, up to the point before its first program."""
         for directory in (files.exits, files.state):
             ensure_directory(directory)
@@ -62,7 +71,7 @@ class Supervisor:
         reader, writer = os.pipe2(os.O_CLOEXEC)
         try:
             process = await asyncio.create_subprocess_exec(
-                *self._conmon(container_id, name, files),
+                *self._conmon(container_id, name, files, tty=tty),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -86,13 +95,30 @@ class Supervisor:
         if code != 0:
             raise RuntimeFaultError(explain(output))
 
+    async def exec(
+        self, container_id: str, command: tuple[str, ...], files: ContainerFiles, *, timeout_ns: int
+    ) -> Execution:
+        """Run `command` inside the running container."""
+        with tempfile.TemporaryDirectory(prefix="exec-", dir=files.root) as folder:
+            pid_file = Path(folder) / "pid"
+            arguments = ("--root", str(self._root), "exec", "--pid-file", str(pid_file), container_id)
+            done = await execute(
+                (self._programs.runtime, *arguments, *command),
+                container_id=container_id,
+                pid_file=pid_file,
+                timeout_ns=timeout_ns,
+            )
+        text = done.output.decode(errors="replace")
+        not_begun = done.code != 0 and bool(_MESSAGE.search(text))
+        return replace(done, output=explain(text).encode()) if not_begun else done
+
     async def delete(self, container_id: str) -> None:
         """Remove what the runtime keeps of it, killing what is left."""
         code, output = await self._run("--root", str(self._root), "delete", "--force", container_id)
         if code != 0:
             raise RuntimeFaultError(explain(output))
 
-    def _conmon(self, container_id: str, name: str, files: ContainerFiles) -> tuple[str, ...]:
+    def _conmon(self, container_id: str, name: str, files: ContainerFiles, *, tty: bool) -> tuple[str, ...]:
         return (
             self._programs.conmon,
             "--api-version=1",
@@ -110,6 +136,7 @@ class Supervisor:
             "--log-level=error",
             "--no-sync-log",
             "--full-attach",
+            *(["--terminal"] if tty else []),
         )
 
     async def _run(self, *arguments: str) -> tuple[int, str]:

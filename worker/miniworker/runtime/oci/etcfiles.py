@@ -26,15 +26,27 @@ def hosts(lines: Iterable[tuple[str, str]]) -> str:
     return "".join(f"{address}\t{names}\n" for address, names in (*_LOCAL, *lines))
 
 
-def resolv_conf(dns: Iterable[str], *, host: str) -> str:
+def resolv_conf(
+    dns: Iterable[str], *, host: str, search: Iterable[str] = (), options: Iterable[str] = ()
+) -> str:
     """/etc/resolv.conf with these name servers, else the host's text without servers on its loopback.
 
-    A loopback address of the host is another one inside the container: nobody answers there.
+    A loopback address of the host is another one inside the container: nobody answers there. `search` and `options`
+    take the place of the host's; a search of "." is none.
     """
-    servers = tuple(dns)
+    servers, domains, settings = tuple(dns), tuple(search), tuple(options)
+    replaced = {
+        *(("search", "domain") if domains else ()),
+        *(("options",) if settings else ()),
+    }
+    lines = [line for line in host.splitlines() if not _names_loopback(line) and _word(line) not in replaced]
     if servers:
-        return "".join(f"nameserver {server}\n" for server in servers)
-    return "".join(f"{line}\n" for line in host.splitlines() if not _names_loopback(line))
+        lines = [f"nameserver {server}" for server in servers]
+    if domains and domains != (".",):
+        lines.append(f"search {' '.join(domains)}")
+    if settings:
+        lines.append(f"options {' '.join(settings)}")
+    return "".join(f"{line}\n" for line in lines)
 
 
 def host_resolv_conf() -> str:
@@ -47,6 +59,10 @@ def host_resolv_conf() -> str:
         if "nameserver" in resolv_conf((), host=text):
             return text
     return ""
+
+
+def _word(line: str) -> str:
+    return line.split(maxsplit=1)[0] if line.strip() else ""
 
 
 def _names_loopback(line: str) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from miniworker.runtime.api import ImageError
+from miniworker.runtime.api import NO_HEALTH_CHECK, HealthCheck, ImageError
 from miniworker.runtime.oci import digest as digests
 
 INDEX_TYPES = (
@@ -55,6 +55,7 @@ class ImageConfig:
     user: str = ""
     dir: str = ""
     stop_signal: str = ""
+    health: HealthCheck = NO_HEALTH_CHECK
 
 
 def architecture() -> str:
@@ -132,7 +133,27 @@ def image_config(data: bytes) -> ImageConfig:
         user=str(settings.get("User") or ""),
         dir=str(settings.get("WorkingDir") or ""),
         stop_signal=str(settings.get("StopSignal") or ""),
+        health=_health(settings.get("Healthcheck") or {}),
     )
+
+
+def _health(value: Mapping[str, Any]) -> HealthCheck:
+    """HEALTHCHECK of a Dockerfile, which only Docker's images have."""
+    numbers = {
+        name: value.get(key) or 0
+        for name, key in (
+            ("interval_ns", "Interval"),
+            ("timeout_ns", "Timeout"),
+            ("retries", "Retries"),
+            ("start_period_ns", "StartPeriod"),
+            ("start_interval_ns", "StartInterval"),
+        )
+    }
+    if not all(isinstance(number, int) and number >= 0 for number in numbers.values()):
+        raise ImageError(
+            "the image's configuration: Healthcheck has something else than numbers of nanoseconds"
+        )
+    return HealthCheck(test=_words(value, "Test"), **numbers)
 
 
 def _words(settings: Mapping[str, Any], key: str) -> tuple[str, ...]:

@@ -20,6 +20,9 @@ from miniworker.runtime.oci.settings import OciSettings
 _SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/libexec/podman:/usr/lib/podman"
 """Where distributions put them, whatever PATH the daemon was started with."""
 
+_INITS = ("tini-static", "docker-init", "catatonit")
+"""Inits that need nothing of the container they are put into; any of them will do for --init."""
+
 
 async def open_oci(settings: OciSettings, *, keyring: Keyring | None = None) -> OciRuntime:
     """The runtime, with what an earlier one left half done cleared away.
@@ -56,7 +59,8 @@ def find_programs(settings: OciSettings, *, search: str = "", unified: bool | No
             f"the oci runtime needs {' and '.join(missing)}, not found in {where}; "
             "on Debian and Ubuntu: apt-get install runc conmon"
         )
-    return Programs(conmon=str(Path(conmon)), runtime=str(Path(runtime)))
+    init = next(filter(None, (shutil.which(name, path=where) for name in _INITS)), "")
+    return Programs(conmon=str(Path(conmon)), runtime=str(Path(runtime)), init=init)
 
 
 def _build(settings: OciSettings, programs: Programs, keyring: Keyring | None) -> OciRuntime:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
+from pathlib import Path
 
 from miniworker.runtime.api import ContainerConfig, RuntimeFaultError
-from miniworker.runtime.oci import bundle, etcfiles, overlay, rooted, users
+from miniworker.runtime.oci import bundle, etcfiles, mounts, overlay, rooted, users
 from miniworker.runtime.oci.image_index import ImageRecord
 from miniworker.runtime.oci.image_store import ImageStore
 from miniworker.runtime.oci.processes import signal_number
@@ -16,6 +18,18 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _DEFAULT_STOP_SIGNAL = "SIGTERM"
 
 
+@dataclass(frozen=True, slots=True)
+class NodeParts:
+    """What containers are given of the node."""
+
+    volumes: Path
+    """Where named volumes are."""
+    init: str
+    """The program for --init; empty: there is none."""
+    unified: bool
+    """Whether the node has only cgroup v2."""
+
+
 def check_id(container_id: str) -> None:
     """Ids become file names. Raises RuntimeFaultError for one that cannot."""
     if not _ID.fullmatch(container_id):
@@ -23,7 +37,7 @@ def check_id(container_id: str) -> None:
 
 
 def prepare(
-    config: ContainerConfig, image: ImageRecord, store: ImageStore, files: ContainerFiles, *, unified: bool
+    config: ContainerConfig, image: ImageRecord, store: ImageStore, files: ContainerFiles, *, node: NodeParts
 ) -> ContainerRecord:
     """Everything but starting it; the record, which the caller enters when this has succeeded.
 
@@ -38,6 +52,8 @@ def prepare(
         stop_signal=_stop_signal(config.stop_signal or settings.stop_signal),
         stop_grace_period_ns=config.stop_grace_period_ns,
         labels=dict(config.labels),
+        tty=config.tty,
+        health=config.health.over(settings.health),
     )
     for directory in (files.root, files.etc):
         ensure_directory(directory)
@@ -50,9 +66,20 @@ def prepare(
         passwd=rooted.read_text(files.rootfs, "/etc/passwd"),
         group=rooted.read_text(files.rootfs, "/etc/group"),
     )
-    document = bundle.build(config, settings, identity, files=files, unified=unified)
+    own = mounts.prepare(config.mounts, files, volumes=node.volumes)
+    if config.init:
+        own = (*own, _init(node.init))
+    document = bundle.build(config, settings, identity, files=files, unified=node.unified, own_mounts=own)
     (files.root / "config.json").write_text(json.dumps(document))
     return record
+
+
+def _init(program: str) -> mounts.OciMount:
+    if not program:
+        raise RuntimeFaultError(
+            "--init needs an init on the node; on Debian and Ubuntu: apt-get install tini"
+        )
+    return mounts.bind(bundle.INIT_PATH, Path(program), read_only=True)
 
 
 def _stop_signal(text: str) -> str:
@@ -66,7 +93,12 @@ def _write_etc(config: ContainerConfig, files: ContainerFiles) -> None:
     texts = {
         "hosts": etcfiles.hosts(config.hosts),
         "hostname": f"{bundle.hostname(config)}\n",
-        "resolv.conf": etcfiles.resolv_conf(config.dns, host=etcfiles.host_resolv_conf()),
+        "resolv.conf": etcfiles.resolv_conf(
+            config.dns,
+            host=etcfiles.host_resolv_conf(),
+            search=config.dns_search,
+            options=config.dns_options,
+        ),
     }
     for name, text in texts.items():
         path = files.etc / name

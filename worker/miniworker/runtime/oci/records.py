@@ -8,6 +8,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from miniworker.runtime.api import HealthCheck
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,8 @@ class ContainerRecord:
     stop_signal: str
     stop_grace_period_ns: int
     labels: Mapping[str, str]
+    tty: bool = False
+    health: HealthCheck | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,11 @@ class ContainerFiles:
     def etc(self) -> Path:
         """hosts, hostname and resolv.conf, bound into /etc."""
         return self.root / "etc"
+
+    @property
+    def volumes(self) -> Path:
+        """The volumes without a name: they go with the container."""
+        return self.root / "volumes"
 
     @property
     def log(self) -> Path:
@@ -117,7 +127,11 @@ class Containers:
 
 def _read(path: Path) -> ContainerRecord:
     raw = json.loads(path.read_text())
-    return ContainerRecord(**{**raw, "chain": tuple(raw["chain"])})
+    return ContainerRecord(**{**raw, "chain": tuple(raw["chain"]), "health": _health(raw.get("health"))})
+
+
+def _health(raw: Mapping[str, Any] | None) -> HealthCheck | None:
+    return None if raw is None else HealthCheck(**{**raw, "test": tuple(raw["test"])})
 
 
 def read_number(path: Path) -> int | None:

@@ -17,10 +17,13 @@ from miniworker.runtime.api import (
     Container,
     ContainerConfig,
     ContainerStatus,
+    Execution,
     Exit,
+    HealthCheck,
     LogLine,
     NoSuchContainerError,
     Progress,
+    RuntimeFaultError,
     RuntimeInfo,
 )
 from miniworker.runtime.oci import cgroups, logs, names, overlay, processes
@@ -29,7 +32,7 @@ from miniworker.runtime.oci.image_service import OciImages
 from miniworker.runtime.oci.image_store import ImageStore
 from miniworker.runtime.oci.locks import KeyedLocks
 from miniworker.runtime.oci.observe import Observed, Observer
-from miniworker.runtime.oci.prepare import check_id, prepare
+from miniworker.runtime.oci.prepare import NodeParts, check_id, prepare
 from miniworker.runtime.oci.pull import Puller
 from miniworker.runtime.oci.records import ContainerFiles, ContainerRecord, Containers
 from miniworker.runtime.oci.registry.auth import Keyring
@@ -56,9 +59,12 @@ class OciRuntime:
         self._client = RegistryClient(insecure=settings.insecure_registries, keyring=keyring)
         self._puller = Puller(store, self._client, parallel=settings.parallel_downloads)
         self._starting = asyncio.Semaphore(settings.parallel_starts)
+        self._executing = asyncio.Semaphore(settings.parallel_execs)
         self._locks = KeyedLocks()
         self._changed: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
-        self._unified = cgroups.is_unified()
+        self._node = NodeParts(
+            volumes=settings.data_dir / "volumes", init=programs.init, unified=cgroups.is_unified()
+        )
         self.images = OciImages(store, containers.all)
 
     async def recover(self) -> None:
@@ -82,9 +88,7 @@ class OciRuntime:
             image, _ = self.images.find(config.image)
             files = self._containers.files(config.id)
             try:
-                record = await asyncio.to_thread(
-                    prepare, config, image, self._store, files, unified=self._unified
-                )
+                record = await asyncio.to_thread(prepare, config, image, self._store, files, node=self._node)
             except BaseException:
                 await self._clear(config.id, files)
                 raise
@@ -109,7 +113,7 @@ class OciRuntime:
             if self._supervisor.is_known(record.id):
                 await self._supervisor.delete(record.id)
             await asyncio.to_thread(overlay.mount, files, self._store.lower(record.chain))
-            await self._supervisor.create(record.id, record.name, files)
+            await self._supervisor.create(record.id, record.name, files, tty=record.tty)
         pid = self._observer.pid(record.id)
         await self._supervisor.start(record.id)
         return pid
@@ -123,6 +127,17 @@ class OciRuntime:
                 await self._changed[container_id].wait()
             else:
                 await self._observer.ended(container_id)
+
+    async def health_check(self, container_id: str) -> HealthCheck | None:
+        return self._record(container_id).health
+
+    async def exec(self, container_id: str, command: tuple[str, ...], *, timeout_ns: int) -> Execution:
+        if self._observer.observe(self._record(container_id)).status is not ContainerStatus.RUNNING:
+            raise RuntimeFaultError(f"container {container_id} is not running")
+        async with self._executing:
+            return await self._supervisor.exec(
+                container_id, command, self._containers.files(container_id), timeout_ns=timeout_ns
+            )
 
     async def stop(self, container_id: str) -> None:
         async with self._locks.of(container_id):  # a start under way is seen through first

@@ -22,3 +22,5 @@ class OciSettings:
     """Layers of one image fetched at once (Docker's `max-concurrent-downloads`)."""
     parallel_starts: int = 4
     """Containers being started at once. Starting is all CPU, some 30 ms of it; more at once only makes each later."""
+    parallel_execs: int = 16
+    """Commands being run inside containers at once. One costs as much as a start, but may hang until its timeout."""

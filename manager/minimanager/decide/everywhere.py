@@ -1,0 +1,106 @@
+"""Global services and global jobs: one task on each node that may have one. The node is the task's place.
+
+A task never moves. When its node is to be emptied, or no longer satisfies the constraints, it stops, and comes back
+with the node; a node that does not answer keeps its task, for nobody else could have it. A paused node keeps its task
+and gets no other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from minimanager.decide.overlay import Overlay
+from minimanager.decide.rollout import Replacing
+from minimanager.decide.slots import Slot, is_active, is_outdated
+from minimanager.decide.tries import (
+    UNSUITED,
+    has_completed,
+    keep_one,
+    new_task,
+    refill,
+    remove,
+    replace_newest,
+)
+from minimanager.domain.objects import Availability, NodeState, Service, Task, TaskState
+
+_BY_ITSELF = (TaskState.COMPLETE, TaskState.FAILED, TaskState.REJECTED)
+"""How a task ends that nobody has stopped."""
+
+
+def orchestrate(overlay: Overlay, service: Service) -> None:
+    """Stop what may not stay, and give a task to each node that has none and may have one."""
+    slots = overlay.slots(service.id)
+    present = [slot for slot in slots.values() if not overlay.lost(slot.node_id)]
+    replacing = None if service.spec.mode.is_job else Replacing(overlay, service, present)
+    for slot in slots.values():
+        if overlay.lost(slot.node_id):
+            remove(overlay, slot)
+        elif not _retire(overlay, service, slot, replacing):
+            _renew(overlay, service if replacing is None else replacing.template(slot), slot)
+    taken = {slot.node_id for slot in slots.values()}
+    for node_id in sorted(overlay.snapshot.nodes):
+        if node_id not in taken and takes(overlay, service, node_id):
+            if not overlay.has_room():
+                return
+            overlay.create(new_task(overlay, service, node_id=node_id))
+
+
+def takes(overlay: Overlay, service: Service, node_id: str) -> bool:
+    """Whether the node gets a task of the service now, if it has none."""
+    node, status = overlay.snapshot.nodes[node_id], overlay.snapshot.node_statuses.get(node_id)
+    if node.spec.availability is not Availability.ACTIVE or status is None:
+        return False
+    return status.state is NodeState.READY and overlay.suits(service, node_id)
+
+
+def wanted_nodes(overlay: Overlay, service: Service) -> frozenset[str]:
+    """The nodes that should have a task of the service now: those that get one, and those that keep theirs."""
+    keep = {
+        task.bound_node_id
+        for task in overlay.of_service(service.id)
+        if is_active(task) and not overlay.finished(task) and _may_keep(overlay, service, task)
+    }
+    return frozenset(
+        node_id
+        for node_id in overlay.snapshot.nodes
+        if takes(overlay, service, node_id) or (node_id in keep and not overlay.down(node_id))
+    )
+
+
+def _may_keep(overlay: Overlay, service: Service, task: Task) -> bool:
+    node_id = task.bound_node_id
+    return not overlay.draining(node_id) and overlay.suits(service, node_id)
+
+
+def _retire(overlay: Overlay, service: Service, slot: Slot, replacing: Replacing | None) -> bool:
+    """Ask the tasks that cannot stay to stop. Whether the node needs no new task."""
+    is_job = service.spec.mode.is_job
+    fit: list[Task] = []
+    for task in slot.active:
+        if overlay.finished(task):
+            if not (is_job and overlay.state(task) is TaskState.COMPLETE):
+                overlay.put(replace(task, desired_state=TaskState.SHUTDOWN))
+        elif is_job and is_outdated(task, service):
+            overlay.put(replace(task, desired_state=TaskState.REMOVE))
+        elif replacing is not None and replacing.retires(slot, task):
+            overlay.put(replace(task, desired_state=TaskState.SHUTDOWN))
+        elif overlay.draining(slot.node_id):
+            overlay.put(replace(task, desired_state=TaskState.SHUTDOWN))
+        elif not overlay.suits(service, slot.node_id):
+            overlay.put(replace(task, desired_state=TaskState.SHUTDOWN, error=UNSUITED))
+        else:
+            fit.append(task)
+    keep_one(overlay, service, fit)
+    if replacing is not None:
+        return replacing.needs_nothing(slot, fit)
+    return bool(fit) or (is_job and has_completed(overlay, service, slot))
+
+
+def _renew(overlay: Overlay, service: Service, slot: Slot) -> None:
+    """A new task for the node. One that was stopped by us, and not by itself, needs no leave of its policy."""
+    if not takes(overlay, service, slot.node_id) or not overlay.has_room():
+        return
+    if overlay.state(slot.newest) in _BY_ITSELF:
+        refill(overlay, service, slot)
+    else:
+        replace_newest(overlay, service, slot)

@@ -1,0 +1,164 @@
+"""What a service asks for its containers, from the command line to what is seen inside them, on a real node."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.cluster import Cluster, eventually, http_get
+from support.hosts import Lab
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+
+NODE = "box-01"
+
+
+@pytest.fixture(scope="module")
+def cluster(archives: dict[str, Path]) -> Iterator[Cluster]:
+    """A cluster of one."""
+    with Lab(f"c{os.getpid() % 10000}", (NODE,)) as lab:
+        cluster = Cluster(lab)
+        cluster.start(NODE)
+        cluster.ctl(NODE, "swarm", "init", "--advertise-addr", lab[NODE].address)
+        for path in archives.values():
+            cluster.ctl(NODE, "image", "load", "-i", str(path))
+        yield cluster
+        cluster.ctl(NODE, "swarm", "leave", "--force")
+
+
+@pytest.fixture
+def shared(cluster: Cluster, tmp_path: Path) -> Path:
+    """A directory of the node's that containers may be given."""
+    tmp_path.chmod(0o777)
+    return tmp_path
+
+
+def _create(cluster: Cluster, name: str, *words: str) -> None:
+    cluster.ctl(NODE, "service", "create", "--detach", "--name", name, *words)
+
+
+def _ps(cluster: Cluster, name: str) -> str:
+    form = "{{.CurrentState}} {{.Error}}"
+    return cluster.ctl(NODE, "service", "ps", name, "--no-trunc", "--format", form).stdout
+
+
+def _remove(cluster: Cluster, name: str) -> None:
+    cluster.ctl(NODE, "service", "rm", name)
+
+
+def _report(cluster: Cluster, shared: Path, script: str, *flags: str) -> list[str]:
+    """The lines that a script prints inside a container with these flags."""
+    words = ["--mount", f"type=bind,source={shared},target=/out", *flags, "busybox:latest"]
+    whole = f"({script}) > /out/.report 2>&1; mv /out/.report /out/report; exec sleep 600"
+    _create(cluster, "inside", *words, "sh", "-c", whole)
+    report = shared / "report"
+    eventually(report.exists, "the container has reported")
+    _remove(cluster, "inside")
+    return report.read_text().splitlines()
+
+
+def test_flags_take_effect_inside(cluster: Cluster, shared: Path) -> None:
+    script = (
+        "cat /proc/1/comm; cat /proc/sys/net/core/somaxconn; ulimit -Sn; tail -2 /etc/hosts | head -1;"
+        "cat /etc/resolv.conf; df -k /dev/shm /scratch | awk 'NR>1 {print $2}'; cat /proc/self/oom_score_adj"
+    )
+    lines = _report(
+        cluster,
+        shared,
+        script,
+        *(
+            "--init",
+            "--sysctl",
+            "net.core.somaxconn=77",
+            "--ulimit",
+            "nofile=64:128",
+            "--host",
+            "db:10.9.8.7",
+        ),
+        *("--dns", "10.0.0.1", "--dns-search", "lan", "--dns-option", "ndots:2"),
+        *("--shm-size", "5m", "--tmpfs", "/scratch:size=1m", "--oom-score-adj", "500"),
+    )
+    assert lines == [
+        *("docker-init", "77", "64", "10.9.8.7\tdb"),
+        *("nameserver 10.0.0.1", "search lan", "options ndots:2"),
+        *("5120", "1024", "500"),
+    ]
+
+
+def test_a_volume_outlives_its_service(cluster: Cluster, shared: Path) -> None:
+    mount = ("--mount", "source=keep,target=/keep")
+    assert _report(cluster, shared, "echo first > /keep/f", *mount) == []
+    (shared / "report").unlink()
+    assert _report(cluster, shared, "cat /keep/f", *mount) == ["first"]
+
+
+def test_a_bind_mount_without_source_is_rejected_by_name(cluster: Cluster) -> None:
+    mount = "type=bind,source=/no/such/place,target=/x"
+    _create(cluster, "nowhere", "--restart-condition", "none", "--mount", mount, "busybox:latest")
+    text = 'invalid mount config for type "bind": bind source path does not exist: /no/such/place'
+    eventually(lambda: "Rejected" in (told := _ps(cluster, "nowhere")) and text in told, "it is rejected")
+    _remove(cluster, "nowhere")
+
+
+def test_traffic_comes_with_the_first_success_of_the_check(cluster: Cluster, shared: Path) -> None:
+    mount = ("--mount", f"type=bind,source={shared},target=/out")
+    check = (
+        "--health-cmd",
+        "test -e /out/ready",
+        "--health-interval",
+        "100ms",
+        "--health-start-period",
+        "1h",
+    )
+    starts = ("--health-start-interval", "100ms")
+    _create(cluster, "late", "-p", "4567:4567", *mount, *check, *starts, "whoami:1")
+    eventually(lambda: _ps(cluster, "late").startswith("Starting"), "it has been started")
+    with pytest.raises(AssertionError):
+        http_get(cluster.lab.client, f"http://{NODE}:4567/")
+    (shared / "ready").touch()
+    eventually(lambda: http_get(cluster.lab.client, f"http://{NODE}:4567/"), "it answers")
+    assert _ps(cluster, "late").startswith("Running")
+    _remove(cluster, "late")
+
+
+def test_an_unhealthy_container_has_failed_and_says_so(cluster: Cluster, shared: Path) -> None:
+    mount = ("--mount", f"type=bind,source={shared},target=/out")
+    check = ("--health-cmd", "test ! -e /out/sick", "--health-interval", "100ms", "--health-retries", "2")
+    policy = ("--restart-condition", "none", "--stop-grace-period", "0s")
+    _create(cluster, "frail", *mount, *check, *policy, "busybox:latest", "sleep", "600")
+    eventually(lambda: _ps(cluster, "frail").startswith("Running"), "it is healthy")
+    (shared / "sick").touch()
+    eventually(lambda: _ps(cluster, "frail").startswith("Failed"), "it has failed")
+    assert "task: non-zero exit (137): unhealthy container" in _ps(cluster, "frail")
+    _remove(cluster, "frail")
+
+
+@pytest.mark.parametrize("check", [("--health-http", "4567/peer"), ("--health-tcp", "4567")])
+def test_checks_that_need_nothing_in_the_image(cluster: Cluster, check: tuple[str, str]) -> None:
+    """The task runs once its server has answered the agent, inside the task's namespace."""
+    _create(cluster, "checked", "-p", "4568:4567", *check, "whoami:1")
+    eventually(lambda: _ps(cluster, "checked").startswith("Running"), "it is healthy")
+    assert http_get(cluster.lab.client, f"http://{NODE}:4568/peer").strip() == "10.77.0.99"
+    _remove(cluster, "checked")
+
+
+def test_a_port_that_nobody_listens_on_is_unhealthy(cluster: Cluster) -> None:
+    check = ("--health-tcp", "81", "--health-interval", "100ms", "--health-retries", "1")
+    _create(cluster, "deaf", "--restart-condition", "none", *check, "whoami:1")
+    eventually(lambda: "unhealthy container" in _ps(cluster, "deaf"), "it has failed")
+    _remove(cluster, "deaf")
+
+
+def test_placeholders_stand_for_the_task_and_its_node(cluster: Cluster, shared: Path) -> None:
+    (shared / "inside").mkdir(mode=0o777)
+    lines = _report(
+        cluster,
+        shared,
+        "hostname; echo $WHERE; ls -d /by/*",
+        *("--hostname", "{{.Service.Name}}-{{.Task.Slot}}"),
+        *("--env", 'WHERE={{.Node.Hostname}} {{index .Service.Labels "a.b"}}', "--label", "a.b=c"),
+        *("--mount", f"type=bind,source={shared}/{{{{.Service.Name}}}},target=/by/{{{{.Node.Hostname}}}}"),
+    )
+    assert lines == ["inside-1", f"{NODE} c", f"/by/{NODE}"]

@@ -1,0 +1,49 @@
+"""From an assigned task to its container's configuration."""
+
+from __future__ import annotations
+
+from miniproto.v1 import dispatcher_pb2 as dispatch
+from miniproto.v1 import objects_pb2 as pb
+from miniworker.agent.container import container_config
+from miniworker.runtime.api import Limits, Mount, MountKind, Ulimit
+
+
+def test_what_a_container_is_given_reaches_the_runtime() -> None:
+    spec = pb.TaskSpec(
+        container=pb.ContainerSpec(
+            image="whoami:1",
+            init=True,
+            tty=True,
+            sysctls={"net.core.somaxconn": "9"},
+            ulimits=[pb.Ulimit(name="nofile", soft=1, hard=2)],
+            hosts=[pb.HostEntry(name="db", address="10.0.0.5")],
+            dns=pb.DnsConfig(nameservers=["10.0.0.1"], search=["lan"], options=["ndots:2"]),
+            shm_size_bytes=7,
+            oom_score_adj=8,
+            mounts=[
+                pb.Mount(
+                    type=pb.MOUNT_TYPE_BIND,
+                    source="/s",
+                    target="/b",
+                    read_only=True,
+                    propagation="shared",
+                    non_recursive=True,
+                ),
+                pb.Mount(source="v", target="/v", no_copy=True),
+                pb.Mount(type=pb.MOUNT_TYPE_TMPFS, target="/t", size_bytes=5, mode=0o700),
+            ],
+        ),
+        resources=pb.Resources(limits=pb.ResourceLimits(memory_bytes=10, swap_bytes=-1)),
+    )
+    config = container_config(dispatch.AssignedTask(id="t", name="web.1", spec=spec), node_id="n")
+    assert (config.init, config.tty, config.shm_bytes, config.oom_score_adj) == (True, True, 7, 8)
+    assert config.sysctls == {"net.core.somaxconn": "9"}
+    assert config.ulimits == (Ulimit("nofile", 1, 2),)
+    assert config.hosts == (("10.0.0.5", "db"),)
+    assert (config.dns, config.dns_search, config.dns_options) == (("10.0.0.1",), ("lan",), ("ndots:2",))
+    assert config.limits == Limits(memory_bytes=10, swap_bytes=-1)
+    assert config.mounts == (
+        Mount(MountKind.BIND, "/b", "/s", read_only=True, propagation="shared", recursive=False),
+        Mount(MountKind.VOLUME, "/v", "v", copy=False),
+        Mount(MountKind.TMPFS, "/t", size_bytes=5, mode=0o700),
+    )
