@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minictl import container_flags, health_flags, mode_flags, placement_flags, values
+from minictl import container_flags, health_flags, mode_flags, placement_flags, privilege_flags, values
 from minictl.errors import CliError
 from minictl.flags import Flag
 
@@ -90,6 +90,7 @@ CREATE_FLAGS = (
     *mode_flags.CREATE_FLAGS,
     *placement_flags.CREATE_FLAGS,
     *container_flags.CREATE_FLAGS,
+    *privilege_flags.CREATE_FLAGS,
     *health_flags.FLAGS,
     *_with_default(True),
     Flag("container-label", "Container labels", kind=values.LABEL),
@@ -108,6 +109,7 @@ UPDATE_FLAGS = (
     *mode_flags.COMMON_FLAGS,
     *placement_flags.UPDATE_FLAGS,
     *container_flags.UPDATE_FLAGS,
+    *privilege_flags.UPDATE_FLAGS,
     *health_flags.FLAGS,
     *_with_default(False),
     Flag("args", "Service command args", kind=values.COMMAND),
@@ -158,6 +160,7 @@ def new_spec(parsed: Parsed, environment: Mapping[str, str]) -> ServiceSpec:
     mode_flags.apply_new(spec, parsed)
     placement_flags.apply_new(spec, parsed)
     container_flags.apply_new(spec, parsed)
+    privilege_flags.apply_new(spec, parsed)
     _apply_common(spec, parsed)
     return spec
 
@@ -187,6 +190,7 @@ def change_spec(spec: ServiceSpec, parsed: Parsed, environment: Mapping[str, str
     mode_flags.apply_change(spec, parsed)
     placement_flags.apply_change(spec, parsed)
     container_flags.apply_change(spec, parsed)
+    privilege_flags.apply_change(spec, parsed)
     _apply_common(spec, parsed)
 
 

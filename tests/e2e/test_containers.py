@@ -19,7 +19,7 @@ NODE = "box-01"
 def cluster(archives: dict[str, Path]) -> Iterator[Cluster]:
     """A cluster of one."""
     with Lab(f"c{os.getpid() % 10000}", (NODE,)) as lab:
-        cluster = Cluster(lab)
+        cluster = Cluster(lab, worker_options=("--allow", "device,pid-host"))
         cluster.start(NODE)
         cluster.ctl(NODE, "swarm", "init", "--advertise-addr", lab[NODE].address)
         for path in archives.values():
@@ -162,3 +162,18 @@ def test_placeholders_stand_for_the_task_and_its_node(cluster: Cluster, shared: 
         *("--mount", f"type=bind,source={shared}/{{{{.Service.Name}}}},target=/by/{{{{.Node.Hostname}}}}"),
     )
     assert lines == ["inside-1", f"{NODE} c", f"/by/{NODE}"]
+
+
+def test_a_container_has_of_the_node_what_its_owner_allows(cluster: Cluster, shared: Path) -> None:
+    lines = _report(
+        cluster,
+        shared,
+        "cat /proc/1/comm; head -c 3 /dev/nothing | wc -c",
+        *("--pid", "host", "--device", "/dev/zero:/dev/nothing:r"),
+    )
+    assert lines[0] != "sh"
+    assert lines[1] == "3"
+    _create(cluster, "mighty", "--restart-condition", "none", "--privileged", "busybox:latest")
+    text = "this node does not allow privileged: start its mini-worker with --allow privileged"
+    eventually(lambda: text in _ps(cluster, "mighty"), "it is rejected")
+    _remove(cluster, "mighty")

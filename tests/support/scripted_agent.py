@@ -17,7 +17,7 @@ RUN = (objects_pb2.TASK_STATE_ACCEPTED, objects_pb2.TASK_STATE_PREPARING, object
 
 
 class ScriptedAgent:
-    """Holds a session and remembers what it was told; `obliging` agents report tasks running and shut down."""
+    """Holds a session and remembers what it was told; `obliging` agents report tasks running and shut down, and those of jobs done."""
 
     def __init__(
         self,
@@ -137,8 +137,10 @@ class ScriptedAgent:
                     await self._oblige(change.assignment.task)
 
     async def _oblige(self, task: dispatcher_pb2.AssignedTask) -> None:
-        if task.desired_state > objects_pb2.TASK_STATE_RUNNING:
+        if task.desired_state > objects_pb2.TASK_STATE_COMPLETE:
             states: tuple[int, ...] = (objects_pb2.TASK_STATE_SHUTDOWN,)
+        elif task.desired_state == objects_pb2.TASK_STATE_COMPLETE:
+            states = (*RUN, objects_pb2.TASK_STATE_COMPLETE)
         elif task.desired_state == objects_pb2.TASK_STATE_RUNNING:
             states = RUN
         else:

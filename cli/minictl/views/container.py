@@ -26,6 +26,20 @@ def surroundings_json(container: ContainerSpec) -> dict[str, Any]:
         ShmSize=container.shm_size_bytes,
         OomScoreAdj=container.oom_score_adj,
         Healthcheck=_health_json(container.health),
+        Privileged=container.privileged,
+        Devices=[
+            {
+                "PathOnHost": item.source,
+                "PathInContainer": item.target,
+                "CgroupPermissions": item.permissions,
+            }
+            for item in container.devices
+        ],
+        PidMode="host" if container.host_pid else "",
+        Privileges=given(
+            NoNewPrivileges=container.no_new_privileges,
+            Seccomp=given(Mode="unconfined" if container.seccomp_unconfined else ""),
+        ),
         Mounts=[_mount_json(mount) for mount in container.mounts],
     )
 

@@ -10,8 +10,16 @@ from dataclasses import dataclass
 
 from minicommon.errors import ConflictError
 
-from minimanager.decide.actions import Action, CreateTask, DeleteService, DeleteTask, UpdateTask
-from minimanager.domain.objects import PortConfig, PublishMode, Task
+from minimanager.decide.actions import (
+    Action,
+    CreateTask,
+    DeleteService,
+    DeleteTask,
+    RollBack,
+    SaveRollout,
+    UpdateTask,
+)
+from minimanager.domain.objects import PortConfig, PublishMode, Service, Task
 from minimanager.domain.snapshot import Snapshot
 from minimanager.store.api import Compare
 from minimanager.store.keys import Kind
@@ -82,8 +90,26 @@ class Committer:
                 self._move_addresses(transaction, task_id, snapshot.tasks.get(task_id), None)
             case DeleteService(service_id, version):
                 transaction.delete_id(Kind.SERVICE, service_id, version=version)
+                transaction.delete_id(Kind.ROLLOUT, service_id, version=None)
                 await self._release_claims(transaction, snapshot, service_id)
+            case SaveRollout(rollout):
+                transaction.save(rollout)
+            case RollBack(service):
+                transaction.replace(service)
+                self._move_ports(transaction, snapshot.services[service.id], service)
         return transaction
+
+    def _move_ports(self, transaction: Transaction, old: Service, new: Service) -> None:
+        """Claim the ports that the service gains, give back those that it loses. Its version guards both."""
+        before, after = self._ports(old), self._ports(new)
+        for key in sorted(after - before):
+            transaction.claim(key, new.id)
+        for key in sorted(before - after):
+            transaction.release(key)
+
+    def _ports(self, service: Service) -> set[str]:
+        ports = (port for port in service.ports if _is_ingress(port))
+        return {self._writer.keys.port(port.protocol, port.published_port) for port in ports}
 
     def _move_addresses(
         self, transaction: Transaction, owner: str, old: Task | None, new: Task | None
@@ -128,6 +154,10 @@ def service_of(snapshot: Snapshot, action: Action) -> str:
             return known.service_id if known else ""
         case DeleteService(service_id):
             return service_id
+        case SaveRollout(rollout):
+            return rollout.id
+        case RollBack(service):
+            return service.id
 
 
 def _is_ingress(port: PortConfig) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from minimanager.domain.objects import Task
+from minimanager.domain.objects import Rollout, Service, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,24 @@ class DeleteService:
     version: int
 
 
-Action = CreateTask | UpdateTask | DeleteTask | DeleteService
+@dataclass(frozen=True, slots=True)
+class SaveRollout:
+    """Write how far a rollout has come; `rollout.meta.version` is what the decision saw, 0: there was none."""
+
+    rollout: Rollout
+
+
+@dataclass(frozen=True, slots=True)
+class RollBack:
+    """Replace a service by what it was before; `service.meta.version` is the version that the decision saw.
+
+    Ports that it no longer has are given back, those that it has again are claimed, in the same transaction.
+    """
+
+    service: Service
+
+
+Action = CreateTask | UpdateTask | DeleteTask | DeleteService | SaveRollout | RollBack
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from minimanager.domain.objects import (
     Node,
     NodeStatus,
     Object,
+    Rollout,
     Service,
     Task,
     TaskState,
@@ -32,6 +33,8 @@ def affected(snapshot: Snapshot, kind: str, old: Object | None, new: Object | No
         case Service(id=service_id):
             own = frozenset((service_id,))
             return own if _repelled(old) <= _repelled(new) else own | waiting(snapshot)
+        case Rollout(id=service_id):
+            return frozenset((service_id,))
         case Task():
             return _after_task(snapshot, old, new)
         case TaskStatus():
@@ -92,13 +95,20 @@ def _after_status(snapshot: Snapshot, old: Object | None, new: Object | None) ->
     if new.state.finished:
         return _NONE if before.finished else waiting(snapshot) | own
     begins = new.state is TaskState.RUNNING and before is not TaskState.RUNNING
-    return own if begins and task is not None and _is_one_too_many(snapshot, task) else _NONE
+    if not begins or task is None:
+        return _NONE
+    return own if _is_one_too_many(snapshot, task) or _is_being_replaced(snapshot, task) else _NONE
 
 
 def _is_one_too_many(snapshot: Snapshot, task: Task) -> bool:
     """Whether the task's service has more tasks than it asked for, so that one may be there to be replaced."""
     service = snapshot.services.get(task.service_id)
     return service is not None and len(snapshot.of_service(service.id)) > service.spec.replicas
+
+
+def _is_being_replaced(snapshot: Snapshot, task: Task) -> bool:
+    rollout = snapshot.rollouts.get(task.service_id)
+    return rollout is not None and rollout.state.active
 
 
 def _around_node(snapshot: Snapshot, node_id: str) -> frozenset[str]:

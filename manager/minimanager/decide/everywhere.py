@@ -82,9 +82,7 @@ def _retire(overlay: Overlay, service: Service, slot: Slot, replacing: Replacing
                 overlay.put(replace(task, desired_state=TaskState.SHUTDOWN))
         elif is_job and is_outdated(task, service):
             overlay.put(replace(task, desired_state=TaskState.REMOVE))
-        elif replacing is not None and replacing.retires(slot, task):
-            overlay.put(replace(task, desired_state=TaskState.SHUTDOWN))
-        elif overlay.draining(slot.node_id):
+        elif overlay.draining(slot.node_id) or (replacing is not None and replacing.retires(slot, task)):
             overlay.put(replace(task, desired_state=TaskState.SHUTDOWN))
         elif not overlay.suits(service, slot.node_id):
             overlay.put(replace(task, desired_state=TaskState.SHUTDOWN, error=UNSUITED))

@@ -10,10 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from minimanager.decide.actions import Action, CreateTask, Decision, DeleteService, DeleteTask, UpdateTask
+from minimanager.decide.actions import (
+    Action,
+    CreateTask,
+    Decision,
+    DeleteService,
+    DeleteTask,
+    RollBack,
+    SaveRollout,
+    UpdateTask,
+)
 from minimanager.decide.slots import Slot, by_slot
 from minimanager.domain.constraints import unmet
-from minimanager.domain.objects import Availability, NodeState, Service, Task, TaskState
+from minimanager.domain.objects import Availability, NodeState, Rollout, Service, Task, TaskState
 from minimanager.domain.snapshot import Snapshot
 
 MAX_NEW_TASKS = 10_000
@@ -32,10 +41,12 @@ class Overlay:
         self._created: dict[str, dict[str, Task]] = {}
         self._deleted: dict[str, Task] = {}
         self._services: list[Service] = []
+        self._rollouts: list[Rollout] = []
+        self._rolled_back: list[Service] = []
         self._wake_at_ns: int | None = None
         self._new = 0
         self._tasks: dict[str, list[Task]] = {}
-        self._slots: dict[str, dict[int, Slot]] = {}
+        self._slots: dict[str, dict[int | str, Slot]] = {}
         self._sound: dict[str, bool] = {}
         self._suited: dict[tuple[tuple[str, ...], str], bool] = {}
 
@@ -48,8 +59,8 @@ class Overlay:
             tasks = self._tasks[service_id] = self._collect(service_id)
         return tasks
 
-    def slots(self, service_id: str) -> dict[int, Slot]:
-        """The service's slots as they are to be, by number; kept likewise."""
+    def slots(self, service_id: str) -> dict[int | str, Slot]:
+        """The service's slots as they are to be, by number or node; kept likewise."""
         slots = self._slots.get(service_id)
         if slots is None:
             slots = self._slots[service_id] = by_slot(self.of_service(service_id))
@@ -152,6 +163,14 @@ class Overlay:
         """Remove a service that has no tasks in the snapshot."""
         self._services.append(service)
 
+    def put_rollout(self, rollout: Rollout) -> None:
+        """Write how far a rollout has come."""
+        self._rollouts.append(rollout)
+
+    def put_service(self, service: Service) -> None:
+        """Replace a service by what it was before."""
+        self._rolled_back.append(service)
+
     def wake_at(self, when_ns: int) -> None:
         """Look again at `when_ns` at the latest."""
         if self._wake_at_ns is None or when_ns < self._wake_at_ns:
@@ -173,5 +192,12 @@ class Overlay:
             version = self.snapshot.services[service_id].meta.version
             for task in tasks.values():
                 yield CreateTask(task, version)
+        for rollout in self._rollouts:
+            if rollout != self.snapshot.rollouts.get(rollout.id):
+                created_at_ns = rollout.meta.created_at_ns or self.now_ns
+                meta = replace(rollout.meta, created_at_ns=created_at_ns, updated_at_ns=self.now_ns)
+                yield SaveRollout(replace(rollout, meta=meta))
+        for service in self._rolled_back:
+            yield RollBack(replace(service, meta=replace(service.meta, updated_at_ns=self.now_ns)))
         for service in self._services:
             yield DeleteService(service.id, service.meta.version)

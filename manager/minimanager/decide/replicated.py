@@ -62,9 +62,7 @@ def surplus_slots(overlay: Overlay, slots: Iterable[Slot], replicas: int) -> lis
     return kept_first[replicas:]
 
 
-def _retire(
-    overlay: Overlay, service: Service, slot: Slot, moves: Moves, replacing: Replacing
-) -> bool:
+def _retire(overlay: Overlay, service: Service, slot: Slot, moves: Moves, replacing: Replacing) -> bool:
     """Ask the tasks that cannot stay to stop. Whether the slot needs no new task."""
     fit: list[Task] = []
     leaving: list[Task] = []

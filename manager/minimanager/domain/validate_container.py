@@ -16,6 +16,7 @@ from minicommon.units import format_duration
 
 from minimanager.domain.objects import (
     ContainerSpec,
+    Device,
     DnsConfig,
     HealthCheck,
     HostEntry,
@@ -70,6 +71,7 @@ def check_surroundings(spec: ContainerSpec) -> None:
         )
     _check_mounts(spec.mounts)
     _check_health(spec.health)
+    _check_devices(spec.devices)
 
 
 def surrounding_texts(spec: ContainerSpec) -> Iterable[str]:
@@ -85,6 +87,8 @@ def surrounding_texts(spec: ContainerSpec) -> Iterable[str]:
     for mount in spec.mounts:
         yield from (mount.source, mount.target, mount.propagation)
     yield from spec.health.test
+    for device in spec.devices:
+        yield from (device.source, device.target, device.permissions)
 
 
 def _check_sysctls(names: Iterable[str]) -> None:
@@ -202,6 +206,21 @@ def _check_tmpfs(mount: Mount, what: str) -> None:
         raise InvalidArgumentError(f"{what}: the size must not be negative: {mount.size_bytes}")
     if not 0 <= mount.mode <= MAX_MODE:
         raise InvalidArgumentError(f"{what}: the mode must be 0 to {MAX_MODE:o}, not {mount.mode:o}")
+
+
+def _check_devices(devices: Iterable[Device]) -> None:
+    targets: set[str] = set()
+    for device in devices:
+        for path in (device.source, device.target):
+            if not path.startswith("/dev/") or ".." in path.split("/"):
+                raise InvalidArgumentError(f"ContainerSpec: a device must be a path below /dev, not {path!r}")
+        if not device.permissions or set(device.permissions) - set("rwm"):
+            raise InvalidArgumentError(
+                f"ContainerSpec: a device's permissions must be of r, w and m, not {device.permissions!r}"
+            )
+        if device.target in targets:
+            raise InvalidArgumentError(f"ContainerSpec: device {device.target} is given twice")
+        targets.add(device.target)
 
 
 def _check_health(check: HealthCheck) -> None:

@@ -191,6 +191,20 @@ def checked(**numbers: int) -> pb.AssignedTask:
     return subject
 
 
+async def test_what_the_node_does_not_allow_is_rejected_by_name(machine: Machine) -> None:
+    subject = task(attached=False)
+    subject.spec.container.privileged = True
+    subject.spec.container.host_pid = True
+    async with machine.agent():
+        machine.dispatcher.assign_task(subject)
+        status = await machine.dispatcher.task_state("t1", objects.TASK_STATE_REJECTED)
+        assert status.error == (
+            "this node does not allow pid-host, privileged: "
+            "start its mini-worker with --allow pid-host,privileged"
+        )
+    assert await machine.container("t1") is None
+
+
 async def test_a_checked_task_is_starting_until_its_first_success(machine: Machine) -> None:
     machine.runtime.script(("check",), Behavior(exit_code=1))
     async with machine.agent():

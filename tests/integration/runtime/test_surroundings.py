@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,13 +11,14 @@ from typing import Any
 import pytest
 from miniworker.runtime.api import (
     ContainerConfig,
+    Device,
     Limits,
     Mount,
     MountKind,
     RuntimeFaultError,
     Ulimit,
 )
-from miniworker.runtime.oci import cgroups
+from miniworker.runtime.oci import capabilities, cgroups
 from miniworker.runtime.oci.open import open_oci
 from miniworker.runtime.oci.runtime import OciRuntime
 from miniworker.runtime.oci.settings import OciSettings
@@ -198,3 +201,47 @@ async def test_a_link_in_the_image_leads_no_mount_out_of_it(runtime: OciRuntime,
 async def test_a_volume_stays_among_the_volumes(runtime: OciRuntime, name: str) -> None:
     with pytest.raises(RuntimeFaultError, match="includes invalid characters for a local volume name"):
         await _run(runtime, "true", mounts=(Mount(MountKind.VOLUME, "/x", name),))
+
+
+async def test_a_privileged_container_has_what_the_node_has(runtime: OciRuntime) -> None:
+    script = (
+        "grep -E '^(CapEff|Seccomp):' /proc/self/status | cut -f2; mount -t tmpfs none /mnt && echo mounted;"
+        "test -c /dev/kmsg && echo kmsg; head -c 1 /proc/kcore | wc -c"
+    )
+    image_has = "mkdir -p /mnt; "
+    text = await _run(runtime, image_has + script, privileged=True)
+    effective, seccomp, *rest = text.splitlines()
+    assert capabilities.of_mask(int(effective, 16)) == capabilities.own()
+    assert (seccomp, rest[0]) == ("0", "mounted")
+    assert ("kmsg" in rest) is await asyncio.to_thread(Path("/dev/kmsg").exists)
+    assert "mounted" not in await _run(runtime, image_has + script)
+
+
+async def test_one_device_of_the_node(runtime: OciRuntime) -> None:
+    script = "head -c 3 /dev/nothing | wc -c; echo x > /dev/nothing"
+    readable = (Device("/dev/zero", "/dev/nothing", "r"),)
+    text = await _run(runtime, script, devices=readable)
+    assert text.splitlines()[0] == "3"
+    assert "mknod" not in text
+    loop = (Device("/dev/kmsg", "/dev/kmsg", "w"),)
+    refused = await _run(runtime, "head -c 1 /dev/kmsg", devices=loop)
+    assert "not permitted" in refused or "denied" in refused
+
+
+async def test_a_device_that_is_not_there(runtime: OciRuntime) -> None:
+    for source, words in (("/dev/nosuch", "No such file or directory"), ("/dev/shm", "is not a device node")):
+        with pytest.raises(RuntimeFaultError, match=f"error gathering device information.*{words}"):
+            await _run(runtime, "true", devices=(Device(source, "/dev/x"),))
+
+
+async def test_the_nodes_processes(runtime: OciRuntime) -> None:
+    script = "test -d /proc/$NODE && echo seen"
+    env = (f"NODE={os.getpid()}",)
+    assert await _run(runtime, script, env=env, host_pid=True) == "seen"
+    assert await _run(runtime, "echo $$") == "1"
+
+
+async def test_seccomp_and_new_privileges(runtime: OciRuntime) -> None:
+    show = "grep -E '^(Seccomp|NoNewPrivs):' /proc/self/status | cut -f2"
+    assert (await _run(runtime, show)).split() == ["0", "2"]
+    assert (await _run(runtime, show, seccomp_unconfined=True, no_new_privileges=True)).split() == ["1", "0"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from miniproto.v1 import dispatcher_pb2 as dispatch
 from miniproto.v1 import objects_pb2 as pb
 from miniworker.agent.container import container_config
-from miniworker.runtime.api import Limits, Mount, MountKind, Ulimit
+from miniworker.runtime.api import Device, Limits, Mount, MountKind, Ulimit
 
 
 def test_what_a_container_is_given_reaches_the_runtime() -> None:
@@ -19,6 +19,11 @@ def test_what_a_container_is_given_reaches_the_runtime() -> None:
             hosts=[pb.HostEntry(name="db", address="10.0.0.5")],
             dns=pb.DnsConfig(nameservers=["10.0.0.1"], search=["lan"], options=["ndots:2"]),
             shm_size_bytes=7,
+            privileged=True,
+            devices=[pb.Device(source="/dev/a", target="/dev/b", permissions="r")],
+            host_pid=True,
+            seccomp_unconfined=True,
+            no_new_privileges=True,
             oom_score_adj=8,
             mounts=[
                 pb.Mount(
@@ -37,6 +42,9 @@ def test_what_a_container_is_given_reaches_the_runtime() -> None:
     )
     config = container_config(dispatch.AssignedTask(id="t", name="web.1", spec=spec), node_id="n")
     assert (config.init, config.tty, config.shm_bytes, config.oom_score_adj) == (True, True, 7, 8)
+    assert config.devices == (Device("/dev/a", "/dev/b", "r"),)
+    assert (config.privileged, config.host_pid) == (True, True)
+    assert (config.seccomp_unconfined, config.no_new_privileges) == (True, True)
     assert config.sysctls == {"net.core.somaxconn": "9"}
     assert config.ulimits == (Ulimit("nofile", 1, 2),)
     assert config.hosts == (("10.0.0.5", "db"),)

@@ -198,3 +198,48 @@ def test_inspect_shows_the_health_check() -> None:
         "Interval": 10 * SECOND,
     }
     assert "\n Healthcheck:\n  Test = HTTP 80/x\n  Interval = 10s\n" in service_pretty.render(view)
+
+
+def test_what_a_container_may_have_of_its_node() -> None:
+    spec = create(
+        *("--privileged", "--pid", "host", "--security-opt", "seccomp=unconfined"),
+        *("--security-opt", "no-new-privileges", "--device", "/dev/fuse", "--device", "/dev/a:/dev/b:rw"),
+        *("--device", "/dev/c:r"),
+    )
+    container = spec.task.container
+    assert container.privileged
+    assert container.host_pid
+    assert container.seccomp_unconfined
+    assert container.no_new_privileges
+    assert [(item.source, item.target, item.permissions) for item in container.devices] == [
+        ("/dev/fuse", "/dev/fuse", "rwm"),
+        ("/dev/a", "/dev/b", "rw"),
+        ("/dev/c", "/dev/c", "r"),
+    ]
+    shown = service.task_json(spec.task)["ContainerSpec"]
+    assert shown["Privileges"] == {"NoNewPrivileges": True, "Seccomp": {"Mode": "unconfined"}}
+    assert {"Privileged", "PidMode", "Devices"} <= shown.keys()
+    assert update(spec, "--quiet") == spec
+    less = update(
+        spec,
+        *("--privileged=false", "--pid", "", "--security-opt", "seccomp=builtin"),
+        *("--security-opt", "no-new-privileges=false", "--device-rm", "/dev/b", "--device-rm", "/dev/c"),
+        *("--device-add", "/dev/zero:/dev/fuse"),
+    ).task.container
+    assert [(item.source, item.target) for item in less.devices] == [("/dev/zero", "/dev/fuse")]
+    assert not any((less.privileged, less.host_pid, less.seccomp_unconfined, less.no_new_privileges))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--pid", "container:x"), '--pid: must be "host" or empty'),
+        (("--security-opt", "apparmor=none"), "must be no-new-privileges[=true|false]"),
+        (("--device", "/dev/a:/dev/b:rx"), "invalid device mode: rx"),
+        (("--device", "a:b:c:d"), "invalid device specification"),
+    ],
+)
+def test_privileges_that_make_no_sense(words: tuple[str, ...], message: str) -> None:
+    with pytest.raises((CliError, UsageError)) as caught:
+        create(*words)
+    assert message in str(caught.value)

@@ -8,6 +8,7 @@ import pytest
 from minicommon.errors import InvalidArgumentError
 from minimanager.domain.objects import (
     ContainerSpec,
+    Device,
     DnsConfig,
     HealthCheck,
     HostEntry,
@@ -28,6 +29,7 @@ GOOD = ContainerSpec(
     dns=DnsConfig(("10.0.0.1",), ("lan", "."), ("ndots:2", "edns0")),
     shm_size_bytes=1,
     oom_score_adj=-1000,
+    devices=(Device("/dev/fuse", "/dev/f", "rw"),),
     health=HealthCheck(("HTTP", "8080/healthz"), 1_000_000, 1_000_000, 3, 0, 5_000_000),
     mounts=(
         Mount(MountType.BIND, "/srv", "/data", propagation="rslave", non_recursive=True),
@@ -60,6 +62,10 @@ def test_all_of_it_may_be_given() -> None:
         ({"shm_size_bytes": -1}, "shm-size must not be negative"),
         ({"oom_score_adj": 1001}, "oom-score-adj must be -1000 to 1000, not 1001"),
         ({"sysctls": {"net.a": "\0"}}, "NUL"),
+        ({"devices": (Device("fuse", "/dev/fuse", "r"),)}, "below /dev, not 'fuse'"),
+        ({"devices": (Device("/dev/fuse", "/dev/../etc", "r"),)}, "below /dev, not '/dev/../etc'"),
+        ({"devices": (Device("/dev/fuse", "/dev/fuse", "x"),)}, "permissions must be of r, w and m, not 'x'"),
+        ({"devices": (Device("/dev/a", "/dev/c", "r"), Device("/dev/b", "/dev/c", "r"))}, "given twice"),
         ({"health": HealthCheck(interval_ns=1)}, "health-interval must be 1ms to 24h"),
         ({"health": HealthCheck(timeout_ns=-1)}, "health-timeout must be 1ms to 24h"),
         ({"health": HealthCheck(start_period_ns=10**15)}, "health-start-period must be 1ms to 24h"),

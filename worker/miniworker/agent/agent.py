@@ -21,6 +21,7 @@ from miniworker.agent.executor import ContainerExecutor
 from miniworker.agent.follower import Follower
 from miniworker.agent.health.monitor import Monitor
 from miniworker.agent.health.probes import Prober
+from miniworker.agent.hooks.allowed import AllowedHook
 from miniworker.agent.hooks.chain import HookChain
 from miniworker.agent.hooks.sandbox import SandboxHook
 from miniworker.agent.ingress_client import IngressTables
@@ -45,6 +46,8 @@ class AgentIdentity:
     description: pb.NodeDescription
     manager_address: str = ""
     """host:port of this node's control API, when it is a manager."""
+    allowed: frozenset[str] = frozenset()
+    """Of GRANTS: what containers may have of the node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ class Agent:
         )
         self._executor = ContainerExecutor(
             parts.runtime,
-            HookChain([SandboxHook(parts.data_plane, self)]),
+            HookChain([AllowedHook(identity.allowed), SandboxHook(parts.data_plane, self)]),
             Monitor(Prober(parts.runtime, parts.data_plane), parts.clock),
             node_id=identity.node_id,
         )

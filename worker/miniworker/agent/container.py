@@ -7,7 +7,7 @@ from miniproto.v1 import objects_pb2 as pb
 
 from miniworker.agent.statuses import protocol_name
 from miniworker.network.api import HostPort
-from miniworker.runtime.api import ContainerConfig, HealthCheck, Limits, Mount, MountKind, Ulimit
+from miniworker.runtime.api import ContainerConfig, Device, HealthCheck, Limits, Mount, MountKind, Ulimit
 
 LABEL_PREFIX = "com.docker.swarm."
 """moby `daemon/cluster/executor/container/container.go`."""
@@ -57,6 +57,11 @@ def container_config(task: dispatch.AssignedTask, *, node_id: str) -> ContainerC
         oom_score_adj=spec.oom_score_adj,
         mounts=tuple(_mount(item) for item in spec.mounts),
         health=_health(spec.health),
+        privileged=spec.privileged,
+        devices=tuple(Device(item.source, item.target, item.permissions) for item in spec.devices),
+        host_pid=spec.host_pid,
+        seccomp_unconfined=spec.seccomp_unconfined,
+        no_new_privileges=spec.no_new_privileges,
     )
 
 

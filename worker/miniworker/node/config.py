@@ -16,6 +16,7 @@ from minicommon.log import Format
 from minicommon.paths import DEFAULT_DATA_DIR, DEFAULT_RUN_DIR, NodePaths
 from minicommon.settings import JOIN_PORT
 
+from miniworker.agent.hooks.allowed import GRANTS
 from miniworker.node.addresses import split_port
 
 DEFAULT_LISTEN = f"0.0.0.0:{JOIN_PORT}"
@@ -54,6 +55,8 @@ class DaemonConfig:
     listen_address: str = DEFAULT_LISTEN
     insecure_registries: tuple[str, ...] = ()
     """Registries, beside loopback ones, that are spoken to over plain http."""
+    allowed: frozenset[str] = frozenset()
+    """What containers may have of the node; nothing by default."""
     stop_all_on_exit: bool = False
     """Also stop containers and children when the daemon is told to end."""
     log_level: str = "info"
@@ -74,6 +77,7 @@ def parse_args(argv: Sequence[str] | None = None) -> DaemonConfig:
         runtime=given.runtime,
         listen_address=given.listen_addr,
         insecure_registries=tuple(given.insecure_registry),
+        allowed=frozenset(given.allow),
         stop_all_on_exit=given.stop_all_on_exit,
         log_level=given.log_level,
         log_format=given.log_format,
@@ -90,6 +94,14 @@ class _PrintUnit(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         sys.stdout.write(systemd_unit(Path(sys.argv[0]).absolute()))
         parser.exit()
+
+
+def _grants(text: str) -> list[str]:
+    words = text.split(",")
+    for word in words:
+        if word not in GRANTS:
+            raise argparse.ArgumentTypeError(f"must be of {', '.join(GRANTS)}, not {word!r}")
+    return words
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -111,6 +123,14 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="HOST[:PORT]",
         help="speak plain http with this registry; may be repeated",
+    )
+    add(
+        "--allow",
+        action="extend",
+        type=_grants,
+        default=[],
+        metavar="GRANT[,GRANT...]",
+        help=f"what containers here may ask for, of {', '.join(GRANTS)}; by default none of it",
     )
     add(
         "--stop-all-on-exit",

@@ -68,6 +68,7 @@ class Member:
                 node_id=membership.node_id,
                 data_path_address=IPv4Address(membership.advertise_host),
                 description=site.description,
+                allowed=site.config.allowed,
                 manager_address=(
                     f"{membership.advertise_host}:{membership.control_port}" if membership.is_manager else ""
                 ),

@@ -79,6 +79,16 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True)
+class Device:
+    """A device of the node."""
+
+    source: str
+    target: str
+    permissions: str = "rwm"
+    """Read, write, make."""
+
+
+@dataclass(frozen=True, slots=True)
 class HealthCheck:
     """How to find out whether a container does its work; 0 means Docker's default, as does what is empty."""
 
@@ -157,6 +167,14 @@ class ContainerConfig:
     oom_score_adj: int = 0
     mounts: tuple[Mount, ...] = ()
     health: HealthCheck = NO_HEALTH_CHECK
+    privileged: bool = False
+    """Every capability and device of the node, nothing masked, no seccomp."""
+    devices: tuple[Device, ...] = ()
+    host_pid: bool = False
+    """It sees the node's processes."""
+    seccomp_unconfined: bool = False
+    no_new_privileges: bool = False
+    """execve(2) gives nobody more than they have."""
 
 
 class ContainerStatus(Enum):

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from miniworker.runtime.api import ContainerConfig, RuntimeFaultError, Ulimit
-from miniworker.runtime.oci import capabilities, cgroups, seccomp
+from miniworker.runtime.oci import capabilities, cgroups, devices, seccomp
 from miniworker.runtime.oci.manifest import ImageConfig
 from miniworker.runtime.oci.mounts import OciMount, bind, mount
 from miniworker.runtime.oci.records import ContainerFiles
@@ -26,6 +25,7 @@ INIT_PATH = "/sbin/docker-init"
 """Where Docker puts the init of a container that asked for one."""
 
 _HOSTNAME_LENGTH = 12
+_ANY_DEVICE = {"allow": True, "access": "rwm"}
 _NO_LIMIT = (1 << 64) - 1
 """RLIM_INFINITY."""
 
@@ -66,7 +66,10 @@ def build(
     own_mounts: Sequence[OciMount] = (),
 ) -> dict[str, Any]:
     """The whole document. Raises RuntimeFaultError for what no container can be."""
-    held = capabilities.effective(config.cap_add, config.cap_drop)
+    held = _held(config)
+    given = devices.everything() if config.privileged else config.devices
+    rules = [_ANY_DEVICE] if config.privileged else devices.rules(given)
+    confined = not (config.privileged or config.seccomp_unconfined)
     return {
         "ociVersion": "1.0.2",
         "process": {
@@ -80,7 +83,7 @@ def build(
             "env": list(environment(config, image, identity)),
             "cwd": _absolute(config.dir or image.dir or "/"),
             "capabilities": _capabilities(held, identity),
-            "noNewPrivileges": False,
+            "noNewPrivileges": config.no_new_privileges,
             "rlimits": [_rlimit(ulimit) for ulimit in config.ulimits],
             **({"oomScoreAdj": config.oom_score_adj} if config.oom_score_adj else {}),
         },
@@ -88,13 +91,14 @@ def build(
         "hostname": hostname(config),
         "mounts": _mounts(config, files, own_mounts, unified=unified),
         "linux": {
-            "namespaces": _namespaces(config.netns, unified=unified),
+            "namespaces": _namespaces(config, unified=unified),
             "cgroupsPath": cgroups.path_of(config.id),
-            "resources": cgroups.resources(config.limits),
+            "resources": cgroups.resources(config.limits, devices=rules),
+            "devices": devices.nodes(given),
             "sysctl": {**_SYSCTLS, **config.sysctls},
-            "seccomp": seccomp.profile(held),
-            "maskedPaths": list(_MASKED),
-            "readonlyPaths": list(_READ_ONLY),
+            **({"seccomp": seccomp.profile(held)} if confined else {}),
+            "maskedPaths": [] if config.privileged else list(_MASKED),
+            "readonlyPaths": [] if config.privileged else list(_READ_ONLY),
         },
     }
 
@@ -142,8 +146,16 @@ def _capabilities(held: tuple[str, ...], identity: Identity) -> Mapping[str, lis
     return {"bounding": names, "effective": names, "permitted": names}
 
 
-def _namespaces(netns: Path | None, *, unified: bool) -> list[dict[str, str]]:
-    kinds = ["pid", "ipc", "uts", "mount", *(["cgroup"] if unified else [])]
+def _held(config: ContainerConfig) -> tuple[str, ...]:
+    if not config.privileged:
+        return capabilities.effective(config.cap_add, config.cap_drop)
+    ours = capabilities.own()
+    return tuple(sorted(ours & frozenset(capabilities.effective(("ALL",), config.cap_drop, held=ours))))
+
+
+def _namespaces(config: ContainerConfig, *, unified: bool) -> list[dict[str, str]]:
+    netns = config.netns
+    kinds = [*([] if config.host_pid else ["pid"]), "ipc", "uts", "mount", *(["cgroup"] if unified else [])]
     network = {"type": "network"} if netns is None else {"type": "network", "path": str(netns)}
     return [*({"type": kind} for kind in kinds), network]
 
@@ -167,7 +179,8 @@ def _mounts(
 
 def _default_mounts(config: ContainerConfig, files: ContainerFiles, *, unified: bool) -> list[OciMount]:
     shut = ["nosuid", "noexec", "nodev"]
-    cgroup = [*shut, "ro"] if unified else [*shut, "ro", "relatime"]
+    access = "rw" if config.privileged else "ro"
+    cgroup = [*shut, access] if unified else [*shut, access, "relatime"]
     own = [("hosts", "/etc/hosts"), ("hostname", "/etc/hostname"), ("resolv.conf", "/etc/resolv.conf")]
     shm_bytes = config.shm_bytes or SHM_BYTES
     return [
@@ -179,7 +192,7 @@ def _default_mounts(config: ContainerConfig, files: ContainerFiles, *, unified: 
             "devpts",
             ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
         ),
-        mount("/sys", "sysfs", "sysfs", [*shut, "ro"]),
+        mount("/sys", "sysfs", "sysfs", [*shut, access]),
         mount("/sys/fs/cgroup", "cgroup", "cgroup", cgroup),
         mount("/dev/mqueue", "mqueue", "mqueue", shut),
         mount("/dev/shm", "tmpfs", "shm", [*shut, "mode=1777", f"size={shm_bytes}"]),

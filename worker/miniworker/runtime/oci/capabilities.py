@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from miniworker.runtime.api import RuntimeFaultError
 
@@ -59,6 +60,28 @@ KNOWN = frozenset(
 """capabilities(7)."""
 
 _ALL = "CAP_ALL"
+
+_NUMBERED = """
+CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE
+NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN
+SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE
+MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE
+"""
+"""In the order of their numbers (<linux/capability.h>)."""
+
+
+def own() -> frozenset[str]:
+    """Those of this process: what it has to give."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key == "CapEff":
+            return of_mask(int(value, 16))
+    return frozenset()
+
+
+def of_mask(mask: int) -> frozenset[str]:
+    """The names of a set as /proc shows it."""
+    return frozenset(f"CAP_{name}" for number, name in enumerate(_NUMBERED.split()) if mask >> number & 1)
 
 
 def effective(add: Iterable[str], drop: Iterable[str], *, held: frozenset[str] = KNOWN) -> tuple[str, ...]:

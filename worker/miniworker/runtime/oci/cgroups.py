@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,9 @@ def path_of(container_id: str) -> str:
     return f"/{PARENT}/{container_id}"
 
 
-def resources(limits: Limits) -> dict[str, Any]:
-    """`linux.resources`: devices denied but for the usual ones, and the limits asked for."""
-    result: dict[str, Any] = {"devices": [{"allow": False, "access": "rwm"}]}
+def resources(limits: Limits, *, devices: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """`linux.resources`: devices denied but for the usual ones and those of these rules, and the limits asked for."""
+    result: dict[str, Any] = {"devices": [{"allow": False, "access": "rwm"}, *devices]}
     if limits.nano_cpus:
         quota = max(_MIN_QUOTA_US, limits.nano_cpus * _PERIOD_US // 1_000_000_000)
         result["cpu"] = {"quota": quota, "period": _PERIOD_US}
