@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from minictl import container_flags, health_flags, mode_flags, placement_flags, privilege_flags, values
+from minictl import (
+    container_flags,
+    health_flags,
+    mode_flags,
+    placement_flags,
+    privilege_flags,
+    update_flags,
+    values,
+)
 from minictl.errors import CliError
 from minictl.flags import Flag
 
@@ -75,12 +83,7 @@ def _later(names: str, *, boolean: bool = False) -> tuple[Flag, ...]:
 
 
 _LATER = (
-    *_later(
-        "credential-spec endpoint-mode isolation log-driver log-opt memory-swappiness"
-        " rollback-delay rollback-failure-action rollback-max-failure-ratio"
-        " rollback-monitor rollback-order rollback-parallelism update-delay update-failure-action"
-        " update-max-failure-ratio update-monitor update-order update-parallelism"
-    ),
+    *_later("credential-spec endpoint-mode isolation log-driver log-opt memory-swappiness"),
     *_later("no-resolve-image with-registry-auth", boolean=True),
 )
 """Docker's flags that this version refuses by name."""
@@ -92,6 +95,7 @@ CREATE_FLAGS = (
     *container_flags.CREATE_FLAGS,
     *privilege_flags.CREATE_FLAGS,
     *health_flags.FLAGS,
+    *update_flags.FLAGS,
     *_with_default(True),
     Flag("container-label", "Container labels", kind=values.LABEL),
     Flag("env", "Set environment variables", short="e", kind=values.ENV),
@@ -111,6 +115,7 @@ UPDATE_FLAGS = (
     *container_flags.UPDATE_FLAGS,
     *privilege_flags.UPDATE_FLAGS,
     *health_flags.FLAGS,
+    *update_flags.FLAGS,
     *_with_default(False),
     Flag("args", "Service command args", kind=values.COMMAND),
     Flag("container-label-add", "Add or update a container label", kind=values.LABEL),
@@ -131,7 +136,7 @@ UPDATE_FLAGS = (
     *_later(
         "config-add config-rm generic-resource-add generic-resource-rm network-add network-rm secret-add secret-rm"
     ),
-    *_later("rollback", boolean=True),
+    Flag("rollback", "Rollback to previous specification"),
 )
 
 
@@ -235,6 +240,7 @@ def _apply_common(spec: ServiceSpec, parsed: Parsed) -> None:
     container = spec.task.container
     _apply_container(container, parsed)
     health_flags.apply(spec, parsed)
+    update_flags.apply(spec, parsed)
     limits, reservations, restart = (
         spec.task.resources.limits,
         spec.task.resources.reservations,

@@ -15,6 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol, TextIO
 
+    from miniproto.v1.control_pb2 import ServiceProgress
+
     from minictl.client.channel import Responses
     from minictl.context import Context
     from minictl.progress import Line
@@ -93,9 +95,29 @@ class _Quiet:
         return
 
 
-def wait_for_service(context: Context, service_id: str, *, min_revision: int = 0, quiet: bool = False) -> int:
+_ACTIVE = (0, 3)
+_PAUSED = (1, 4)
+"""States of a rollout, by their numbers in the API."""
+
+EXIT_ROLLED_BACK = 2
+EXIT_PAUSED = 3
+EXIT_NOT_PLACED = 4
+EXIT_DEADLINE = 124
+
+
+def wait_for_service(
+    context: Context,
+    service_id: str,
+    *,
+    min_revision: int = 0,
+    quiet: bool = False,
+    rolling_back: bool = False,
+) -> int:
     """Return 0 once the service has converged, or when the user does not want to wait any longer.
 
+    Returns EXIT_ROLLED_BACK when it converged to what it was before, though `rolling_back` was not what was asked
+    for; EXIT_PAUSED when its update paused, or, when that is because of the deadline, EXIT_NOT_PLACED if a task found
+    no node, else EXIT_DEADLINE.
     Raises CliError when the service is removed meanwhile, and when it is a job that fails.
     """
     from minictl.client import messages
@@ -105,7 +127,7 @@ def wait_for_service(context: Context, service_id: str, *, min_revision: int = 0
     context.out.flush()
     try:
         changes = context.channel.stream("Tasks/WatchService", request)
-        _follow(context, changes, screen, service_id)
+        return _follow(context, changes, screen, service_id, rolling_back)
     except KeyboardInterrupt:
         if not quiet:
             context.print("Operation continuing in background.")
@@ -113,10 +135,12 @@ def wait_for_service(context: Context, service_id: str, *, min_revision: int = 0
     return 0
 
 
-def _follow(context: Context, changes: Responses, screen: Screen, service_id: str) -> None:
+def _follow(context: Context, changes: Responses, screen: Screen, service_id: str, rolling_back: bool) -> int:
     state: Convergence | JobProgress = Convergence()
     begun = False
-    while not state.converged:
+    replacing = False
+    code = 0
+    while not state.converged or replacing:
         timeout = None
         if state.wake_ns is not None:
             timeout = max(state.wake_ns - context.now_ns(), 1) / 1e9
@@ -133,10 +157,42 @@ def _follow(context: Context, changes: Responses, screen: Screen, service_id: st
                 raise CliError(f"service {service_id} was removed while waiting for it")
             if not begun and change.service.service.spec.mode in JOBS:
                 state = JobProgress()
+            elif not begun and change.service.service.spec.HasField("update"):
+                state = Convergence(monitor_ns=change.service.service.spec.update.monitor_ns)
             begun = True
+            replacing = is_replacing(change)
+            if (paused := paused_code(change)) is not None:
+                changes.cancel()
+                context.print(f"service {service_id}: {change.service.rollout.message}")
+                return paused
+            code = EXIT_ROLLED_BACK if change.service.service.rolling_back and not rolling_back else 0
             lines = state.update(change, context.now_ns())
         for line in lines:
             screen.show(line)
     changes.cancel()
     if isinstance(state, JobProgress) and state.failure:
         raise CliError(state.failure)
+    return code
+
+
+def is_replacing(change: ServiceProgress) -> bool:
+    """Whether tasks are still being replaced, or watched."""
+    view = change.service
+    return (
+        view.HasField("rollout")
+        and view.rollout.update_number == view.service.update_number
+        and view.rollout.state in _ACTIVE
+    )
+
+
+def paused_code(change: ServiceProgress) -> int | None:
+    """The exit code for an update that paused; None: it has not."""
+    view = change.service
+    if not view.HasField("rollout") or view.rollout.update_number != view.service.update_number:
+        return None
+    if view.rollout.state not in _PAUSED:
+        return None
+    if not view.rollout.timed_out:
+        return EXIT_PAUSED
+    waits = any(not task.task.node_id and task.error for task in change.tasks)
+    return EXIT_NOT_PLACED if waits else EXIT_DEADLINE

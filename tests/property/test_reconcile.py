@@ -178,7 +178,8 @@ class Story(RuleBasedStateMachine):
             live = (task for task in self.sim.live(name) if self._sound(task))
             fresh = [task for task in live if task.spec_version == wanted.spec_version]
             slots = Counter(task.slot for task in fresh)
-            assert all(count == 1 for count in slots.values())
+            # Two: one that is moved off a node, or was until a moment ago, and its successor.
+            assert all(count <= 2 for count in slots.values())
 
     @invariant()
     def reservations_are_never_more_than_the_node_has(self) -> None:
@@ -253,8 +254,9 @@ class Story(RuleBasedStateMachine):
             staying = [task for task in self.sim.live(name) if self._sound(task)]
             assert len(staying) <= wanted.spec.replicas
             for task in self.sim.live(name):
-                assert task.spec_version == wanted.spec_version
-                assert task.state is TaskState.ASSIGNED or task.error
+                # A rollout that cannot go on keeps the tasks that it has not come to.
+                assert task.spec_version <= wanted.spec_version
+                assert task.state is TaskState.ASSIGNED or task.error or task.held
                 assert self._suits(task)
             self._check_history(kept)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from minicommon.errors import ConflictError, NotFoundError
 
-from minictl import service_flags
+from minictl import service_flags, values
 from minictl.command import Command
 from minictl.commands import common
 from minictl.errors import ArgumentsError, CliError, FailedError
+from minictl.flags import Flag
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,16 +34,94 @@ def _create(context: Context, parsed: Parsed) -> int:
     return _wait(context, response.id, response.revision, quiet=parsed["quiet"])
 
 
-def _wait(context: Context, service_id: str, revision: int, *, quiet: bool = False) -> int:
+def _wait(
+    context: Context, service_id: str, revision: int, *, quiet: bool = False, rolling_back: bool = False
+) -> int:
     from minictl.wait import wait_for_service
 
-    return wait_for_service(context, service_id, min_revision=revision, quiet=quiet)
+    return wait_for_service(
+        context, service_id, min_revision=revision, quiet=quiet, rolling_back=rolling_back
+    )
+
+
+def _roll_back(context: Context, parsed: Parsed) -> int:
+    from minictl.client import messages
+
+    (ref,) = parsed.arguments
+    request = messages.RollBackServiceRequest(ref=ref, revision=parsed["to"] or 0)
+    response = context.call("Services/RollBack", request)
+    context.print(ref)
+    if parsed["detach"]:
+        return 0
+    return _wait(context, ref, response.revision, quiet=parsed["quiet"], rolling_back=True)
+
+
+def _history(context: Context, parsed: Parsed) -> int:
+    from minictl.client import messages
+    from minictl.views import rollout
+
+    (ref,) = parsed.arguments
+    response = context.call("Services/History", messages.GetRequest(ref=ref))
+    for line in rollout.history(response.revisions, context.now_ns()):
+        context.print(line)
+    return 0
+
+
+def _diff(context: Context, parsed: Parsed) -> int:
+    """From one revision to another: by default from the one before the present to the present."""
+    import difflib
+    import json
+
+    from minictl.client import messages
+    from minictl.views import service
+
+    ref, *numbers = parsed.arguments
+    revisions = list(context.call("Services/History", messages.GetRequest(ref=ref)).revisions)
+    known = {str(revision.number): revision for revision in revisions}
+    for number in numbers:
+        if number not in known:
+            raise CliError(f"service {ref} has no revision {number}, only {', '.join(known)}")
+    if not numbers and len(revisions) < 2:
+        raise CliError(f"service {ref} has had no other specification")
+    old = known[numbers[0]] if numbers else revisions[-2]
+    new = known[numbers[1]] if len(numbers) > 1 else revisions[-1]
+    before, after = (
+        json.dumps(service.spec_json(each.spec), indent=4, ensure_ascii=False).splitlines()
+        for each in (old, new)
+    )
+    names = (f"revision {old.number}", f"revision {new.number}")
+    for line in difflib.unified_diff(before, after, *names, lineterm=""):
+        context.print(line)
+    return 0
+
+
+def _pause(context: Context, parsed: Parsed) -> int:
+    from minictl.client import messages
+
+    (ref,) = parsed.arguments
+    context.call("Services/Pause", messages.PauseServiceRequest(ref=ref, paused=True))
+    context.print(ref)
+    return 0
+
+
+def _resume(context: Context, parsed: Parsed) -> int:
+    from minictl.client import messages
+
+    (ref,) = parsed.arguments
+    response = context.call("Services/Pause", messages.PauseServiceRequest(ref=ref))
+    context.print(ref)
+    if parsed["detach"]:
+        return 0
+    service = context.call("Services/Get", messages.GetRequest(ref=ref, min_revision=response.revision))
+    return _wait(context, ref, response.revision, rolling_back=service.service.rolling_back)
 
 
 def _update(context: Context, parsed: Parsed) -> int:
     from minictl.client import messages
 
     (ref,) = parsed.arguments
+    if parsed["rollback"]:
+        return _update_back(context, parsed)
     for attempt in range(1, _UPDATE_ATTEMPTS + 1):
         service = context.call("Services/Get", messages.GetRequest(ref=ref)).service
         service_flags.change_spec(service.spec, parsed, context.environment)
@@ -61,6 +140,21 @@ def _update(context: Context, parsed: Parsed) -> int:
     if parsed["detach"]:
         return 0
     return _wait(context, service.id, response.revision, quiet=parsed["quiet"])
+
+
+def _update_back(context: Context, parsed: Parsed) -> int:
+    """`update --rollback`: nothing else can be changed with it."""
+    from minictl.client import messages
+
+    others = sorted(parsed.given() - {"rollback", "detach", "quiet"})
+    if others:
+        raise CliError(f"other flags may not be combined with --rollback: --{others[0]}")
+    (ref,) = parsed.arguments
+    response = context.call("Services/RollBack", messages.RollBackServiceRequest(ref=ref))
+    context.print(ref)
+    if parsed["detach"]:
+        return 0
+    return _wait(context, ref, response.revision, quiet=parsed["quiet"], rolling_back=True)
 
 
 def _ls(context: Context, parsed: Parsed) -> int:
@@ -189,7 +283,55 @@ def _scale_usage(argument: str) -> str:
     )
 
 
+_QUIET = Flag("quiet", "Suppress progress output", short="q")
+
 COMMANDS = (
+    Command(
+        "diff",
+        "Show what changed from one revision of a service's specification to another",
+        _diff,
+        arguments="SERVICE [FROM [TO]]",
+        least=1,
+        most=3,
+    ),
+    Command(
+        "history",
+        "List the revisions of a service's specification",
+        _history,
+        arguments="SERVICE",
+        least=1,
+        most=1,
+    ),
+    Command(
+        "pause",
+        "Hold the update of a service",
+        _pause,
+        arguments="SERVICE",
+        least=1,
+        most=1,
+    ),
+    Command(
+        "resume",
+        "Go on with the update of a service that was paused",
+        _resume,
+        arguments="SERVICE",
+        least=1,
+        most=1,
+        flags=(common.DETACH,),
+    ),
+    Command(
+        "rollback",
+        "Revert changes to a service's configuration",
+        _roll_back,
+        arguments="SERVICE",
+        least=1,
+        most=1,
+        flags=(
+            common.DETACH,
+            _QUIET,
+            Flag("to", "Revision to go back to (default: the one before the present)", kind=values.UINT),
+        ),
+    ),
     Command(
         "create",
         "Create a new service",

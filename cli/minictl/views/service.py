@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from minictl.output.listing import Layout
-from minictl.views import common, mode
+from minictl.views import common, mode, rollout
 from minictl.views.container import surroundings_json
 
 TYPE_CHECKING = False
@@ -77,7 +77,7 @@ def to_json(view: ServiceView) -> dict[str, Any]:
     if service.ports:
         endpoint["Ports"] = [common.port_json(port) for port in service.ports]
     shown = {"ID": service.id, **common.meta(service.meta), "Spec": spec, "Endpoint": endpoint}
-    return {**shown, **mode.job_status_json(service)}
+    return {**shown, **rollout.status_json(view), **mode.job_status_json(service)}
 
 
 def spec_json(spec: ServiceSpec) -> dict[str, Any]:
@@ -89,6 +89,7 @@ def spec_json(spec: ServiceSpec) -> dict[str, Any]:
         "Labels": dict(sorted(spec.labels.items())),
         "TaskTemplate": {**task_json(spec.task), "Placement": placement_json(spec.placement)},
         "Mode": mode.to_json(spec),
+        **rollout.configs_json(spec),
         "EndpointSpec": endpoint,
     }
 

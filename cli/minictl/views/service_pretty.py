@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from minicommon import units
 
-from minictl.views import common, mode
+from minictl.views import common, mode, rollout
 from minictl.views.container import surroundings_lines
 
 TYPE_CHECKING = False
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def render(view: ServiceView) -> str:
     """The whole text, which begins and ends with a newline."""
     service = view.service
-    lines = ["", f"ID:\t\t{service.id}", *_head(service.spec), *_placement(service.spec.placement)]
+    lines = ["", f"ID:\t\t{service.id}", *_head(service.spec), *rollout.pretty(view)]
+    lines += _placement(service.spec.placement)
     lines += _container(service.spec.task.container)
     lines += _resources(service.spec.task.resources)
     lines.append("Endpoint Mode:\tvip")

@@ -17,6 +17,7 @@ from minimanager.domain.objects import HOUR, SECOND, ClusterSpec, NodeSpec, Port
 from minimanager.domain.validate_mode import check_mode
 from minimanager.domain.validate_placement import validate_placement
 from minimanager.domain.validate_task import validate_task
+from minimanager.domain.validate_update import check_updates
 
 MAX_LABEL_BYTES = 65_536
 """Of all labels of one object together: they are in every list."""
@@ -38,8 +39,11 @@ def validate_service(spec: ServiceSpec) -> ServiceSpec:
     check_name(spec.name)
     check_labels(spec.labels)
     check_mode(spec)
+    check_updates(spec)
     check_ports(spec.ports)
-    return replace(spec, task=validate_task(spec.task), placement=validate_placement(spec.placement, spec.name))
+    return replace(
+        spec, task=validate_task(spec.task), placement=validate_placement(spec.placement, spec.name)
+    )
 
 
 def ensure_may_change(old: ServiceSpec, new: ServiceSpec) -> None:

@@ -14,11 +14,12 @@ from grpc import aio
 from minicommon.errors import FailedPreconditionError
 from miniproto.v1 import control_pb2, control_pb2_grpc
 
-from minimanager.codec import from_proto
+from minimanager.codec import from_proto, to_proto
 from minimanager.domain.filters import filter_services
 from minimanager.domain.objects import Meta, Service, ServiceSpec
+from minimanager.domain.revisions import all_revisions, requested, revised, revision_to_go_back_to
 from minimanager.domain.snapshot import Snapshot
-from minimanager.domain.validate import begins_anew, ensure_may_change, validate_service
+from minimanager.domain.validate import ensure_may_change, validate_service
 from minimanager.domain.validate_mode import ensure_scalable
 from minimanager.rpc import views
 from minimanager.rpc.claims import claims_of, ensure_name_free, published
@@ -81,7 +82,9 @@ class ServicesServicer(control_pb2_grpc.ServicesServicer):
         async def attempt(snapshot: Snapshot) -> control_pb2.Changed:
             service = self._present(snapshot, request.ref)
             ensure_version(service.meta, request.version)
-            return control_pb2.Changed(revision=await self._replace(snapshot, service, spec))
+            ensure_may_change(service.spec, spec)
+            changed = requested(self._revised(snapshot, service, spec))
+            return control_pb2.Changed(revision=await self._replace(service, changed))
 
         return await self._core.retried(attempt)
 
@@ -94,9 +97,44 @@ class ServicesServicer(control_pb2_grpc.ServicesServicer):
             if service.spec.replicas == request.replicas:
                 return control_pb2.Changed(revision=service.meta.version)
             spec = validate_service(replace(service.spec, replicas=request.replicas))
-            return control_pb2.Changed(revision=await self._replace(snapshot, service, spec))
+            changed = self._revised(snapshot, service, spec)
+            return control_pb2.Changed(revision=await self._replace(service, changed))
 
         return await self._core.retried(attempt)
+
+    async def RollBack(
+        self, request: control_pb2.RollBackServiceRequest, context: Context
+    ) -> control_pb2.Changed:
+        check(request)
+
+        async def attempt(snapshot: Snapshot) -> control_pb2.Changed:
+            service = self._present(snapshot, request.ref)
+            target = revision_to_go_back_to(service, request.revision)
+            changed = requested(self._revised(snapshot, service, target.spec), rolling_back=True)
+            return control_pb2.Changed(revision=await self._replace(service, changed))
+
+        return await self._core.retried(attempt)
+
+    async def Pause(self, request: control_pb2.PauseServiceRequest, context: Context) -> control_pb2.Changed:
+        check(request)
+
+        async def attempt(snapshot: Snapshot) -> control_pb2.Changed:
+            service = self._present(snapshot, request.ref)
+            if request.paused:
+                changed = replace(service, update_paused=True)
+            else:
+                changed = requested(service, rolling_back=service.rolling_back)
+            return control_pb2.Changed(revision=await self._replace(service, changed))
+
+        return await self._core.retried(attempt)
+
+    async def History(self, request: control_pb2.GetRequest, context: Context) -> control_pb2.ServiceHistory:
+        check(request)
+        snapshot = await self._core.read(request.min_revision)
+        revisions = all_revisions(find_service(snapshot, request.ref))
+        return control_pb2.ServiceHistory(
+            revisions=[to_proto(revision) for revision in revisions], revision=snapshot.revision
+        )
 
     async def Remove(
         self, request: control_pb2.RemoveServiceRequest, context: Context
@@ -113,15 +151,12 @@ class ServicesServicer(control_pb2_grpc.ServicesServicer):
 
         return await self._core.retried(attempt)
 
-    async def _replace(self, snapshot: Snapshot, service: Service, spec: ServiceSpec) -> int:
-        ensure_may_change(service.spec, spec)
-        changed = replace(
-            service,
-            spec=spec,
-            spec_version=service.spec_version + begins_anew(service.spec, spec),
-            ports=published(snapshot, spec, service),
-            meta=self._touched(service.meta),
-        )
+    def _revised(self, snapshot: Snapshot, service: Service, spec: ServiceSpec) -> Service:
+        ports = published(snapshot, spec, service)
+        return revised(service, spec, ports=ports, now_ns=self._core.clock.now_ns())
+
+    async def _replace(self, service: Service, changed: Service) -> int:
+        changed = replace(changed, meta=self._touched(service.meta))
         before, after = claims_of(self._core.keys, service), claims_of(self._core.keys, changed)
         transaction = self._core.writer.begin()
         transaction.replace(changed)

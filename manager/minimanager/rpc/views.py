@@ -62,9 +62,12 @@ def running(snapshot: Snapshot, value: Service) -> int:
 
 
 def service(snapshot: Snapshot, value: Service) -> control_pb2.ServiceView:
+    """The service without its former revisions, which are asked for by themselves, and its rollout if it has one."""
     wanted = wants(snapshot, value)
+    rollout = snapshot.rollouts.get(value.id)
     return control_pb2.ServiceView(
-        service=to_proto(value),
+        service=to_proto(replace(value, revisions=())),
+        rollout=None if rollout is None else to_proto(rollout),
         running=running(snapshot, value),
         desired=wanted.now,
         completed=wanted.completed,

@@ -161,10 +161,14 @@ CASES: list[tuple[list[str], int, str]] = [
         "the flag --autolock is not supported by this version of minictl" + usage("swarm init"),
     ),
     (
-        ["service", "update", "--rollback", "web"],
-        125,
-        "the flag --rollback is not supported by this version of minictl"
-        + usage("service update", "SERVICE"),
+        ["service", "update", "--rollback", "--image", "x", "web"],
+        1,
+        "other flags may not be combined with --rollback: --image\n",
+    ),
+    (
+        ["service", "create", "--update-order", "random", "x"],
+        1,
+        'invalid --update-order "random": must be one of stop-first, start-first\n',
     ),
     # --- values of flags ---
     (

@@ -15,7 +15,7 @@ from dataclasses import replace
 from minicommon.errors import DeadlineError, UnavailableError
 from minicommon.log import fields
 
-from minimanager.domain.objects import Meta, Task, TaskStatus
+from minimanager.domain.objects import Meta, Task, TaskState, TaskStatus
 from minimanager.domain.snapshot import Snapshot
 from minimanager.rpc.core import Core
 from minimanager.store.transaction import Transaction
@@ -120,11 +120,18 @@ class Reports:
             extra = fields(node_id=self._node_id, task_id=status.id, state=status.state.name, reason=reason)
             logger.warning("Status refused.", extra=extra)
             return None
+        status = replace(status, running_since_ns=self._running_since_ns(known, status))
         if known is None:
             return self._begin(status, Meta(created_at_ns=self._core.clock.now_ns())).guard(task)
         if replace(status, meta=known.meta) == known:
             return None
         return self._begin(status, known.meta)
+
+    def _running_since_ns(self, known: TaskStatus | None, status: TaskStatus) -> int:
+        """By this manager's clock, whatever the node says: updates measure by it how long a task has run."""
+        if known is not None and known.running_since_ns:
+            return known.running_since_ns
+        return self._core.clock.now_ns() if status.state is TaskState.RUNNING else 0
 
     def _objection(self, task: Task | None, known: TaskStatus | None, status: TaskStatus) -> str:
         """Why the status may not be written; empty: it may."""
