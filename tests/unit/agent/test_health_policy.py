@@ -14,11 +14,11 @@ DOCKERS = policy_of(HealthCheck(("CMD", "true")))
 
 policies = st.builds(
     Policy,
-    interval_ns=st.integers(MILLISECOND, 100 * SECOND),
+    interval_ns=st.integers(SECOND // 10, 100 * SECOND),
     timeout_ns=st.just(SECOND),
     retries=st.integers(1, 5),
     start_period_ns=st.one_of(st.just(0), st.integers(MILLISECOND, 100 * SECOND)),
-    start_interval_ns=st.integers(MILLISECOND, 10 * SECOND),
+    start_interval_ns=st.integers(SECOND // 10, 10 * SECOND),
 )
 
 
