@@ -87,6 +87,21 @@ class _Services(control_pb2_grpc.ServicesServicer):
         await self._find(request.ref, context)
         return control.Changed(revision=45)
 
+    async def RollBack(self, request: control.RollBackServiceRequest, context: Context) -> control.Changed:
+        self.world.requests.append(request)
+        await self._find(request.ref, context)
+        return control.Changed(revision=46)
+
+    async def Pause(self, request: control.PauseServiceRequest, context: Context) -> control.Changed:
+        self.world.requests.append(request)
+        await self._find(request.ref, context)
+        return control.Changed(revision=47)
+
+    async def History(self, request: control.GetRequest, context: Context) -> control.ServiceHistory:
+        self.world.requests.append(request)
+        await self._find(request.ref, context)
+        return control.ServiceHistory()
+
 
 class _Tasks(control_pb2_grpc.TasksServicer):
     def __init__(self, world: World) -> None:

@@ -251,14 +251,10 @@ class Simulation:
             case SaveRollout(rollout):
                 present = self.rollouts.get(rollout.id)
                 assert rollout.meta.version == (present.meta.version if present else 0)
-                self.rollouts[rollout.id] = replace(
-                    rollout, meta=replace(rollout.meta, version=self._bump())
-                )
+                self.rollouts[rollout.id] = replace(rollout, meta=replace(rollout.meta, version=self._bump()))
             case RollBack(service):
                 assert self.services[service.id].meta.version == service.meta.version
-                self.services[service.id] = replace(
-                    service, meta=replace(service.meta, version=self._bump())
-                )
+                self.services[service.id] = replace(service, meta=replace(service.meta, version=self._bump()))
 
     # --- looking ---
 

@@ -78,7 +78,9 @@ class Election:
             except* (UnavailableError, LeaseGoneError) as errors:
                 logger.warning("The election was interrupted.", extra={"reason": str(errors.exceptions[0])})
                 interrupted = True
-            if interrupted:  # not above: before Python 3.11.4 a cancellation inside `except*` comes out in a group
+            if (
+                interrupted
+            ):  # not above: before Python 3.11.4 a cancellation inside `except*` comes out in a group
                 await self._clock.sleep_until(self._clock.now_ns() + _RETRY_NS)
 
     async def _vacant(self) -> None:

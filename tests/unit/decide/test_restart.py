@@ -37,24 +37,6 @@ def test_a_failed_task_is_replaced_after_the_delay() -> None:
     assert [task.id for task in sim.running()] == [fresh.id]
 
 
-def test_a_task_that_cannot_be_prepared_is_tried_once_per_delay() -> None:
-    sim = started(RestartPolicy())
-    end(sim, TaskState.FAILED)
-    sim.settle()
-    _, waiting = sim.of()
-    sim.report(waiting.id, TaskState.REJECTED)
-
-    sim.settle()
-    assert [task.id for task in sim.of() if task.desired_state <= TaskState.RUNNING] == []
-    assert sim.wake_at_ns == waiting.not_before_ns
-
-    sim.pass_time(DELAY_NS)
-    sim.settle()
-    fresh = sim.of()[-1]
-    assert fresh.id != waiting.id
-    assert fresh.not_before_ns == sim.now_ns + DELAY_NS
-
-
 @pytest.mark.parametrize(
     ("condition", "state", "again"),
     [
