@@ -17,7 +17,10 @@ RUN = (objects_pb2.TASK_STATE_ACCEPTED, objects_pb2.TASK_STATE_PREPARING, object
 
 
 class ScriptedAgent:
-    """Holds a session and remembers what it was told; `obliging` agents report tasks running and shut down, and those of jobs done."""
+    """Holds a session and remembers what it was told.
+
+    `obliging` agents report tasks running and shut down, and those of jobs done.
+    """
 
     def __init__(
         self,
