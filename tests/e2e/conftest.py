@@ -11,7 +11,8 @@ import pytest
 from support.cluster import Cluster, eventually
 from support.hosts import Lab
 from support.images import whoami, write_tutorial_archives
-from support.registry import PROGRAM, free_port, serve
+from support.ports import free_port
+from support.registry import PROGRAM, serve
 
 HOSTS = ("core-01", "core-02", "core-03")
 

@@ -5,7 +5,6 @@ Standard library only, so that the demo can use it. Needs root.
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 import time
@@ -102,10 +101,3 @@ def http_get(host: Host, url: str, *, timeout: float = 3) -> str:
     )
     assert done.returncode == 0, f"curl {url} on {host.name}: {done.stderr.strip()}"
     return done.stdout
-
-
-def free_port() -> int:
-    """A port of the loopback address that nobody listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

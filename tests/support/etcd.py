@@ -7,7 +7,6 @@ import datetime
 import ipaddress
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -19,17 +18,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from minicommon.settings import MAX_REQUEST_BYTES, MAX_TXN_OPS, EtcdSettings
 from minimanager.store.etcd.client import EtcdStore
+from support.ports import free_port
 
 START_SECONDS = 30.0
 """Until a member must answer, on a busy machine."""
-
-
-def free_port() -> int:
-    """A port on loopback that nobody has; etcd binds it next."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass(frozen=True, slots=True)

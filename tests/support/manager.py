@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -39,20 +38,13 @@ from minimanager.domain.objects import HOUR
 from minimanager.store.envelope import KEY_BYTES, Envelope
 from minimanager.store.memory import MemoryStore
 from miniproto.v1 import control_pb2, control_pb2_grpc, join_pb2, join_pb2_grpc, objects_pb2
+from support.ports import free_port
 from support.scripted_agent import PATIENCE
 
 START_SECONDS = 30.0
 """Until a manager must serve, on a busy machine."""
 
 HEARTBEAT_NS = 5 * SECOND
-
-
-def free_port() -> int:
-    """A port on loopback that nobody has."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import http.client
 import json
 import shutil
-import socket
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
@@ -75,14 +74,6 @@ class Registry:
             return response.headers.get("Location", "")
         finally:
             connection.close()
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody has; the registry binds it next."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def is_installed() -> bool:

@@ -32,6 +32,7 @@ from minicommon.rpc.join_client import Joined, join
 from minimanager.domain.objects import Availability, ClusterSpec, NodeRole
 from miniproto.v1 import join_pb2, join_pb2_grpc, objects_pb2
 from support.join_site import CONTROL, JoinSite
+from support.ports import free_port
 
 CLOCK = SystemClock()
 
@@ -127,7 +128,7 @@ async def test_two_managers_do_not_give_out_one_address_twice(site: JoinSite) ->
 
 async def test_addresses_are_tried_in_order(site: JoinSite) -> None:
     joined = await join(
-        [f"127.0.0.1:{_free_port()}", site.join_address], site.token(), hostname="n2", clock=CLOCK
+        [f"127.0.0.1:{free_port()}", site.join_address], site.token(), hostname="n2", clock=CLOCK
     )
     assert joined.node_id in site.core.cache.snapshot().nodes
 
@@ -203,15 +204,8 @@ async def test_a_token_of_a_role_the_node_cannot_take_changes_nothing(site: Join
 # --- the address ---
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 async def test_an_address_where_nothing_listens_is_named(site: JoinSite) -> None:
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     await _refused(site, _join(site, address=address), UnavailableError, f"{address}: connection refused")
 
 
@@ -229,7 +223,7 @@ async def test_no_address_is_refused(site: JoinSite) -> None:
 
 
 async def test_every_address_that_failed_is_named(site: JoinSite) -> None:
-    addresses = [f"127.0.0.1:{_free_port()}", "no-such-host.invalid:2377"]
+    addresses = [f"127.0.0.1:{free_port()}", "no-such-host.invalid:2377"]
     attempt = join(addresses, site.token(), hostname="n2", clock=CLOCK)
     await _refused(site, attempt, UnavailableError, *addresses, "the name cannot be resolved")
 

@@ -11,6 +11,7 @@ from miniworker.runtime.oci.runtime import OciRuntime
 from miniworker.runtime.oci.settings import OciSettings
 from support import registry as registries
 from support.faulty_registry import FaultyRegistry
+from support.ports import free_port
 from support.runtimes import OpenRuntime
 
 
@@ -40,7 +41,7 @@ async def runtime(open_runtime: OpenRuntime) -> OciRuntime:
 def registry(tmp_path: Path) -> Iterator[registries.Registry]:
     folder = tmp_path / "registry"
     folder.mkdir()
-    with registries.serve(folder, f"127.0.0.1:{registries.free_port()}") as running:
+    with registries.serve(folder, f"127.0.0.1:{free_port()}") as running:
         yield running
 
 

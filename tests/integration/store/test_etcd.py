@@ -19,7 +19,8 @@ from minimanager.store.etcd.client import EtcdStore
 from minimanager.store.keys import Keys, Kind
 from minimanager.store.transaction import FencedError
 from minimanager.store.writer import Writer
-from support.etcd import EtcdProcess, connected, free_port, make_pki, running_etcd
+from support.etcd import EtcdProcess, connected, make_pki, running_etcd
+from support.ports import free_port
 
 KEYS = Keys("c1")
 

@@ -16,16 +16,11 @@ from miniworker.ingress.sockets import PortTakenError, bind_all
 from miniworker.ingress.table import Port, PortKey
 from miniworker.ingress.tcp import TcpPort
 from miniworker.ingress.udp import IDLE_NS, UdpPort
+from support.ports import free_port
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 FIRST, SECOND_ADDRESS = IPv4Address("127.0.0.1"), IPv4Address("127.0.0.2")
-
-
-def free_port(kind: socket.SocketKind) -> int:
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("0.0.0.0", 0))
-        return int(probe.getsockname()[1])
 
 
 @asynccontextmanager
