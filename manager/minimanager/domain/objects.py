@@ -140,6 +140,7 @@ class NodeStatus:
     session_manager: str = ""
     since_ns: int = 0
     manager_address: str = ""
+    encryption_key: str = ""
 
 
 # --- services and tasks ---
@@ -290,11 +291,19 @@ class ContainerSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkUse:
+    network: str = ""
+    """In the store the network's id."""
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TaskSpec:
     container: ContainerSpec = ContainerSpec()
     resources: Resources = Resources()
     restart: RestartPolicy = RestartPolicy()
     force_update: int = 0
+    networks: tuple[NetworkUse, ...] = ()
 
 
 class PortProtocol(IntEnum):
@@ -307,12 +316,22 @@ class PublishMode(IntEnum):
     HOST = 1
 
 
+class PortLocality(IntEnum):
+    ANY = 0
+    PREFER = 1
+    ONLY = 2
+
+
 @dataclass(frozen=True, slots=True)
 class PortConfig:
     protocol: PortProtocol = PortProtocol.TCP
     target_port: int = 0
     published_port: int = 0
     publish_mode: PublishMode = PublishMode.INGRESS
+    host_ip: str = ""
+    locality: PortLocality = PortLocality.ANY
+    sticky: bool = False
+    proxy_protocol: int = 0
 
 
 class PlacementStrategy(IntEnum):
@@ -364,6 +383,17 @@ class UpdateConfig:
     """0: none."""
 
 
+class EndpointMode(IntEnum):
+    VIP = 0
+    DNSRR = 1
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualAddress:
+    network_id: str = ""
+    address: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceSpec:
     name: str = ""
@@ -377,6 +407,7 @@ class ServiceSpec:
     """Tasks of a replicated job that run at once; 0: all of them."""
     update: UpdateConfig = UpdateConfig()
     rollback: UpdateConfig = UpdateConfig()
+    endpoint_mode: EndpointMode = EndpointMode.VIP
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,6 +436,8 @@ class Service:
     update_number: int = 0
     rolling_back: bool = False
     update_paused: bool = False
+    virtual_addresses: tuple[VirtualAddress, ...] = ()
+    """One per network of the task template, in vip mode."""
 
 
 class RolloutState(IntEnum):
@@ -544,6 +577,13 @@ class NetworkSpec:
     driver: str = "overlay"
     ingress: bool = False
     mtu: int = 1450
+    attachable: bool = False
+    internal: bool = False
+    encrypted: bool = False
+    subnet: str = ""
+    gateway: str = ""
+    ip_range: str = ""
+    options: Mapping[str, str] = field(default_factory=_labels)
 
 
 @dataclass(frozen=True, slots=True)

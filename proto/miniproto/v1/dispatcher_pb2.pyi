@@ -31,10 +31,13 @@ class Hello(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     DATA_PATH_ADDRESS_FIELD_NUMBER: _builtins.int
     MANAGER_ADDRESS_FIELD_NUMBER: _builtins.int
+    ENCRYPTION_KEY_FIELD_NUMBER: _builtins.int
     data_path_address: _builtins.str
     """where other nodes send VXLAN; empty: the address the manager sees"""
     manager_address: _builtins.str
     """host:port of this node's control API, when it is a manager"""
+    encryption_key: _builtins.str
+    """the node's WireGuard public key, base64; empty: none"""
     @_builtins.property
     def description(self) -> _objects_pb2.NodeDescription: ...
     def __init__(
@@ -43,10 +46,11 @@ class Hello(_message.Message):
         description: _objects_pb2.NodeDescription | None = ...,
         data_path_address: _builtins.str = ...,
         manager_address: _builtins.str = ...,
+        encryption_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["description", b"description"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_path_address", b"data_path_address", "description", b"description", "manager_address", b"manager_address"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_path_address", b"data_path_address", "description", b"description", "encryption_key", b"encryption_key", "manager_address", b"manager_address"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -235,6 +239,8 @@ class AssignedNetwork(_message.Message):
     MTU_FIELD_NUMBER: _builtins.int
     INGRESS_FIELD_NUMBER: _builtins.int
     NODE_ADDRESS_FIELD_NUMBER: _builtins.int
+    INTERNAL_FIELD_NUMBER: _builtins.int
+    ENCRYPTED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     name: _builtins.str
     subnet: _builtins.str
@@ -244,6 +250,8 @@ class AssignedNetwork(_message.Message):
     ingress: _builtins.bool
     node_address: _builtins.str
     """this node's own address on it; ingress only"""
+    internal: _builtins.bool
+    encrypted: _builtins.bool
     def __init__(
         self,
         *,
@@ -255,10 +263,12 @@ class AssignedNetwork(_message.Message):
         mtu: _builtins.int = ...,
         ingress: _builtins.bool = ...,
         node_address: _builtins.str = ...,
+        internal: _builtins.bool = ...,
+        encrypted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gateway", b"gateway", "id", b"id", "ingress", b"ingress", "mtu", b"mtu", "name", b"name", "node_address", b"node_address", "subnet", b"subnet", "vni", b"vni"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encrypted", b"encrypted", "gateway", b"gateway", "id", b"id", "ingress", b"ingress", "internal", b"internal", "mtu", b"mtu", "name", b"name", "node_address", b"node_address", "subnet", b"subnet", "vni", b"vni"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -324,6 +334,110 @@ class Backend(_message.Message):
 Global___Backend: _TypeAlias = Backend  # noqa: Y015
 
 @_typing.final
+class ServiceBackend(_message.Message):
+    """A task of a service on one network, while it may get traffic."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    SLOT_FIELD_NUMBER: _builtins.int
+    CONTAINER_NAME_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    address: _builtins.str
+    node_id: _builtins.str
+    slot: _builtins.int
+    """0 of a global service"""
+    container_name: _builtins.str
+    """web.1.<task id>"""
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        address: _builtins.str = ...,
+        node_id: _builtins.str = ...,
+        slot: _builtins.int = ...,
+        container_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "container_name", b"container_name", "node_id", b"node_id", "slot", b"slot", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServiceBackend: _TypeAlias = ServiceBackend  # noqa: Y015
+
+@_typing.final
+class NetworkService(_message.Message):
+    """A service as the others on one network see it: its names, and where they lead."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NETWORK_ID_FIELD_NUMBER: _builtins.int
+    SERVICE_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
+    VIRTUAL_ADDRESS_FIELD_NUMBER: _builtins.int
+    BACKENDS_FIELD_NUMBER: _builtins.int
+    network_id: _builtins.str
+    service_id: _builtins.str
+    name: _builtins.str
+    virtual_address: _builtins.str
+    """empty in dnsrr mode"""
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def backends(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceBackend]:
+        """in the order of the task ids"""
+
+    def __init__(
+        self,
+        *,
+        network_id: _builtins.str = ...,
+        service_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        aliases: _abc.Iterable[_builtins.str] | None = ...,
+        virtual_address: _builtins.str = ...,
+        backends: _abc.Iterable[Global___ServiceBackend] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "backends", b"backends", "name", b"name", "network_id", b"network_id", "service_id", b"service_id", "virtual_address", b"virtual_address"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NetworkService: _TypeAlias = NetworkService  # noqa: Y015
+
+@_typing.final
+class EncryptionPeer(_message.Message):
+    """Another node that takes part in encrypted networks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    VTEP_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    vtep: _builtins.str
+    public_key: _builtins.str
+    """WireGuard's, base64"""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        vtep: _builtins.str = ...,
+        public_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id", "public_key", b"public_key", "vtep", b"vtep"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EncryptionPeer: _TypeAlias = EncryptionPeer  # noqa: Y015
+
+@_typing.final
 class PublishedPort(_message.Message):
     """One published ingress port and the tasks that may get its traffic now."""
 
@@ -335,11 +449,19 @@ class PublishedPort(_message.Message):
     SERVICE_ID_FIELD_NUMBER: _builtins.int
     SERVICE_NAME_FIELD_NUMBER: _builtins.int
     BACKENDS_FIELD_NUMBER: _builtins.int
+    HOST_IP_FIELD_NUMBER: _builtins.int
+    LOCALITY_FIELD_NUMBER: _builtins.int
+    STICKY_FIELD_NUMBER: _builtins.int
+    PROXY_PROTOCOL_FIELD_NUMBER: _builtins.int
     protocol: _objects_pb2.PortProtocol.ValueType
     published_port: _builtins.int
     target_port: _builtins.int
     service_id: _builtins.str
     service_name: _builtins.str
+    host_ip: _builtins.str
+    locality: _objects_pb2.PortLocality.ValueType
+    sticky: _builtins.bool
+    proxy_protocol: _builtins.int
     @_builtins.property
     def backends(self) -> _containers.RepeatedCompositeFieldContainer[Global___Backend]: ...
     def __init__(
@@ -351,10 +473,14 @@ class PublishedPort(_message.Message):
         service_id: _builtins.str = ...,
         service_name: _builtins.str = ...,
         backends: _abc.Iterable[Global___Backend] | None = ...,
+        host_ip: _builtins.str = ...,
+        locality: _objects_pb2.PortLocality.ValueType = ...,
+        sticky: _builtins.bool = ...,
+        proxy_protocol: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backends", b"backends", "protocol", b"protocol", "published_port", b"published_port", "service_id", b"service_id", "service_name", b"service_name", "target_port", b"target_port"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backends", b"backends", "host_ip", b"host_ip", "locality", b"locality", "protocol", b"protocol", "proxy_protocol", b"proxy_protocol", "published_port", b"published_port", "service_id", b"service_id", "service_name", b"service_name", "sticky", b"sticky", "target_port", b"target_port"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -368,6 +494,8 @@ class Assignment(_message.Message):
     ENDPOINT_FIELD_NUMBER: _builtins.int
     PORT_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
+    SERVICE_FIELD_NUMBER: _builtins.int
+    PEER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def network(self) -> Global___AssignedNetwork: ...
     @_builtins.property
@@ -376,6 +504,10 @@ class Assignment(_message.Message):
     def port(self) -> Global___PublishedPort: ...
     @_builtins.property
     def task(self) -> Global___AssignedTask: ...
+    @_builtins.property
+    def service(self) -> Global___NetworkService: ...
+    @_builtins.property
+    def peer(self) -> Global___EncryptionPeer: ...
     def __init__(
         self,
         *,
@@ -383,12 +515,14 @@ class Assignment(_message.Message):
         endpoint: Global___Endpoint | None = ...,
         port: Global___PublishedPort | None = ...,
         task: Global___AssignedTask | None = ...,
+        service: Global___NetworkService | None = ...,
+        peer: Global___EncryptionPeer | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "item", b"item", "network", b"network", "port", b"port", "task", b"task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "item", b"item", "network", b"network", "peer", b"peer", "port", b"port", "service", b"service", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "item", b"item", "network", b"network", "port", b"port", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "item", b"item", "network", b"network", "peer", b"peer", "port", b"port", "service", b"service", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_item: _TypeAlias = _typing.Literal["network", "endpoint", "port", "task"]  # noqa: Y015
+    _WhichOneofReturnType_item: _TypeAlias = _typing.Literal["network", "endpoint", "port", "task", "service", "peer"]  # noqa: Y015
     _WhichOneofArgType_item: _TypeAlias = _typing.Literal["item", b"item"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_item) -> _WhichOneofReturnType_item | None: ...
 
@@ -402,7 +536,9 @@ class AssignmentChange(_message.Message):
     REMOVE_FIELD_NUMBER: _builtins.int
     ASSIGNMENT_FIELD_NUMBER: _builtins.int
     key: _builtins.str
-    """"network/<id>", "endpoint/<network>/<address>", "port/tcp/80", "task/<id>" """
+    """"network/<id>", "endpoint/<network>/<address>", "service/<network>/<service>", "peer/<node>", "port/tcp/80",
+    "task/<id>"
+    """
     remove: _builtins.bool
     @_builtins.property
     def assignment(self) -> Global___Assignment:

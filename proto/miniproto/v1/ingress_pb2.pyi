@@ -21,28 +21,102 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
-class IngressTable(_message.Message):
-    """Between the agent and the node's mini-ingress, on <run-dir>/ingress.sock."""
+class DnsClient(_message.Message):
+    """Between the agent and the node's mini-ingress, on <run-dir>/ingress.sock.
 
+    A container of this node that asks for names.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    NETWORK_IDS_FIELD_NUMBER: _builtins.int
+    NAMESERVERS_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """its own, on all its networks: how a question is known to be its"""
+
+    @_builtins.property
+    def network_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """whose names it may ask for, in the order in which they are searched"""
+
+    @_builtins.property
+    def nameservers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """asked for all other names; empty: the host's"""
+
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
+        network_ids: _abc.Iterable[_builtins.str] | None = ...,
+        nameservers: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "nameservers", b"nameservers", "network_ids", b"network_ids", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DnsClient: _TypeAlias = DnsClient  # noqa: Y015
+
+@_typing.final
+class DnsTable(_message.Message):
+    """What the node's DNS server answers from: it listens on the gateway of each network."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NETWORKS_FIELD_NUMBER: _builtins.int
+    SERVICES_FIELD_NUMBER: _builtins.int
+    CLIENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def networks(self) -> _containers.RepeatedCompositeFieldContainer[_dispatcher_pb2.AssignedNetwork]: ...
+    @_builtins.property
+    def services(self) -> _containers.RepeatedCompositeFieldContainer[_dispatcher_pb2.NetworkService]: ...
+    @_builtins.property
+    def clients(self) -> _containers.RepeatedCompositeFieldContainer[Global___DnsClient]: ...
+    def __init__(
+        self,
+        *,
+        networks: _abc.Iterable[_dispatcher_pb2.AssignedNetwork] | None = ...,
+        services: _abc.Iterable[_dispatcher_pb2.NetworkService] | None = ...,
+        clients: _abc.Iterable[Global___DnsClient] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clients", b"clients", "networks", b"networks", "services", b"services"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DnsTable: _TypeAlias = DnsTable  # noqa: Y015
+
+@_typing.final
+class IngressTable(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REVISION_FIELD_NUMBER: _builtins.int
     PORTS_FIELD_NUMBER: _builtins.int
     NODE_ID_FIELD_NUMBER: _builtins.int
+    DNS_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     node_id: _builtins.str
     @_builtins.property
     def ports(self) -> _containers.RepeatedCompositeFieldContainer[_dispatcher_pb2.PublishedPort]: ...
+    @_builtins.property
+    def dns(self) -> Global___DnsTable: ...
     def __init__(
         self,
         *,
         revision: _builtins.int = ...,
         ports: _abc.Iterable[_dispatcher_pb2.PublishedPort] | None = ...,
         node_id: _builtins.str = ...,
+        dns: Global___DnsTable | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dns", b"dns"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id", "ports", b"ports", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dns", b"dns", "node_id", b"node_id", "ports", b"ports", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

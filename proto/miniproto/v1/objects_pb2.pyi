@@ -163,6 +163,30 @@ PUBLISH_MODE_INGRESS: PublishMode.ValueType  # 0
 PUBLISH_MODE_HOST: PublishMode.ValueType  # 1
 Global___PublishMode: _TypeAlias = PublishMode  # noqa: Y015
 
+class _PortLocality:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PortLocalityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PortLocality.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PORT_LOCALITY_ANY: _PortLocality.ValueType  # 0
+    """all in turn, wherever they are"""
+    PORT_LOCALITY_PREFER: _PortLocality.ValueType  # 1
+    """those on the node itself while there are any"""
+    PORT_LOCALITY_ONLY: _PortLocality.ValueType  # 2
+    """those on the node itself; a node without any refuses"""
+
+class PortLocality(_PortLocality, metaclass=_PortLocalityEnumTypeWrapper):
+    """Which nodes' tasks get what a node receives on an ingress port."""
+
+PORT_LOCALITY_ANY: PortLocality.ValueType  # 0
+"""all in turn, wherever they are"""
+PORT_LOCALITY_PREFER: PortLocality.ValueType  # 1
+"""those on the node itself while there are any"""
+PORT_LOCALITY_ONLY: PortLocality.ValueType  # 2
+"""those on the node itself; a node without any refuses"""
+Global___PortLocality: _TypeAlias = PortLocality  # noqa: Y015
+
 class _PlacementStrategy:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -215,6 +239,26 @@ FAILURE_ACTION_CONTINUE: FailureAction.ValueType  # 1
 FAILURE_ACTION_ROLLBACK: FailureAction.ValueType  # 2
 """of an update only: a rollback is never rolled back"""
 Global___FailureAction: _TypeAlias = FailureAction  # noqa: Y015
+
+class _EndpointMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EndpointModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EndpointMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ENDPOINT_MODE_VIP: _EndpointMode.ValueType  # 0
+    """one address that every connection is spread from"""
+    ENDPOINT_MODE_DNSRR: _EndpointMode.ValueType  # 1
+    """the addresses of its tasks"""
+
+class EndpointMode(_EndpointMode, metaclass=_EndpointModeEnumTypeWrapper):
+    """What a service's name stands for on its networks."""
+
+ENDPOINT_MODE_VIP: EndpointMode.ValueType  # 0
+"""one address that every connection is spread from"""
+ENDPOINT_MODE_DNSRR: EndpointMode.ValueType  # 1
+"""the addresses of its tasks"""
+Global___EndpointMode: _TypeAlias = EndpointMode  # noqa: Y015
 
 class _RolloutState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -633,6 +677,7 @@ class NodeStatus(_message.Message):
     SESSION_MANAGER_FIELD_NUMBER: _builtins.int
     SINCE_NS_FIELD_NUMBER: _builtins.int
     MANAGER_ADDRESS_FIELD_NUMBER: _builtins.int
+    ENCRYPTION_KEY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     state: Global___NodeState.ValueType
     message: _builtins.str
@@ -644,6 +689,8 @@ class NodeStatus(_message.Message):
     """when the state was entered"""
     manager_address: _builtins.str
     """host:port of the control API; managers only"""
+    encryption_key: _builtins.str
+    """the node's WireGuard public key, base64; empty: it has no encrypted networks"""
     @_builtins.property
     def meta(self) -> Global___Meta: ...
     @_builtins.property
@@ -660,10 +707,11 @@ class NodeStatus(_message.Message):
         session_manager: _builtins.str = ...,
         since_ns: _builtins.int = ...,
         manager_address: _builtins.str = ...,
+        encryption_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "meta", b"meta"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "description", b"description", "id", b"id", "manager_address", b"manager_address", "message", b"message", "meta", b"meta", "session_manager", b"session_manager", "since_ns", b"since_ns", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "description", b"description", "encryption_key", b"encryption_key", "id", b"id", "manager_address", b"manager_address", "message", b"message", "meta", b"meta", "session_manager", b"session_manager", "since_ns", b"since_ns", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1147,6 +1195,32 @@ class ContainerSpec(_message.Message):
 Global___ContainerSpec: _TypeAlias = ContainerSpec  # noqa: Y015
 
 @_typing.final
+class NetworkUse(_message.Message):
+    """A network that a service's tasks are on, and what they are called there besides the service's name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NETWORK_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
+    network: _builtins.str
+    """in a request a name, an id or a unique prefix of one; the API stores the id"""
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        network: _builtins.str = ...,
+        aliases: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "network", b"network"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NetworkUse: _TypeAlias = NetworkUse  # noqa: Y015
+
+@_typing.final
 class TaskSpec(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1154,6 +1228,7 @@ class TaskSpec(_message.Message):
     RESOURCES_FIELD_NUMBER: _builtins.int
     RESTART_FIELD_NUMBER: _builtins.int
     FORCE_UPDATE_FIELD_NUMBER: _builtins.int
+    NETWORKS_FIELD_NUMBER: _builtins.int
     force_update: _builtins.int
     @_builtins.property
     def container(self) -> Global___ContainerSpec: ...
@@ -1161,6 +1236,8 @@ class TaskSpec(_message.Message):
     def resources(self) -> Global___Resources: ...
     @_builtins.property
     def restart(self) -> Global___RestartPolicy: ...
+    @_builtins.property
+    def networks(self) -> _containers.RepeatedCompositeFieldContainer[Global___NetworkUse]: ...
     def __init__(
         self,
         *,
@@ -1168,10 +1245,11 @@ class TaskSpec(_message.Message):
         resources: Global___Resources | None = ...,
         restart: Global___RestartPolicy | None = ...,
         force_update: _builtins.int = ...,
+        networks: _abc.Iterable[Global___NetworkUse] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "resources", b"resources", "restart", b"restart"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "force_update", b"force_update", "resources", b"resources", "restart", b"restart"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "force_update", b"force_update", "networks", b"networks", "resources", b"resources", "restart", b"restart"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1185,11 +1263,23 @@ class PortConfig(_message.Message):
     TARGET_PORT_FIELD_NUMBER: _builtins.int
     PUBLISHED_PORT_FIELD_NUMBER: _builtins.int
     PUBLISH_MODE_FIELD_NUMBER: _builtins.int
+    HOST_IP_FIELD_NUMBER: _builtins.int
+    LOCALITY_FIELD_NUMBER: _builtins.int
+    STICKY_FIELD_NUMBER: _builtins.int
+    PROXY_PROTOCOL_FIELD_NUMBER: _builtins.int
     protocol: Global___PortProtocol.ValueType
     target_port: _builtins.int
     published_port: _builtins.int
     """0 in a spec: the manager (ingress) or the node (host) chooses"""
     publish_mode: Global___PublishMode.ValueType
+    host_ip: _builtins.str
+    """the only address of the nodes that answers; empty: all"""
+    locality: Global___PortLocality.ValueType
+    """ingress only"""
+    sticky: _builtins.bool
+    """a client's connections go to one task while it serves; ingress only"""
+    proxy_protocol: _builtins.int
+    """2: each connection begins with a PROXY protocol v2 header; 0: none. tcp ingress only"""
     def __init__(
         self,
         *,
@@ -1197,10 +1287,14 @@ class PortConfig(_message.Message):
         target_port: _builtins.int = ...,
         published_port: _builtins.int = ...,
         publish_mode: Global___PublishMode.ValueType = ...,
+        host_ip: _builtins.str = ...,
+        locality: Global___PortLocality.ValueType = ...,
+        sticky: _builtins.bool = ...,
+        proxy_protocol: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["protocol", b"protocol", "publish_mode", b"publish_mode", "published_port", b"published_port", "target_port", b"target_port"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host_ip", b"host_ip", "locality", b"locality", "protocol", b"protocol", "proxy_protocol", b"proxy_protocol", "publish_mode", b"publish_mode", "published_port", b"published_port", "sticky", b"sticky", "target_port", b"target_port"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1302,6 +1396,31 @@ class UpdateConfig(_message.Message):
 Global___UpdateConfig: _TypeAlias = UpdateConfig  # noqa: Y015
 
 @_typing.final
+class VirtualAddress(_message.Message):
+    """A service's own address on one of its networks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NETWORK_ID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    network_id: _builtins.str
+    address: _builtins.str
+    """IPv4 without prefix"""
+    def __init__(
+        self,
+        *,
+        network_id: _builtins.str = ...,
+        address: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "network_id", b"network_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VirtualAddress: _TypeAlias = VirtualAddress  # noqa: Y015
+
+@_typing.final
 class ServiceSpec(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1335,12 +1454,14 @@ class ServiceSpec(_message.Message):
     MAX_CONCURRENT_FIELD_NUMBER: _builtins.int
     UPDATE_FIELD_NUMBER: _builtins.int
     ROLLBACK_FIELD_NUMBER: _builtins.int
+    ENDPOINT_MODE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     mode: Global___ServiceMode.ValueType
     replicas: _builtins.int
     """of a replicated job: completions in all; 0 in the global modes"""
     max_concurrent: _builtins.int
     """tasks of a replicated job that run at once; 0: all of them"""
+    endpoint_mode: Global___EndpointMode.ValueType
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -1366,10 +1487,11 @@ class ServiceSpec(_message.Message):
         max_concurrent: _builtins.int = ...,
         update: Global___UpdateConfig | None = ...,
         rollback: Global___UpdateConfig | None = ...,
+        endpoint_mode: Global___EndpointMode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["placement", b"placement", "rollback", b"rollback", "task", b"task", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "max_concurrent", b"max_concurrent", "mode", b"mode", "name", b"name", "placement", b"placement", "ports", b"ports", "replicas", b"replicas", "rollback", b"rollback", "task", b"task", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint_mode", b"endpoint_mode", "labels", b"labels", "max_concurrent", b"max_concurrent", "mode", b"mode", "name", b"name", "placement", b"placement", "ports", b"ports", "replicas", b"replicas", "rollback", b"rollback", "task", b"task", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1424,6 +1546,7 @@ class Service(_message.Message):
     UPDATE_NUMBER_FIELD_NUMBER: _builtins.int
     ROLLING_BACK_FIELD_NUMBER: _builtins.int
     UPDATE_PAUSED_FIELD_NUMBER: _builtins.int
+    VIRTUAL_ADDRESSES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     spec_version: _builtins.int
     """grows by one with each change of spec.task; of a job with any change: its iteration"""
@@ -1450,6 +1573,10 @@ class Service(_message.Message):
     def revisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Revision]:
         """the former ones, oldest first, at most ten"""
 
+    @_builtins.property
+    def virtual_addresses(self) -> _containers.RepeatedCompositeFieldContainer[Global___VirtualAddress]:
+        """one per network, in vip mode"""
+
     def __init__(
         self,
         *,
@@ -1465,10 +1592,11 @@ class Service(_message.Message):
         update_number: _builtins.int = ...,
         rolling_back: _builtins.bool = ...,
         update_paused: _builtins.bool = ...,
+        virtual_addresses: _abc.Iterable[Global___VirtualAddress] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["meta", b"meta", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "meta", b"meta", "ports", b"ports", "removing", b"removing", "revised_at_ns", b"revised_at_ns", "revision", b"revision", "revisions", b"revisions", "rolling_back", b"rolling_back", "spec", b"spec", "spec_version", b"spec_version", "update_number", b"update_number", "update_paused", b"update_paused"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "meta", b"meta", "ports", b"ports", "removing", b"removing", "revised_at_ns", b"revised_at_ns", "revision", b"revision", "revisions", b"revisions", "rolling_back", b"rolling_back", "spec", b"spec", "spec_version", b"spec_version", "update_number", b"update_number", "update_paused", b"update_paused", "virtual_addresses", b"virtual_addresses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1747,18 +1875,61 @@ class NetworkSpec(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class OptionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     DRIVER_FIELD_NUMBER: _builtins.int
     INGRESS_FIELD_NUMBER: _builtins.int
     MTU_FIELD_NUMBER: _builtins.int
+    ATTACHABLE_FIELD_NUMBER: _builtins.int
+    INTERNAL_FIELD_NUMBER: _builtins.int
+    ENCRYPTED_FIELD_NUMBER: _builtins.int
+    SUBNET_FIELD_NUMBER: _builtins.int
+    GATEWAY_FIELD_NUMBER: _builtins.int
+    IP_RANGE_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     driver: _builtins.str
     """"overlay" """
     ingress: _builtins.bool
     mtu: _builtins.int
+    attachable: _builtins.bool
+    """also for containers that are no task of a service"""
+    internal: _builtins.bool
+    """no way out of the network"""
+    encrypted: _builtins.bool
+    """what leaves a node is encrypted"""
+    subnet: _builtins.str
+    """CIDR; empty in a request: the next free one of the pools"""
+    gateway: _builtins.str
+    """empty in a request: the subnet's first host address"""
+    ip_range: _builtins.str
+    """CIDR within the subnet that addresses are given out of; empty: all of it"""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def options(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """--opt, as given"""
+
     def __init__(
         self,
         *,
@@ -1767,10 +1938,17 @@ class NetworkSpec(_message.Message):
         driver: _builtins.str = ...,
         ingress: _builtins.bool = ...,
         mtu: _builtins.int = ...,
+        attachable: _builtins.bool = ...,
+        internal: _builtins.bool = ...,
+        encrypted: _builtins.bool = ...,
+        subnet: _builtins.str = ...,
+        gateway: _builtins.str = ...,
+        ip_range: _builtins.str = ...,
+        options: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["driver", b"driver", "ingress", b"ingress", "labels", b"labels", "mtu", b"mtu", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachable", b"attachable", "driver", b"driver", "encrypted", b"encrypted", "gateway", b"gateway", "ingress", b"ingress", "internal", b"internal", "ip_range", b"ip_range", "labels", b"labels", "mtu", b"mtu", "name", b"name", "options", b"options", "subnet", b"subnet"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

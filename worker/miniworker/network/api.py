@@ -19,7 +19,11 @@ class OverlayNetwork:
     mtu: int
     ingress: bool
     node_address: IPv4Address | None = None
-    """This node's own address on it; ingress networks only."""
+    """This node's own address on it; ingress networks only. On the others every node has the gateway's."""
+    internal: bool = False
+    """No way out: its tasks reach only each other."""
+    encrypted: bool = False
+    """What leaves the node goes through WireGuard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,26 @@ class RemoteEndpoint:
     vtep: IPv4Address
     task_id: str = ""
     """Empty: the node's own address on the ingress network."""
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualService:
+    """A service's own address on a network, and the tasks that its connections are spread over."""
+
+    network_id: str
+    service_id: str
+    address: IPv4Address
+    backends: tuple[IPv4Address, ...]
+    """Sorted; empty: connections are refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncryptionPeer:
+    """Another node with encrypted networks, and its WireGuard public key in base64."""
+
+    node_id: str
+    vtep: IPv4Address
+    public_key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +92,8 @@ class Fabric:
     data_path_address: IPv4Address
     networks: tuple[OverlayNetwork, ...] = ()
     endpoints: tuple[RemoteEndpoint, ...] = ()
+    services: tuple[VirtualService, ...] = ()
+    peers: tuple[EncryptionPeer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +103,8 @@ class AttachedSandbox:
     """With every published port chosen."""
     hosts_address: IPv4Address | None
     """The address that stands for the container in its own /etc/hosts."""
+    nameserver: IPv4Address | None = None
+    """Who answers for the names of the task's networks: the gateway of the first; None: it is on no such network."""
 
 
 class DataPlane(Protocol):
