@@ -83,6 +83,11 @@ class NodePaths:
         """Output of the supervised children."""
         return self.data_dir / "log"
 
+    @property
+    def dns_table(self) -> Path:
+        """What mini-ingress answers names from; kept for its restart."""
+        return self.run_dir / "dns-table.pb"
+
     # --- sockets ---
 
     @property

@@ -27,7 +27,7 @@ from miniproto.v1 import dispatcher_pb2 as miniproto_dot_v1_dot_dispatcher__pb2
 from miniproto.v1 import objects_pb2 as miniproto_dot_v1_dot_objects__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aminiproto/v1/ingress.proto\x12\x07mini.v1\x1a\x19miniproto/v1/access.proto\x1a\x1dminiproto/v1/dispatcher.proto\x1a\x1aminiproto/v1/objects.proto\"Y\n\tDnsClient\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\x12\x13\n\x0bnetwork_ids\x18\x03 \x03(\t\x12\x13\n\x0bnameservers\x18\x04 \x03(\t\"\x86\x01\n\x08\x44nsTable\x12*\n\x08networks\x18\x01 \x03(\x0b\x32\x18.mini.v1.AssignedNetwork\x12)\n\x08services\x18\x02 \x03(\x0b\x32\x17.mini.v1.NetworkService\x12#\n\x07\x63lients\x18\x03 \x03(\x0b\x32\x12.mini.v1.DnsClient\"x\n\x0cIngressTable\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12%\n\x05ports\x18\x02 \x03(\x0b\x32\x16.mini.v1.PublishedPort\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x1e\n\x03\x64ns\x18\x04 \x01(\x0b\x32\x11.mini.v1.DnsTable\"_\n\x0bPortProblem\x12\'\n\x08protocol\x18\x01 \x01(\x0e\x32\x15.mini.v1.PortProtocol\x12\x16\n\x0epublished_port\x18\x02 \x01(\r\x12\x0f\n\x07message\x18\x03 \x01(\t\"J\n\x0eIngressApplied\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12&\n\x08problems\x18\x02 \x03(\x0b\x32\x14.mini.v1.PortProblem\"\x16\n\x14IngressStatusRequest\"V\n\rIngressStatus\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x18\n\x10open_connections\x18\x02 \x01(\x04\x12\x19\n\x11total_connections\x18\x03 \x01(\x04\x32\x97\x01\n\x07Ingress\x12@\n\x05\x41pply\x12\x15.mini.v1.IngressTable\x1a\x17.mini.v1.IngressApplied\"\x07\x8a\xce\x18\x03\n\x01\x02\x12J\n\x06Status\x12\x1d.mini.v1.IngressStatusRequest\x1a\x16.mini.v1.IngressStatus\"\t\x8a\xce\x18\x05\n\x01\x02\x10\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aminiproto/v1/ingress.proto\x12\x07mini.v1\x1a\x19miniproto/v1/access.proto\x1a\x1dminiproto/v1/dispatcher.proto\x1a\x1aminiproto/v1/objects.proto\"Y\n\tDnsClient\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\x12\x13\n\x0bnetwork_ids\x18\x03 \x03(\t\x12\x13\n\x0bnameservers\x18\x04 \x03(\t\"\x86\x01\n\x08\x44nsTable\x12*\n\x08networks\x18\x01 \x03(\x0b\x32\x18.mini.v1.AssignedNetwork\x12)\n\x08services\x18\x02 \x03(\x0b\x32\x17.mini.v1.NetworkService\x12#\n\x07\x63lients\x18\x03 \x03(\x0b\x32\x12.mini.v1.DnsClient\"x\n\x0cIngressTable\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12%\n\x05ports\x18\x02 \x03(\x0b\x32\x16.mini.v1.PublishedPort\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x1e\n\x03\x64ns\x18\x04 \x01(\x0b\x32\x11.mini.v1.DnsTable\"_\n\x0bPortProblem\x12\'\n\x08protocol\x18\x01 \x01(\x0e\x32\x15.mini.v1.PortProtocol\x12\x16\n\x0epublished_port\x18\x02 \x01(\r\x12\x0f\n\x07message\x18\x03 \x01(\t\"`\n\x0eIngressApplied\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12&\n\x08problems\x18\x02 \x03(\x0b\x32\x14.mini.v1.PortProblem\x12\x14\n\x0c\x64ns_problems\x18\x03 \x03(\t\"\x16\n\x14IngressStatusRequest\"V\n\rIngressStatus\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x18\n\x10open_connections\x18\x02 \x01(\x04\x12\x19\n\x11total_connections\x18\x03 \x01(\x04\x32\x97\x01\n\x07Ingress\x12@\n\x05\x41pply\x12\x15.mini.v1.IngressTable\x1a\x17.mini.v1.IngressApplied\"\x07\x8a\xce\x18\x03\n\x01\x02\x12J\n\x06Status\x12\x1d.mini.v1.IngressStatusRequest\x1a\x16.mini.v1.IngressStatus\"\t\x8a\xce\x18\x05\n\x01\x02\x10\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,11 +47,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PORTPROBLEM']._serialized_start=475
   _globals['_PORTPROBLEM']._serialized_end=570
   _globals['_INGRESSAPPLIED']._serialized_start=572
-  _globals['_INGRESSAPPLIED']._serialized_end=646
-  _globals['_INGRESSSTATUSREQUEST']._serialized_start=648
-  _globals['_INGRESSSTATUSREQUEST']._serialized_end=670
-  _globals['_INGRESSSTATUS']._serialized_start=672
-  _globals['_INGRESSSTATUS']._serialized_end=758
-  _globals['_INGRESS']._serialized_start=761
-  _globals['_INGRESS']._serialized_end=912
+  _globals['_INGRESSAPPLIED']._serialized_end=668
+  _globals['_INGRESSSTATUSREQUEST']._serialized_start=670
+  _globals['_INGRESSSTATUSREQUEST']._serialized_end=692
+  _globals['_INGRESSSTATUS']._serialized_start=694
+  _globals['_INGRESSSTATUS']._serialized_end=780
+  _globals['_INGRESS']._serialized_start=783
+  _globals['_INGRESS']._serialized_end=934
 # @@protoc_insertion_point(module_scope)

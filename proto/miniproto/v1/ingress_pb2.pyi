@@ -153,20 +153,26 @@ class IngressApplied(_message.Message):
 
     REVISION_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
+    DNS_PROBLEMS_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     @_builtins.property
     def problems(self) -> _containers.RepeatedCompositeFieldContainer[Global___PortProblem]:
         """ports that could not be served here, for example in use on the host"""
+
+    @_builtins.property
+    def dns_problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """networks whose names could not be served here, and why"""
 
     def __init__(
         self,
         *,
         revision: _builtins.int = ...,
         problems: _abc.Iterable[Global___PortProblem] | None = ...,
+        dns_problems: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["problems", b"problems", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dns_problems", b"dns_problems", "problems", b"problems", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -50,7 +50,7 @@ class IngressServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Apply(self, request, context):
-        """Replaces the whole table; returns once the kernel and the listeners follow it.
+        """Replaces the whole table; returns once the kernel, the listeners and the answers of DNS follow it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -32,14 +32,14 @@ class IngressStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> IngressAsyncStub: ...
     Apply: _grpc.UnaryUnaryMultiCallable[_ingress_pb2.IngressTable, _ingress_pb2.IngressApplied]
-    """Replaces the whole table; returns once the kernel and the listeners follow it."""
+    """Replaces the whole table; returns once the kernel, the listeners and the answers of DNS follow it."""
     Status: _grpc.UnaryUnaryMultiCallable[_ingress_pb2.IngressStatusRequest, _ingress_pb2.IngressStatus]
 
 @_typing.type_check_only
 class IngressAsyncStub(IngressStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Apply: _aio.UnaryUnaryMultiCallable[_ingress_pb2.IngressTable, _ingress_pb2.IngressApplied]  # type: ignore[assignment]
-    """Replaces the whole table; returns once the kernel and the listeners follow it."""
+    """Replaces the whole table; returns once the kernel, the listeners and the answers of DNS follow it."""
     Status: _aio.UnaryUnaryMultiCallable[_ingress_pb2.IngressStatusRequest, _ingress_pb2.IngressStatus]  # type: ignore[assignment]
 
 class IngressServicer(metaclass=_abc_1.ABCMeta):
@@ -49,7 +49,7 @@ class IngressServicer(metaclass=_abc_1.ABCMeta):
         request: _ingress_pb2.IngressTable,
         context: _ServicerContext,
     ) -> _typing.Union[_ingress_pb2.IngressApplied, _abc.Awaitable[_ingress_pb2.IngressApplied]]:
-        """Replaces the whole table; returns once the kernel and the listeners follow it."""
+        """Replaces the whole table; returns once the kernel, the listeners and the answers of DNS follow it."""
 
     @_abc_1.abstractmethod
     def Status(

@@ -223,7 +223,21 @@ def test_unknown_users_and_groups_are_refused(user: str) -> None:
 def test_resolv_conf_leaves_out_the_hosts_own_resolver() -> None:
     host = "nameserver 127.0.0.53\nnameserver 9.9.9.9\nsearch lan\n"
     assert etcfiles.resolv_conf((), host=host) == "nameserver 9.9.9.9\nsearch lan\n"
-    assert etcfiles.resolv_conf(("10.0.0.1",), host=host) == "nameserver 10.0.0.1\n"
+
+
+def test_resolv_conf_keeps_of_the_host_what_is_not_given() -> None:
+    host = "nameserver 9.9.9.9\nsearch lan\noptions edns0\n"
+    given = etcfiles.resolv_conf(("10.0.0.1",), host=host, options=("timeout:1",))
+    assert given == "nameserver 10.0.0.1\nsearch lan\noptions timeout:1\n"
+    assert etcfiles.resolv_conf((), host=host, search=(".",)) == "nameserver 9.9.9.9\noptions edns0\n"
+
+
+def test_the_dns_of_the_networks_is_the_only_name_server() -> None:
+    host = "nameserver 9.9.9.9\nsearch lan\noptions edns0\n"
+    given = etcfiles.resolv_conf(("8.8.8.8",), host=host, networks_dns="10.0.1.1")
+    assert given == "nameserver 10.0.1.1\nsearch lan\noptions edns0\noptions ndots:0\n"
+    asked = etcfiles.resolv_conf((), host=host, options=("ndots:2",), networks_dns="10.0.1.1")
+    assert asked == "nameserver 10.0.1.1\nsearch lan\noptions ndots:2\n"
 
 
 def test_challenges() -> None:

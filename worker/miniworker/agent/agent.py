@@ -14,6 +14,7 @@ from minicommon.errors import MiniError
 from minicommon.log import fields
 from minicommon.supervise import Supervisor
 from miniproto.v1 import dispatcher_pb2 as dispatch
+from miniproto.v1 import ingress_pb2
 from miniproto.v1 import objects_pb2 as pb
 
 from miniworker.agent.assignments import AssignmentSet, Change
@@ -24,7 +25,7 @@ from miniworker.agent.health.probes import Prober
 from miniworker.agent.hooks.allowed import AllowedHook
 from miniworker.agent.hooks.chain import HookChain
 from miniworker.agent.hooks.sandbox import SandboxHook
-from miniworker.agent.ingress_client import IngressTables
+from miniworker.agent.ingress_client import IngressTables, IngressWant
 from miniworker.agent.reporter import Reporter
 from miniworker.agent.session import Dial, Session, SessionState
 from miniworker.agent.state import AgentState
@@ -79,7 +80,7 @@ class Agent:
         self._fabric: Follower[Fabric] = Follower(
             "networks", parts.data_plane.set_fabric, clock=parts.clock, done=self._applied
         )
-        self._ports: Follower[tuple[dispatch.PublishedPort, ...]] = Follower(
+        self._ingress: Follower[IngressWant] = Follower(
             "ingress", parts.ingress.apply, clock=parts.clock, done=self._applied
         )
         self._executor = ContainerExecutor(
@@ -104,7 +105,7 @@ class Agent:
     @property
     def problem(self) -> str:
         """What keeps the node from doing its work; empty when nothing does."""
-        return self._session.state.problem or self._fabric.problem or self._ports.problem
+        return self._session.state.problem or self._fabric.problem or self._ingress.problem
 
     @property
     def managers(self) -> tuple[str, ...]:
@@ -122,8 +123,8 @@ class Agent:
         async with self._group as group:
             await self._restore()
             group.start_eternal("fabric", self._fabric.run())
-            group.start_eternal("ingress table", self._ports.run())
-            group.start_eternal("ingress watch", self._parts.ingress.watch(self._ports.again))
+            group.start_eternal("ingress table", self._ingress.run())
+            group.start_eternal("ingress watch", self._parts.ingress.watch(self._ingress.again))
             group.start_eternal("session", self._session.run())
             group.start("strays", self._remove_strays())
 
@@ -147,6 +148,11 @@ class Agent:
     async def wait_for_networks(self, network_ids: frozenset[str]) -> None:
         """Return once all of them are in the kernel: what the sandbox hook waits for."""
         await self._fabric.wait_for(lambda fabric: network_ids <= _network_ids(fabric))
+
+    async def wait_for_names(self, task_id: str) -> None:
+        """Return once the node's DNS server knows the task, if it is on a network with names."""
+        if _may_ask(self._assignments.dns(), task_id):
+            await self._ingress.wait_for(lambda want: want is not None and _may_ask(want.dns, task_id))
 
     # --- what the session says ---
 
@@ -194,10 +200,10 @@ class Agent:
             node_id=identity.node_id, data_path_address=identity.data_path_address
         )
         self._fabric.want(fabric, revision)
-        self._ports.want(self._assignments.ports(), revision)
+        self._ingress.want(IngressWant(self._assignments.ports(), self._assignments.dns()), revision)
 
     def _applied(self) -> None:
-        self._reporter.applied(min(self._fabric.applied_revision, self._ports.applied_revision))
+        self._reporter.applied(min(self._fabric.applied_revision, self._ingress.applied_revision))
 
     def _update_tasks(self, change: Change) -> None:
         for item in change.changed.values():
@@ -267,3 +273,7 @@ class Agent:
 
 def _network_ids(fabric: Fabric | None) -> frozenset[str]:
     return frozenset(network.id for network in fabric.networks) if fabric else frozenset()
+
+
+def _may_ask(dns: ingress_pb2.DnsTable, task_id: str) -> bool:
+    return any(client.task_id == task_id for client in dns.clients)

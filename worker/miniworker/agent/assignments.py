@@ -8,7 +8,9 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import TypeVar
 
 from miniproto.v1 import dispatcher_pb2 as dispatch
+from miniproto.v1 import ingress_pb2
 
+from miniworker.agent.dns_table import dns_table
 from miniworker.network.api import Fabric, OverlayNetwork, RemoteEndpoint
 
 V = TypeVar("V")
@@ -35,6 +37,7 @@ class AssignmentSet:
         self._endpoints: dict[str, RemoteEndpoint] = {}
         self._fabric: tuple[tuple[OverlayNetwork, ...], tuple[RemoteEndpoint, ...]] | None = None
         self._ports: tuple[dispatch.PublishedPort, ...] | None = None
+        self._dns: ingress_pb2.DnsTable | None = None
         self.revision = 0
         for key, item in (items or {}).items():
             self._put(key, item)
@@ -71,6 +74,17 @@ class AssignmentSet:
             )
         return self._ports
 
+    def dns(self) -> ingress_pb2.DnsTable:
+        """What the node's DNS server answers from."""
+        if self._dns is None:
+            items = [self._items[key] for key in sorted(self._items)]
+            self._dns = dns_table(
+                networks=[item.network for item in items if item.HasField("network")],
+                services=[item.service for item in items if item.HasField("service")],
+                tasks=[item.task for item in items if item.HasField("task")],
+            )
+        return self._dns
+
     def fabric(self, *, node_id: str, data_path_address: IPv4Address) -> Fabric:
         """The networks and endpoints as the data plane takes them, in a stable order."""
         if self._fabric is None:
@@ -82,6 +96,7 @@ class AssignmentSet:
 
     def _put(self, key: str, item: dispatch.Assignment) -> None:
         self._items[key] = item
+        self._forget_dns(item)
         match item.WhichOneof("item"):
             case "network":
                 self._networks[key] = _network(item.network)
@@ -92,7 +107,12 @@ class AssignmentSet:
             case "port":
                 self._ports = None
 
+    def _forget_dns(self, item: dispatch.Assignment) -> None:
+        if item.WhichOneof("item") in ("network", "service", "task"):
+            self._dns = None
+
     def _forget_forms(self, key: str, item: dispatch.Assignment) -> None:
+        self._forget_dns(item)
         match item.WhichOneof("item"):
             case "network" | "endpoint":
                 self._networks.pop(key, None)

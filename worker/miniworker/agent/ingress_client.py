@@ -1,9 +1,10 @@
-"""Hands the table of published ports to the node's mini-ingress, and notices when that process was replaced."""
+"""Hands published ports and names to the node's mini-ingress, and notices when that process was replaced."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import grpc
@@ -20,8 +21,16 @@ APPLY_SECONDS = 10.0
 """The process answers in milliseconds; after this it counts as stuck and the table is sent again."""
 
 
+@dataclass(frozen=True, slots=True)
+class IngressWant:
+    """What the process is to serve."""
+
+    ports: tuple[dispatch.PublishedPort, ...] = ()
+    dns: ingress_pb2.DnsTable = field(default_factory=ingress_pb2.DnsTable)
+
+
 class IngressTables(Protocol):
-    async def apply(self, ports: tuple[dispatch.PublishedPort, ...]) -> None:
+    async def apply(self, want: IngressWant) -> None:
         """Replace the whole table; return once it is in force. Raises UnavailableError."""
 
     async def watch(self, lost: Callable[[], None]) -> None:
@@ -35,13 +44,15 @@ class IngressClient:
         self._node_id = node_id
         self._revision = 0
 
-    async def apply(self, ports: tuple[dispatch.PublishedPort, ...]) -> None:
+    async def apply(self, want: IngressWant) -> None:
         self._revision += 1
-        table = ingress_pb2.IngressTable(revision=self._revision, ports=ports, node_id=self._node_id)
+        table = ingress_pb2.IngressTable(
+            revision=self._revision, ports=want.ports, node_id=self._node_id, dns=want.dns
+        )
         try:
             answer = await self._stub.Apply(table, timeout=APPLY_SECONDS, wait_for_ready=True)
         except grpc.aio.AioRpcError as error:
-            raise UnavailableError(f"mini-ingress did not take the port table: {error.details()}") from error
+            raise UnavailableError(f"mini-ingress did not take the table: {error.details()}") from error
         for problem in answer.problems:
             logger.warning(
                 "A published port cannot be served on this node.",
@@ -49,6 +60,8 @@ class IngressClient:
                     port=f"{problem.published_port}/{protocol_name(problem.protocol)}", error=problem.message
                 ),
             )
+        for message in answer.dns_problems:
+            logger.warning("Names cannot be served on this node.", extra=fields(error=message))
 
     async def watch(self, lost: Callable[[], None]) -> None:
         state = self._channel.get_state(try_to_connect=True)

@@ -1,4 +1,4 @@
-"""`mini-ingress`: started and kept up by the node's daemon, which tells it the table of published ports."""
+"""`mini-ingress`: started and kept up by the node's daemon, which tells it published ports and names."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from random import SystemRandom
 
 from minicommon import __version__
 from minicommon.clock import SystemClock
@@ -18,6 +19,7 @@ from minicommon.paths import DEFAULT_DATA_DIR, DEFAULT_RUN_DIR, NodePaths
 from minicommon.rpc.server import listen_unix, local_server
 from miniproto.v1 import ingress_pb2_grpc
 
+from miniworker.ingress.dns.server import DnsServer, DnsSettings
 from miniworker.ingress.service import IngressPorts, IngressService
 
 logger = logging.getLogger(__name__)
@@ -42,8 +44,14 @@ async def run(paths: NodePaths) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     ports = IngressPorts(clock=SystemClock())
+    dns = DnsServer(
+        DnsSettings(table=paths.dns_table, netns_dir=paths.netns_dir),
+        clock=SystemClock(),
+        random=SystemRandom(),
+    )
+    await dns.restore()
     server = local_server()
-    ingress_pb2_grpc.add_IngressServicer_to_server(IngressService(ports), server)
+    ingress_pb2_grpc.add_IngressServicer_to_server(IngressService(ports, dns), server)
     listen_unix(server, paths.ingress_socket)
     await server.start()
     logger.info("Ingress ready.", extra=fields(socket=paths.ingress_socket))
@@ -52,10 +60,13 @@ async def run(paths: NodePaths) -> None:
     finally:
         await server.stop(grace=None)
         await ports.close()
+        await dns.close()
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mini-ingress", description="The node's published ports.")
+    parser = argparse.ArgumentParser(
+        prog="mini-ingress", description="The node's published ports and the names of its networks."
+    )
     add = parser.add_argument
     add("--data-dir", type=Path, default=DEFAULT_DATA_DIR, metavar="DIR", help="what survives a reboot")
     add("--run-dir", type=Path, default=DEFAULT_RUN_DIR, metavar="DIR", help="sockets")

@@ -13,6 +13,7 @@ from miniproto.v1 import ingress_pb2 as pb
 from miniproto.v1 import ingress_pb2_grpc
 
 from miniworker.ingress.counters import Counters
+from miniworker.ingress.dns.server import DnsServer
 from miniworker.ingress.rules import ingress_rules
 from miniworker.ingress.sockets import PortTakenError, bind_all
 from miniworker.ingress.table import PROTOCOLS, PortKey, PortTable, read_table, removed_backends
@@ -99,13 +100,17 @@ class IngressPorts:
 
 
 class IngressService(ingress_pb2_grpc.IngressServicer):
-    def __init__(self, ports: IngressPorts) -> None:
+    def __init__(self, ports: IngressPorts, dns: DnsServer) -> None:
         self._ports = ports
+        self._dns = dns
 
     async def Apply(  # noqa: N802
         self, request: pb.IngressTable, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.IngressApplied:
-        problems = await self._ports.apply(read_table(request), revision=request.revision)
+        table, zone = read_table(request), self._dns.read(request.dns)
+        # Names first: who is told an address that has just gone would be refused, who still has it is served.
+        dns_problems = await self._dns.apply(zone, request.dns)
+        problems = await self._ports.apply(table, revision=request.revision)
         return pb.IngressApplied(
             revision=request.revision,
             problems=[
@@ -116,6 +121,7 @@ class IngressService(ingress_pb2_grpc.IngressServicer):
                 )
                 for key, message in sorted(problems.items())
             ],
+            dns_problems=dns_problems,
         )
 
     async def Status(  # noqa: N802

@@ -156,6 +156,9 @@ class ContainerConfig:
     """Name servers for /etc/resolv.conf; empty: the host's."""
     dns_search: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()
+    networks_dns: str = ""
+    """Who answers for the names of the container's networks: its only name server, which asks those of `dns` itself;
+    empty: it is on none with names."""
     init: bool = False
     """An init of the runtime's is the first process: it passes signals on and reaps orphans."""
     tty: bool = False

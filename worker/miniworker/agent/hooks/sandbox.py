@@ -19,6 +19,9 @@ class NetworksReady(Protocol):
     async def wait_for_networks(self, network_ids: frozenset[str]) -> None:
         """Return once all of them are in the kernel."""
 
+    async def wait_for_names(self, task_id: str) -> None:
+        """Return once the task may ask for the names of its networks."""
+
 
 class SandboxHook:
     """Attaches a task to its networks and binds its host-mode ports."""
@@ -29,6 +32,7 @@ class SandboxHook:
 
     async def wait_ready(self, task: dispatch.AssignedTask) -> None:
         await self._networks.wait_for_networks(frozenset(item.network_id for item in task.attachments))
+        await self._networks.wait_for_names(task.id)
 
     async def prepare(self, task: dispatch.AssignedTask, prepared: Prepared) -> Prepared:
         attachments = tuple(
@@ -41,7 +45,12 @@ class SandboxHook:
             hosts = (*hosts, (str(attached.hosts_address), container_hostname(config)))
         return replace(
             prepared,
-            config=replace(config, netns=attached.netns, hosts=hosts),
+            config=replace(
+                config,
+                netns=attached.netns,
+                hosts=hosts,
+                networks_dns=str(attached.nameserver) if attached.nameserver else "",
+            ),
             host_ports=attached.host_ports,
         )
 

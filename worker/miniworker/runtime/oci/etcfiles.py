@@ -27,25 +27,34 @@ def hosts(lines: Iterable[tuple[str, str]]) -> str:
 
 
 def resolv_conf(
-    dns: Iterable[str], *, host: str, search: Iterable[str] = (), options: Iterable[str] = ()
+    dns: Iterable[str],
+    *,
+    host: str,
+    search: Iterable[str] = (),
+    options: Iterable[str] = (),
+    networks_dns: str = "",
 ) -> str:
-    """/etc/resolv.conf with these name servers, else the host's text without servers on its loopback.
+    """/etc/resolv.conf: the host's text without servers on its loopback; what is given takes the place of the host's.
 
-    A loopback address of the host is another one inside the container: nobody answers there. `search` and `options`
-    take the place of the host's; a search of "." is none.
+    A loopback address of the host is another one inside the container: nobody answers there. A search of "." is none.
+    With `networks_dns` it is the only name server, which asks the others itself, and a name is tried as it is before
+    domains are added (`ndots:0`), unless the options say otherwise: names of services have no dots.
     """
-    servers, domains, settings = tuple(dns), tuple(search), tuple(options)
+    servers = (networks_dns,) if networks_dns else tuple(dns)
+    domains, settings = tuple(search), tuple(options)
     replaced = {
+        *(("nameserver",) if servers else ()),
         *(("search", "domain") if domains else ()),
         *(("options",) if settings else ()),
     }
-    lines = [line for line in host.splitlines() if not _names_loopback(line) and _word(line) not in replaced]
-    if servers:
-        lines = [f"nameserver {server}" for server in servers]
+    kept = [line for line in host.splitlines() if not _names_loopback(line) and _word(line) not in replaced]
+    lines = [f"nameserver {server}" for server in servers] + kept
     if domains and domains != (".",):
         lines.append(f"search {' '.join(domains)}")
     if settings:
         lines.append(f"options {' '.join(settings)}")
+    if networks_dns and not any(_sets_ndots(line) for line in lines):
+        lines.append("options ndots:0")
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -63,6 +72,10 @@ def host_resolv_conf() -> str:
 
 def _word(line: str) -> str:
     return line.split(maxsplit=1)[0] if line.strip() else ""
+
+
+def _sets_ndots(line: str) -> bool:
+    return _word(line) == "options" and any(option.startswith("ndots:") for option in line.split())
 
 
 def _names_loopback(line: str) -> bool:

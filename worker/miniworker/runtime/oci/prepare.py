@@ -98,6 +98,7 @@ def _write_etc(config: ContainerConfig, files: ContainerFiles) -> None:
             host=etcfiles.host_resolv_conf(),
             search=config.dns_search,
             options=config.dns_options,
+            networks_dns=config.networks_dns,
         ),
     }
     for name, text in texts.items():
