@@ -14,7 +14,9 @@ from minicommon.clock import SystemClock
 from minicommon.errors import UnavailableError
 from miniproto.v1 import dispatcher_pb2 as pb
 from miniproto.v1 import objects_pb2 as objects
+from miniproto.v1.ingress_pb2 import DnsTable
 from miniworker.agent.agent import Agent, AgentIdentity, AgentParts
+from miniworker.agent.ingress_client import IngressWant
 from miniworker.agent.state import AgentState
 from miniworker.network.fake import FakeDataPlane
 from miniworker.runtime.api import Container, ContainerStatus, RuntimeFaultError
@@ -37,17 +39,19 @@ PORT = pb.PublishedPort(published_port=4567, target_port=4567, service_id="s", s
 
 
 class FakeIngress:
-    """Takes port tables; `lose` is what happens when its process is replaced."""
+    """Takes tables; `lose` is what happens when its process is replaced."""
 
     def __init__(self) -> None:
         self.tables: list[tuple[pb.PublishedPort, ...]] = []
+        self.names: list[DnsTable] = []
         self.down = False
         self._lost = asyncio.Event()
 
-    async def apply(self, ports: tuple[pb.PublishedPort, ...]) -> None:
+    async def apply(self, want: IngressWant) -> None:
         if self.down:
             raise UnavailableError("mini-ingress is down")
-        self.tables.append(ports)
+        self.tables.append(want.ports)
+        self.names.append(want.dns)
 
     async def watch(self, lost: Callable[[], None]) -> None:
         while True:
@@ -323,6 +327,27 @@ async def test_a_replaced_ingress_gets_its_table_again(machine: Machine) -> None
         await eventually(lambda: machine.ingress.tables == [(PORT,)])
         machine.ingress.lose()
         await eventually(lambda: machine.ingress.tables == [(PORT,), (PORT,)])
+
+
+async def test_a_task_starts_once_the_names_of_its_networks_are_served(machine: Machine) -> None:
+    backend = pb.AssignedNetwork(id="net", name="backend", subnet="10.0.1.0/24", gateway="10.0.1.1", vni=4097)
+    wanted = task(desired=RUNNING)
+    wanted.attachments.append(objects.NetworkAttachment(network_id="net", address="10.0.1.3"))
+    wanted.spec.container.dns.nameservers.append("9.9.9.9")
+    async with machine.agent() as agent:
+        await machine.dispatcher.until(lambda: machine.dispatcher.revision in machine.dispatcher.applied)
+        machine.ingress.down = True
+        machine.dispatcher.assign(network__net=pb.Assignment(network=backend))
+        machine.dispatcher.assign_task(wanted)
+        await eventually(lambda: agent.problem == "mini-ingress is down")
+        machine.dispatcher.assign_task(task("t2", attached=False))
+        await machine.dispatcher.task_state("t2", RUNNING)
+        assert machine.data_plane.sandboxes.keys() == {"t2"}
+        machine.ingress.down = False
+        await machine.dispatcher.task_state("t1", RUNNING)
+    (client,) = machine.ingress.names[-1].clients
+    assert (list(client.addresses), list(client.network_ids)) == (["10.0.1.3"], ["net"])
+    assert list(client.nameservers) == ["9.9.9.9"]
 
 
 async def test_a_new_agent_adopts_what_runs_before_any_manager_answers(machine: Machine) -> None:

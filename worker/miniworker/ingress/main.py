@@ -64,9 +64,7 @@ async def run(paths: NodePaths) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="mini-ingress", description="The node's published ports and the names of its networks."
-    )
+    parser = argparse.ArgumentParser(prog="mini-ingress", description="The node's published ports and names.")
     add = parser.add_argument
     add("--data-dir", type=Path, default=DEFAULT_DATA_DIR, metavar="DIR", help="what survives a reboot")
     add("--run-dir", type=Path, default=DEFAULT_RUN_DIR, metavar="DIR", help="sockets")
