@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-PARTS = ("scheduler", "store", "cli", "runtime", "ingress")
+PARTS = ("scheduler", "store", "cli", "runtime", "ingress", "dns")
 
 
 def main(names: list[str]) -> int:

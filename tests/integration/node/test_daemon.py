@@ -67,6 +67,7 @@ def assert_nothing_left(host: Host) -> None:
         assert pids(host, name) == []
     assert not (host.directory / "data" / "swarm").exists()
     assert not (host.directory / "data" / "joining").exists()
+    assert host.run(["cat", "/run/mini/dns-table.pb"], check=False).returncode == 1
     links = host.run(["ip", "-br", "link"]).stdout.split("\n")
     assert sorted(link.split()[0].partition("@")[0] for link in links if link) == ["eth0", "lo"]
     assert host.run(["nft", "list", "ruleset"]).stdout == ""

@@ -86,6 +86,7 @@ class NodeDaemon:
             logger.warning("Clearing away a membership that was never completed.")
             await stop_leftovers(paths.run_dir, clock=self._site.clock)
             await self._site.open_data_plane().clear()
+            paths.dns_table.unlink(missing_ok=True)
             await asyncio.to_thread(shutil.rmtree, paths.swarm_dir)
 
     async def close(self, *, stop_all: bool) -> None:

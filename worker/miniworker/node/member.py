@@ -97,9 +97,13 @@ class Member:
             self._state.close()
 
     async def stop_children(self) -> None:
-        """End them: the manager before etcd, which it needs to resign. Call it once `run` is over."""
+        """End them: the manager before etcd, which it needs to resign. Call it once `run` is over.
+
+        The names that they served are forgotten: no container is left to ask, and the next cluster has others.
+        """
         order = ("mini-manager", "etcd", "mini-ingress")
         await stop_all(sorted(self.children, key=lambda child: order.index(child.spec.name)))
+        self._site.paths.dns_table.unlink(missing_ok=True)
 
     def child(self, name: str) -> Child | None:
         return next((child for child in self.children if child.spec.name == name), None)
