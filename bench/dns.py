@@ -27,10 +27,11 @@ import dns.rrset
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from minicommon.clock import SystemClock
+from miniproto.v1 import dispatcher_pb2 as dispatch
 from miniproto.v1 import ingress_pb2 as pb
+from miniworker.ingress.dns.reading import Reading, read_table
 from miniworker.ingress.dns.responder import Responder
 from miniworker.ingress.dns.server import DnsServer, DnsSettings
-from miniworker.ingress.dns.zone import Zone, read_zone
 from support.dns import client, network, service, table
 from support.ports import free_port
 
@@ -48,20 +49,19 @@ def big_table(*, gone: int = 0) -> pb.DnsTable:
     """`gone`: tasks of the first service that have been removed."""
     return table(
         [network("n", name="backend", gateway=GATEWAY)],
-        [
-            service(
-                "n",
-                f"service{number}",
-                virtual=f"10.1.{number // 250}.{number % 250}",
-                tasks=[
-                    f"10.{task + 2}.{number // 250}.{number % 250}"
-                    for task in range(TASKS - (gone if number == 0 else 0))
-                ],
-            )
-            for number in range(SERVICES)
-        ],
+        [_service(number, TASKS - (gone if number == 0 else 0)) for number in range(SERVICES)],
         [client(ASKS, "n")],
     )
+
+
+def _service(number: int, tasks: int) -> dispatch.NetworkService:
+    last_bytes = f"{number // 250}.{number % 250}"
+    addresses = [f"10.{task + 2}.{last_bytes}" for task in range(tasks)]
+    made = service("n", f"service{number}", virtual=f"10.1.{last_bytes}", tasks=addresses)
+    for backend in made.backends:
+        backend.task_id = f"{number:06}{backend.slot:06}xxxxxxxxxxxxx"
+        backend.container_name = f"{made.name}.{backend.slot}.{backend.task_id}"
+    return made
 
 
 def main() -> None:
@@ -84,7 +84,7 @@ def main() -> None:
 
 def _costs() -> None:
     responder = Responder(random=Random(1))
-    responder.follow(read_zone(big_table(), Zone()))
+    responder.follow(read_table(big_table(), Reading()).zone)
     single, several = question("service7"), question("tasks.service7")
     edns = dns.message.make_query("service7", "A", use_edns=True).to_wire()
     rows: dict[str, Callable[[], object]] = {
@@ -118,13 +118,17 @@ def _microseconds(work: Callable[[], object], count: int = 3000) -> float:
 
 
 def _tables() -> None:
-    first, second = big_table(), big_table(gone=1)
-    zone = read_zone(first, Zone())
-    print(f"{'first table':<28} {_microseconds(lambda: read_zone(first, Zone()), 1) / 1000:8.1f} ms")
-    print(
-        f"{'next, the network changed':<28} {_microseconds(lambda: read_zone(second, zone), 1) / 1000:8.1f} ms"
-    )
-    print(f"{'next, nothing changed':<28} {_microseconds(lambda: read_zone(first, zone), 1) / 1000:8.1f} ms")
+    """Each as it arrives: a message of its own."""
+    data = {gone: big_table(gone=gone).SerializeToString() for gone in (0, 1)}
+    tables = {gone: pb.DnsTable.FromString(text) for gone, text in data.items()}
+    reading = read_table(pb.DnsTable.FromString(data[0]), Reading())
+    rows: dict[str, Callable[[], object]] = {
+        "first table": lambda: read_table(tables[0], Reading()),
+        "next, one task has gone": lambda: read_table(tables[1], reading),
+        "next, nothing has changed": lambda: read_table(tables[0], reading),
+    }
+    for name, work in rows.items():
+        print(f"{name:<28} {_microseconds(work, 1) / 1000:8.1f} ms")
 
 
 # --- through sockets ---
@@ -203,7 +207,7 @@ async def _serve(directory: Path, port: int) -> None:
     settings = DnsSettings(table=directory / "table", netns_dir=directory, port=port)
     server = DnsServer(settings, clock=SystemClock(), random=Random(1))
     message = big_table()
-    for problem in await server.apply(server.read(message), message):
+    for problem in await server.apply(await server.read(message), message):
         print(problem, file=sys.stderr)
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)

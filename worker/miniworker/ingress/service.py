@@ -107,9 +107,9 @@ class IngressService(ingress_pb2_grpc.IngressServicer):
     async def Apply(  # noqa: N802
         self, request: pb.IngressTable, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.IngressApplied:
-        table, zone = read_table(request), self._dns.read(request.dns)
+        table, names = read_table(request), await self._dns.read(request.dns)
         # Names first: who is told an address that has just gone would be refused, who still has it is served.
-        dns_problems = await self._dns.apply(zone, request.dns)
+        dns_problems = await self._dns.apply(names, request.dns)
         problems = await self._ports.apply(table, revision=request.revision)
         return pb.IngressApplied(
             revision=request.revision,

@@ -14,17 +14,24 @@ import dns.rdatatype
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from miniproto.v1 import ingress_pb2 as pb
+from miniworker.ingress.dns.reading import Reading, read_table
 from miniworker.ingress.dns.responder import Question, Responder
-from miniworker.ingress.dns.zone import Zone, read_zone
+from miniworker.ingress.dns.zone import Zone
 from support.dns import addresses, client, network, service, table
 
 TASKS = tuple(f"10.0.1.{last}" for last in (5, 6, 7))
 MANY = tuple(f"10.0.1.{last}" for last in range(100, 250))
 HERE, INSIDE, STRANGER = "10.0.1.90", "10.0.2.90", "10.0.1.91"
 
+
+def zone_of(message: pb.DnsTable) -> Zone:
+    return read_table(message, Reading()).zone
+
+
 RESPONDER = Responder(random=Random(1))
 RESPONDER.follow(
-    read_zone(
+    zone_of(
         table(
             (network("backend"), network("inside", third=2, internal=True)),
             (
@@ -33,8 +40,7 @@ RESPONDER.follow(
                 service("inside", "db", virtual="10.0.2.2"),
             ),
             (client(HERE, "backend"), client(INSIDE, "inside")),
-        ),
-        Zone(),
+        )
     )
 )
 
@@ -79,9 +85,7 @@ def test_tasks_take_turns_evenly() -> None:
 
 
 def test_the_first_of_a_new_table_is_not_always_the_same() -> None:
-    zone = read_zone(
-        table((network("n"),), (service("n", "web", tasks=TASKS),), (client(HERE, "n"),)), Zone()
-    )
+    zone = zone_of(table((network("n"),), (service("n", "web", tasks=TASKS),), (client(HERE, "n"),)))
     responder, firsts = Responder(random=Random(1)), set()
     for _ in range(50):
         responder.follow(zone)
@@ -142,20 +146,16 @@ def test_an_answer_is_never_answered() -> None:
 
 def test_a_name_is_gone_with_the_next_table() -> None:
     responder = Responder(random=Random(1))
-    before = read_zone(
-        table((network("n"),), (service("n", "web", tasks=TASKS),), (client(HERE, "n"),)), Zone()
-    )
+    before = zone_of(table((network("n"),), (service("n", "web", tasks=TASKS),), (client(HERE, "n"),)))
     responder.follow(before)
     packet = question("web").to_wire()
     assert isinstance(responder.respond(packet, HERE), bytes)
-    after = read_zone(
-        table((network("n"),), (service("n", "web", tasks=TASKS[1:]),), (client(HERE, "n"),)), before
-    )
+    after = zone_of(table((network("n"),), (service("n", "web", tasks=TASKS[1:]),), (client(HERE, "n"),)))
     responder.follow(after)
     data = responder.respond(packet, HERE)
     assert isinstance(data, bytes)
     assert sorted(addresses(dns.message.from_wire(data))) == sorted(TASKS[1:])
-    responder.follow(read_zone(table((network("n"),), (), (client(HERE, "n"),)), after))
+    responder.follow(zone_of(table((network("n"),), (), (client(HERE, "n"),))))
     assert isinstance(responder.respond(packet, HERE), Question)
 
 

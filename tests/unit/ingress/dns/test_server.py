@@ -73,7 +73,7 @@ class Node:
 
 
 async def apply(server: DnsServer, message: pb.DnsTable) -> list[str]:
-    return await server.apply(server.read(message), message)
+    return await server.apply(await server.read(message), message)
 
 
 @pytest.fixture

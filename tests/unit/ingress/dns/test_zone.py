@@ -10,16 +10,8 @@ from hypothesis import strategies as st
 from minicommon.errors import InvalidArgumentError
 from miniproto.v1 import dispatcher_pb2 as dispatch
 from miniproto.v1 import ingress_pb2 as pb
-from miniworker.ingress.dns.zone import (
-    ABSENT,
-    ELSEWHERE,
-    Finding,
-    Found,
-    Pointer,
-    Zone,
-    find,
-    read_zone,
-)
+from miniworker.ingress.dns.reading import Reading, read_table
+from miniworker.ingress.dns.zone import ABSENT, ELSEWHERE, Finding, Found, Pointer, find
 from support.dns import client, network, service, table, task_id
 
 BACKEND = network("net-b", name="Backend", third=1)
@@ -36,8 +28,8 @@ def ask(
     *networks: str,
     services: tuple[dispatch.NetworkService, ...] = (WEB, RR, OTHER_WEB, VAULT),
 ) -> Finding:
-    zone = read_zone(table((BACKEND, FRONTEND, SECRET), services, (client("10.0.1.9", *networks),)), Zone())
-    return find(zone.clients["10.0.1.9"], name)
+    message = table((BACKEND, FRONTEND, SECRET), services, (client("10.0.1.9", *networks),))
+    return find(read_table(message, Reading()).zone.clients["10.0.1.9"], name)
 
 
 def found(*addresses: str, ttl: int = 0) -> Found:
@@ -73,8 +65,8 @@ def test_names_of_a_network(name: str, suffix: str, expected: Finding) -> None:
 @pytest.mark.parametrize(
     ("address", "expected"),
     [
-        ("10.0.1.5", Pointer(f"Web.1.{task_id(1)}.Backend", 0)),
-        ("10.0.1.2", Pointer("Web.Backend", 5)),
+        ("10.0.1.5", Pointer(f"Web.1.{task_id(1)}.backend", 0)),
+        ("10.0.1.2", Pointer("Web.backend", 5)),
         ("10.0.1.99", ABSENT),
         ("10.0.2.5", ELSEWHERE),
         ("8.8.8.8", ELSEWHERE),
@@ -128,7 +120,7 @@ def test_a_container_of_no_service_has_its_own_name() -> None:
     one = dispatch.ServiceBackend(task_id="t", address="10.0.1.5", container_name="box")
     box = dispatch.NetworkService(network_id="net-b", name="box", backends=[one])
     assert ask("box", "net-b", services=(box,)) == found("10.0.1.5")
-    assert ask("5.1.0.10.in-addr.arpa", "net-b", services=(box,)) == Pointer("box.Backend", 0)
+    assert ask("5.1.0.10.in-addr.arpa", "net-b", services=(box,)) == Pointer("box.backend", 0)
 
 
 def test_a_service_without_tasks_keeps_its_names() -> None:
@@ -159,17 +151,42 @@ def test_nothing_is_learned_of_a_network_that_one_is_not_on(name: str) -> None:
 def test_a_client_on_internal_networks_only_may_not_ask_elsewhere() -> None:
     networks = (network("in", internal=True), network("out", third=2))
     clients = (client("10.0.1.5", "in"), client("10.0.1.6", "in", "out"), client("10.0.1.7", "out"))
-    zone = read_zone(table(networks, (), clients), Zone())
+    zone = read_table(table(networks, (), clients), Reading()).zone
     assert [zone.clients[f"10.0.1.{last}"].forwards for last in (5, 6, 7)] == [False, True, True]
 
 
 def test_what_has_not_changed_is_not_read_again() -> None:
-    first = read_zone(table((BACKEND, FRONTEND), (WEB, OTHER_WEB)), Zone())
-    second = read_zone(table((BACKEND, FRONTEND), (WEB, RR, OTHER_WEB)), first)
-    assert second.networks["net-f"] is first.networks["net-f"]
-    assert "rr" in second.networks["net-b"].names
+    first = read_table(table((BACKEND, FRONTEND), (WEB, OTHER_WEB)), Reading())
+    again = table((BACKEND, FRONTEND), (WEB, RR, OTHER_WEB))
+    second = read_table(pb.DnsTable.FromString(again.SerializeToString()), first)
+    assert second.zone.networks["net-f"] is first.zone.networks["net-f"]
+    assert second.services["net-b", "id-Web", "Web"] is first.services["net-b", "id-Web", "Web"]
+    assert second.zone == read_table(again, Reading()).zone
     renamed = network("net-f", name="other", third=2)
-    assert read_zone(table((renamed,), (OTHER_WEB,)), second).networks["net-f"].name == "other"
+    assert read_table(table((renamed,), (OTHER_WEB,)), second).zone.networks["net-f"].name == "other"
+
+
+tables = st.lists(
+    st.builds(
+        lambda name, net, tasks, aliases: service(
+            net, name, virtual="10.0.1.2" if len(tasks) % 2 else "", tasks=tasks, aliases=aliases
+        ),
+        st.sampled_from(["web", "api"]),
+        st.sampled_from(["net-b", "net-f"]),
+        st.lists(st.sampled_from(["10.0.1.5", "10.0.1.6", "10.0.2.7"]), max_size=3, unique=True),
+        st.lists(st.sampled_from(["www", "web"]), max_size=2),
+    ),
+    max_size=4,
+    unique_by=lambda item: (item.network_id, item.service_id),
+).map(lambda services: table((BACKEND, FRONTEND), services, (client("10.0.1.9", "net-f"),)))
+
+
+@given(st.lists(tables, max_size=4))
+def test_a_story_of_tables_ends_where_its_last_one_alone_would(story: list[pb.DnsTable]) -> None:
+    reading = Reading()
+    for message in story:
+        reading = read_table(message, reading)
+        assert reading.zone == read_table(message, Reading()).zone
 
 
 @pytest.mark.parametrize(
@@ -177,11 +194,14 @@ def test_what_has_not_changed_is_not_read_again() -> None:
     [
         (table((BACKEND,), (OTHER_WEB,)), r"dns.services.network_id: .* got 'net-f'"),
         (table((BACKEND,), (), (client("10.0.1.9", "nowhere"),)), r"dns.clients.network_ids: .* 'nowhere'"),
-        (table((BACKEND,), (service("net-b", "w", virtual="10.0.1"),)), r"dns: network Backend: .*'10.0.1'"),
-        (table((network("n", gateway="x"),)), r"dns: network n: .*'x'"),
-        (pb.DnsTable(networks=[dispatch.AssignedNetwork(id="n")]), r"dns: network : "),
+        (
+            table((BACKEND,), (service("net-b", "w", virtual="10.0.1"),)),
+            r"dns.services: service w: .*'10.0.1'",
+        ),
+        (table((network("n", gateway="x"),)), r"dns.networks: network n: .*'x'"),
+        (pb.DnsTable(networks=[dispatch.AssignedNetwork(id="n")]), r"dns.networks: network : "),
     ],
 )
 def test_a_table_that_makes_no_sense_is_refused(message: pb.DnsTable, text: str) -> None:
     with pytest.raises(InvalidArgumentError, match=text):
-        read_zone(message, Zone())
+        read_table(message, Reading())

@@ -17,10 +17,10 @@ from miniproto.v1 import ingress_pb2
 
 from miniworker.ingress.dns.forwarder import PORT, TIMEOUT_SECONDS, Forwarder
 from miniworker.ingress.dns.listener import AddressTakenError, NetworkListener
+from miniworker.ingress.dns.reading import Reading, read_table
 from miniworker.ingress.dns.responder import Question, Responder
 from miniworker.ingress.dns.saved import load_table, save_table
 from miniworker.ingress.dns.upstreams import HostServers
-from miniworker.ingress.dns.zone import Zone, read_zone
 from miniworker.network.namespaces import in_namespace
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class DnsServer:
             port=settings.upstream_port,
             timeout=settings.upstream_timeout,
         )
-        self._zone = Zone()
+        self._reading = Reading()
         self._table = ingress_pb2.DnsTable()
         self._own: frozenset[str] = frozenset()
         self._listeners: dict[str, NetworkListener] = {}
@@ -72,19 +72,22 @@ class DnsServer:
         if table is None:
             return
         try:
-            await self.apply(self.read(table), table)
+            await self.apply(await self.read(table), table)
         except InvalidArgumentError as error:  # of another version of ours
             logger.warning("The kept table of names is not valid.", extra=fields(error=error))
 
-    def read(self, table: ingress_pb2.DnsTable) -> Zone:
-        """What `apply` is to follow. Raises InvalidArgumentError naming the field."""
-        return read_zone(table, self._zone)
+    async def read(self, table: ingress_pb2.DnsTable) -> Reading:
+        """What `apply` is to follow. Raises InvalidArgumentError naming the field.
 
-    async def apply(self, zone: Zone, table: ingress_pb2.DnsTable) -> list[str]:
+        In a thread: a table of ten thousand tasks that is all new takes a good part of a second.
+        """
+        return await asyncio.to_thread(read_table, table, self._reading)
+
+    async def apply(self, reading: Reading, table: ingress_pb2.DnsTable) -> list[str]:
         """Follow a table: no answer that begins after this is from an older one. Why networks are not served."""
         async with self._lock:
-            self._zone = zone
-            self._responder.follow(zone)
+            self._reading = reading
+            self._responder.follow(reading.zone)
             problems = await self._listen()
             if table != self._table or not self._settings.table.exists():
                 self._table = table
@@ -103,7 +106,8 @@ class DnsServer:
 
     async def _listen(self) -> list[str]:
         """Make the listeners those of the zone; why some cannot be."""
-        gateways = {key: network.gateway for key, network in self._zone.networks.items()}
+        networks = self._reading.zone.networks
+        gateways = {key: network.gateway for key, network in networks.items()}
         self._own = frozenset(map(str, gateways.values()))
         for key, listener in tuple(self._listeners.items()):
             if listener.address != gateways.get(key):
@@ -116,7 +120,7 @@ class DnsServer:
             try:
                 await listener.open()
             except AddressTakenError as error:
-                problems.append(f"network {self._zone.networks[key].name}: {error.message}")
+                problems.append(f"network {networks[key].name}: {error.message}")
             else:
                 self._listeners[key] = listener
         return sorted(problems)

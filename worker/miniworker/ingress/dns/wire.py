@@ -156,6 +156,15 @@ def encode_name(name: str) -> bytes:
     return encoded
 
 
+def is_name(name: str) -> bool:
+    """Whether DNS can carry it."""
+    try:
+        encode_name(name)
+    except ValueError:
+        return False
+    return True
+
+
 # --- what is forwarded ---
 
 
