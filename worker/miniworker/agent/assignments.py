@@ -77,7 +77,7 @@ class AssignmentSet:
     def dns(self) -> ingress_pb2.DnsTable:
         """What the node's DNS server answers from."""
         if self._dns is None:
-            items = [self._items[key] for key in sorted(self._items)]
+            items = self._items.values()
             self._dns = dns_table(
                 networks=[item.network for item in items if item.HasField("network")],
                 services=[item.service for item in items if item.HasField("service")],
