@@ -32,18 +32,37 @@ def orchestrate(overlay: Overlay, service: Service) -> None:
     slots = overlay.slots(service.id)
     present = [slot for slot in slots.values() if not overlay.lost(slot.node_id)]
     replacing = None if service.spec.mode.is_job else Replacing(overlay, service, present)
-    for slot in slots.values():
-        if overlay.lost(slot.node_id):
-            remove(overlay, slot)
-        elif not _retire(overlay, service, slot, replacing):
+    empty = [slot for slot in slots.values() if not _keeps(overlay, service, slot, replacing)]
+    vacated = _vacated(overlay, service) if service.spec.mode.is_job else frozenset()
+    for slot in empty:
+        if not overlay.lost(slot.node_id) and slot.node_id not in vacated:
             _renew(overlay, service if replacing is None else replacing.template(slot), slot)
-    taken = {slot.node_id for slot in slots.values()}
+    taken = {slot.node_id for slot in slots.values()} | vacated
     for node_id in sorted(overlay.snapshot.nodes):
         if node_id not in taken and takes(overlay, service, node_id):
             if not overlay.has_room():
                 return
             overlay.create(new_task(overlay, service, node_id=node_id))
 
+
+def _keeps(overlay: Overlay, service: Service, slot: Slot, replacing: Replacing | None) -> bool:
+    """Stop what may not stay. Whether the node needs no new task."""
+    if overlay.lost(slot.node_id):
+        remove(overlay, slot)
+        return False
+    return _retire(overlay, service, slot, replacing)
+
+
+def _vacated(overlay: Overlay, service: Service) -> frozenset[str]:
+    """The nodes on which a task of an earlier iteration of the job still stops: the new one begins after it."""
+    return frozenset(
+        task.node_id
+        for task in overlay.of_service(service.id)
+        if task.desired_state is TaskState.REMOVE
+        and task.node_id
+        and not overlay.finished(task)
+        and not overlay.down(task.node_id)
+    )
 
 def takes(overlay: Overlay, service: Service, node_id: str) -> bool:
     """Whether the node gets a task of the service now, if it has none."""

@@ -45,8 +45,8 @@ class _Place:
     slot: Slot
     outdated: bool
     """No task of the present specification is to run there, and none was tried last."""
-    dead: bool
-    """No task is to run there at all."""
+    down: bool
+    """No task that is to run there does."""
     running_since_ns: int
     """Of the task with the present specification; 0: none runs."""
 
@@ -242,7 +242,7 @@ class Replacing:
         return _Place(
             slot=slot,
             outdated=not new and is_outdated(slot.newest, self._service),
-            dead=not active,
+            down=not any(self._runs(task) for task in active),
             running_since_ns=min(since_ns, default=0),
         )
 
@@ -250,19 +250,25 @@ class Replacing:
         """The outdated places whose turn it is; those where nothing runs come first."""
         waiting = sorted(
             (place for place in self._places if place.outdated),
-            key=lambda place: (not place.dead, place.slot.number, place.key),
+            key=lambda place: (not place.down, place.slot.number, place.key),
         )
         lanes = self._config.parallelism or len(self._places)
         busy = sum(self._is_busy(place, rollout) for place in self._places if not place.outdated)
         return frozenset(place.key for place in waiting[: max(lanes - busy, 0)])
 
     def _is_busy(self, place: _Place, rollout: Rollout) -> bool:
-        """Whether a lane is at the place; one that has failed, or was there before, holds none up."""
+        """Whether a lane is at the place; one that has failed, or ran there before, holds none up.
+
+        One that a former rollout has begun is not up yet either, so it counts until it runs.
+        """
         newest = place.slot.newest
-        if place.key in rollout.failed or newest.meta.created_at_ns < rollout.started_at_ns:
+        if place.key in rollout.failed:
             return False
+        is_new = newest.meta.created_at_ns >= rollout.started_at_ns
         if not place.running_since_ns:
-            return True
+            return is_new or not self._overlay.finished(newest)
+        if not is_new:
+            return False
         free_at_ns = place.running_since_ns + self._config.delay_ns
         if free_at_ns > self._overlay.now_ns:
             self._overlay.wake_at(free_at_ns)

@@ -7,7 +7,7 @@ that lost its power has nothing when it comes back. Either way it stops what it 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from random import Random
 from typing import Final
@@ -62,7 +62,13 @@ class Session:
     manager: Manager
     reports: Reports
     writing: asyncio.Task[None]
-    closed: bool = field(default=False)
+    life: int
+    """Of the manager: one that was started again does not know the session."""
+    closed: bool = False
+
+    @property
+    def lives(self) -> bool:
+        return not self.closed and self.manager.alive and self.manager.life == self.life
 
     def close(self, reason: MiniError) -> None:
         self.closed = True
@@ -88,7 +94,7 @@ class Agent:
         await manager.core.settle()
         reports = Reports(manager.core, self.node_id)
         writing = manager.supervisor.start(f"reports of {self.node_id}", reports.run())
-        session = Session(manager, reports, writing)
+        session = Session(manager, reports, writing, manager.life)
         manager.presence.arrive(self.node_id, session)
         self.session = session
         described = NodeDescription(
@@ -113,15 +119,16 @@ class Agent:
         session, self.session = self.session, None
         if session is None:
             return
+        lives = session.lives
         session.close(MiniError("the session was dropped"))
-        if session.manager.alive:
+        if lives:
             session.manager.presence.depart(
                 self.node_id, session, grace_ns=round(grace * 1e9), message="heartbeat failure"
             )
 
     @property
     def connected(self) -> bool:
-        return self.session is not None and not self.session.closed and self.session.manager.alive
+        return self.session is not None and self.session.lives
 
     # --- power ---
 

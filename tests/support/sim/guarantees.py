@@ -98,7 +98,10 @@ class OneRunningPerPlace:
 
         def counts(task: Task) -> bool:
             given_up = state.stopped_at_ns.get(task.id, moment.now_ns) + GATE_TIMEOUT_NS <= moment.now_ns
-            return state.runs(task) and not given_up
+            service = state.services.get(task.service_id)
+            once = service is not None and service.spec.mode is ServiceMode.GLOBAL_JOB
+            emptied = task.desired_state is TaskState.REMOVE and not once
+            return state.runs(task) and not given_up and not emptied
 
         for place in moment.places():
             yield from _crowd(state, place, counts, "run")

@@ -40,6 +40,8 @@ class Manager:
         self._clock = clock
         self._ids = ids
         self.alive = False
+        self.life = 0
+        """How often it has started: what belonged to a former life is gone."""
         self.ended: BaseException | None = None
         """The error that ended it by itself, which none should."""
         self._process: asyncio.Task[None] | None = None
@@ -65,6 +67,7 @@ class Manager:
         self._process.add_done_callback(self._note_end)
         await serving.wait()
         self.alive = True
+        self.life += 1
 
     async def stop(self) -> None:
         """Kill the process: nothing that it had in memory survives, its lease is not given back."""

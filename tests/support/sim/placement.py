@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from minimanager.decide.actions import CreateTask, Decision, DeleteTask, UpdateTask
+from minimanager.decide.slots import is_active
 from minimanager.domain.constraints import unmet
 from minimanager.domain.objects import Availability, NodeState, PublishMode, Task
 from minimanager.domain.snapshot import Snapshot
@@ -64,7 +65,7 @@ def _objection(snapshot: Snapshot, task: Task, here: list[Task]) -> str:
         return "which has not enough memory"
     if _ports(task) & {port for other in here if other.id != task.id for port in _ports(other)}:
         return "where its port is taken"
-    same = sum(other.service_id == task.service_id for other in here)
+    same = sum(other.service_id == task.service_id and is_active(other) for other in here)
     if placement.max_replicas and same > placement.max_replicas:
         return f"which has {same} of its service, {placement.max_replicas} are allowed"
     return ""

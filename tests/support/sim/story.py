@@ -177,7 +177,7 @@ class Story:
             placement=self._placement(mode),
         )
         if not is_job:
-            spec = replace(spec, update=self._config(), rollback=self._config(back=True))
+            spec = replace(spec, update=self._config(spec), rollback=self._config(spec, back=True))
         self.world.note(f"create {spec.name}: {_brief(spec)}")
         await self._manager().services.Create(
             control_pb2.CreateServiceRequest(spec=to_proto(spec)), None  # type: ignore[arg-type]
@@ -218,8 +218,11 @@ class Story:
         spread = ("node.labels.zone",) if dice.random() < 0.2 else ()
         return Placement(constraints=constraints, spread_over=spread, max_replicas=most)
 
-    def _config(self, *, back: bool = False) -> UpdateConfig:
+    def _config(self, spec: ServiceSpec, *, back: bool = False) -> UpdateConfig:
+        """A new task finds no room beside the old one where its port, or a limit per node, is in the way."""
         dice = self.dice
+        host = any(port.publish_mode is PublishMode.HOST for port in spec.ports)
+        orders = (UpdateOrder.STOP_FIRST,) if host else (UpdateOrder.STOP_FIRST, *UpdateOrder)
         actions = (FailureAction.PAUSE, FailureAction.CONTINUE)
         return UpdateConfig(
             parallelism=dice.choice((0, 1, 1, 2, 5)),
@@ -227,7 +230,7 @@ class Story:
             failure_action=dice.choice(actions if back else (*actions, FailureAction.ROLLBACK)),
             monitor_ns=dice.choice((0, SECOND, 5 * SECOND, 20 * SECOND)),
             max_failure_millionths=dice.choice((0, 0, 300_000)),
-            order=dice.choice((UpdateOrder.STOP_FIRST, UpdateOrder.STOP_FIRST, UpdateOrder.START_FIRST)),
+            order=dice.choice(orders),
             progress_deadline_ns=dice.choice((60, 600)) * SECOND,
         )
 
@@ -236,7 +239,7 @@ class Story:
             return
         spec = replace(service.spec, task=self._task(is_job=service.spec.mode.is_job))
         if not spec.mode.is_job and self.dice.random() < 0.3:
-            spec = replace(spec, update=replace(self._config(), order=spec.update.order))
+            spec = replace(spec, update=replace(self._config(spec), order=spec.update.order))
         await self._change(service, spec)
 
     async def change_constraints(self) -> None:
@@ -406,7 +409,14 @@ class Story:
             resources=Resources(),
             restart=replace(spec.task.restart, condition=RestartCondition.ON_FAILURE, max_attempts=0),
         )
-        return replace(spec, task=task)
+        if spec.mode.is_job:
+            return replace(spec, task=task, placement=Placement())
+        update = replace(spec.update, progress_deadline_ns=600 * SECOND)
+        host = any(port.publish_mode is PublishMode.HOST for port in spec.ports)
+        most = len(self.world.history.state.nodes) if host else spec.replicas
+        return replace(
+            spec, task=task, update=update, placement=Placement(), replicas=min(spec.replicas, most)
+        )
 
     def _unrest(self) -> list[str]:
         """What is still going on."""
