@@ -9,7 +9,7 @@ from minicommon.errors import DeadlineError
 from minictl.errors import CliError
 from minictl.job_progress import JobProgress
 from minictl.mode_flags import JOBS
-from minictl.progress import STEPS, Convergence
+from minictl.progress import MONITOR_NS, STEPS, Convergence
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -158,7 +158,8 @@ def _follow(context: Context, changes: Responses, screen: Screen, service_id: st
             if not begun and change.service.service.spec.mode in JOBS:
                 state = JobProgress()
             elif not begun and change.service.service.spec.HasField("update"):
-                state = Convergence(monitor_ns=change.service.service.spec.update.monitor_ns)
+                update = change.service.service.spec.update
+                state = Convergence(monitor_ns=update.monitor_ns or MONITOR_NS)
             begun = True
             replacing = is_replacing(change)
             if (paused := paused_code(change)) is not None:

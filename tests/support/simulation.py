@@ -151,9 +151,16 @@ class Simulation:
         """The node reports a state of one of its tasks; an earlier one than it has reported is ignored."""
         old = self.statuses.get(task_id)
         if old is None or old.state < state:
-            node_id = self.tasks[task_id].node_id
+            running_since_ns = old.running_since_ns if old is not None else 0
+            if state is TaskState.RUNNING:
+                running_since_ns = running_since_ns or self.now_ns
             self.statuses[task_id] = TaskStatus(
-                task_id, state=state, state_since_ns=self.now_ns, node_id=node_id
+                task_id,
+                meta=Meta(updated_at_ns=self.now_ns),
+                state=state,
+                state_since_ns=self.now_ns,
+                node_id=self.tasks[task_id].node_id,
+                running_since_ns=running_since_ns,
             )
 
     def nodes_work(self) -> bool:

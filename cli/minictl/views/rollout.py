@@ -67,11 +67,13 @@ def pretty(view: ServiceView) -> list[str]:
 def _config(title: str, config: UpdateConfig) -> list[str]:
     from minicommon import units
 
+    from minictl.progress import MONITOR_NS
+
     lines = [f"{title}Config:", f" Parallelism:\t{config.parallelism}"]
     if config.delay_ns:
         lines.append(f" Delay:\t\t{units.format_duration(config.delay_ns)}")
     lines.append(f" On failure:\t{update_flags.ACTIONS[config.failure_action]}")
-    lines.append(f" Monitoring Period: {units.format_duration(config.monitor_ns)}")
+    lines.append(f" Monitoring Period: {units.format_duration(config.monitor_ns or MONITOR_NS)}")
     lines.append(f" Max failure ratio: {config.max_failure_millionths / 1e6:g}")
     order = update_flags.ORDERS[config.order]
     lines.append(f" {title} order:      {order}" if title == "Update" else f" {title} order:    {order}")

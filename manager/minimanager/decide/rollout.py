@@ -18,6 +18,7 @@ from minicommon.units import format_duration
 from minimanager.decide.overlay import Overlay
 from minimanager.decide.slots import Slot, is_outdated
 from minimanager.domain.objects import (
+    DEFAULT_MONITOR_NS,
     SECOND,
     FailureAction,
     Rollout,
@@ -301,7 +302,8 @@ class Replacing:
 
 def _monitor_ns(config: UpdateConfig) -> int:
     """A failure is noticed while its lane still waits (swarmkit `update/updater.go`)."""
-    return config.delay_ns + SECOND if config.delay_ns >= config.monitor_ns > 0 else config.monitor_ns
+    monitor_ns = config.monitor_ns or DEFAULT_MONITOR_NS
+    return config.delay_ns + SECOND if config.delay_ns >= monitor_ns else monitor_ns
 
 
 def _key(slot: Slot) -> str:

@@ -368,6 +368,10 @@ class FailureAction(IntEnum):
     ROLLBACK = 2
 
 
+DEFAULT_MONITOR_NS = 5 * SECOND
+"""SwarmKit's default (`api/defaults/service.go`)."""
+
+
 @dataclass(frozen=True, slots=True)
 class UpdateConfig:
     """How tasks are replaced; SwarmKit's defaults (`api/defaults/service.go`), and a deadline, which it lacks."""
@@ -376,7 +380,8 @@ class UpdateConfig:
     """Slots at a time; 0: all."""
     delay_ns: int = 0
     failure_action: FailureAction = FailureAction.PAUSE
-    monitor_ns: int = 5 * SECOND
+    monitor_ns: int = DEFAULT_MONITOR_NS
+    """0: the default, as in Docker, whose API leaves a 0 out."""
     max_failure_millionths: int = 0
     order: UpdateOrder = UpdateOrder.STOP_FIRST
     progress_deadline_ns: int = 600 * SECOND

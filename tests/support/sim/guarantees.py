@@ -117,7 +117,7 @@ class NoMorePlacesThanAsked:
             if old is not None or new is None or service is None:
                 continue
             spec = service.spec
-            present = [task for task in state.tasks.values() if task.service_id == service.id]
+            present = list(state.by_service[service.id].values())
             kept = {task.place for task in present if task.desired_state is not TaskState.REMOVE}
             others = [t for t in state.of_place((service.id, new.place)) if t.id != new.id]
             is_new = all(task.desired_state is TaskState.REMOVE for task in others)

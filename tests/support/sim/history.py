@@ -82,6 +82,7 @@ class State:
     claims: dict[str, str] = field(default_factory=dict)
     by_place: dict[Place, dict[str, None]] = field(default_factory=dict)
     by_node: dict[str, dict[str, None]] = field(default_factory=dict)
+    by_service: dict[str, dict[str, Task]] = field(default_factory=dict)
     displaced: set[str] = field(default_factory=set)
     """Tasks that at some moment could not stay where they were: node down, gone, drained, or unsuited."""
     start_first: set[str] = field(default_factory=set)
@@ -127,7 +128,7 @@ class State:
                 _put(self.services, service_id, new)
                 if UpdateOrder.START_FIRST in (service.spec.update.order, service.spec.rollback.order):
                     self.start_first.add(service_id)
-                self._displace(t for place in self._places(service_id) for t in self.by_place[place])
+                self._displace(self.by_service.get(service_id, ()))
             case Rollout(id=service_id):
                 _put(self.rollouts, service_id, new)
             case Node(id=node_id):
@@ -141,19 +142,18 @@ class State:
         place = (task.service_id, task.place)
         if gone:
             del self.tasks[task.id]
+            del self.by_service[task.service_id][task.id]
             del self.by_place[place][task.id]
             self.by_node.get(task.node_id, {}).pop(task.id, None)
             return
         self.tasks[task.id] = task
+        self.by_service.setdefault(task.service_id, {})[task.id] = task
         self.by_place.setdefault(place, {})[task.id] = None
         if task.node_id:
             self.by_node.setdefault(task.node_id, {})[task.id] = None
             self._displace((task.id,))
         if not is_active(task):
             self.stopped_at_ns.setdefault(task.id, now_ns)
-
-    def _places(self, service_id: str) -> list[Place]:
-        return [place for place in self.by_place if place[0] == service_id]
 
     def _displace(self, task_ids: Iterable[str]) -> None:
         self.displaced.update(

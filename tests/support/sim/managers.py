@@ -47,7 +47,8 @@ class Manager:
         self._process: asyncio.Task[None] | None = None
 
     async def start(self, reconcile: Reconcile, deliver: Deliver) -> None:
-        """Start the process and wait until it serves."""
+        """Start the process and wait until it serves, which takes a connection to the store."""
+        self.connection.mend()
         keys, store = self.keys, self.connection
         self.core = Core(
             cache=Cache(store, keys),

@@ -45,6 +45,9 @@ from support.sim.virtual_time import VirtualTime, run
 from support.sim.world import KEYS, ZONES, World
 
 BAD: Final = (MISSING, CRASHING, FLAKY)
+LARGE_EVERY: Final = 10
+"""One story in so many is of hundreds of nodes; it takes as long as all those between."""
+
 PATIENCE_SECONDS: Final = 7200.0
 """For everything to come to rest; some updates take one place after the other."""
 
@@ -72,7 +75,7 @@ def tell(seed: int, *, nodes: int | None = None) -> Told:
 
 async def _tell(seed: int, nodes: int | None, clock: VirtualTime) -> Told:
     dice = Random(f"{seed}/story")
-    size = nodes or (dice.randint(150, 300) if dice.random() < 0.15 else dice.randint(3, 25))
+    size = nodes or (dice.randint(100, 300) if seed % LARGE_EVERY == 0 else dice.randint(3, 25))
     world = World(seed, size, clock=clock, history_limit=dice.choice((0, 1, 2, 5)))
     try:
         await world.start()
@@ -101,11 +104,14 @@ class Story:
         dice = self.dice
         for _ in range(dice.randint(2, 5)):
             await self._try(self.create)
-        events = dice.choices(self._events(), weights=[w for _, w in self._weights()], k=dice.randint(15, 45))
+        events = dice.choices(self._events(), weights=[w for _, w in self._weights()], k=self._length())
         for event in events:
             await self._pass(dice.choice((0.0, 0.01, 0.3, 2.0, 6.0, 20.0, 60.0)) * dice.random())
             await self._try(event)
         await self._pass(5.0)
+
+    def _length(self) -> int:
+        return self.dice.randint(10, 20) if len(self.world.agents) > 50 else self.dice.randint(15, 45)
 
     def _weights(self) -> list[tuple[Callable[[], object], int]]:
         return [

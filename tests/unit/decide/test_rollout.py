@@ -81,6 +81,41 @@ def test_no_more_than_parallelism_are_down(parallelism: int) -> None:
     assert least == 4 - allowed
 
 
+@pytest.mark.parametrize(
+    ("monitor_ns", "delay_ns", "watched_ns"),
+    [
+        (5 * SECOND, 0, 5 * SECOND),
+        (0, 0, 5 * SECOND),  # the default, as in Docker
+        (0, 5 * SECOND, 6 * SECOND),
+        (2 * SECOND, 3 * SECOND, 4 * SECOND),
+        (4 * SECOND, 3 * SECOND, 4 * SECOND),
+        (1, 0, 1),
+    ],
+)
+def test_how_long_a_new_task_is_watched(monitor_ns: int, delay_ns: int, watched_ns: int) -> None:
+    sim = settled(replicas=1, monitor_ns=monitor_ns, delay_ns=delay_ns)
+    force(sim)
+    sim.settle()
+    sim.pass_time(watched_ns - 1)
+    sim.settle()
+    assert state(sim) is RolloutState.UPDATING
+    sim.pass_time(1)
+    sim.settle()
+    assert state(sim) is RolloutState.COMPLETED
+
+
+@pytest.mark.parametrize(("lasts_ns", "failed"), [(5 * SECOND - 1, True), (5 * SECOND, False)])
+def test_a_monitor_of_zero_sees_a_task_that_fails_early(lasts_ns: int, failed: bool) -> None:
+    sim = settled(replicas=2, monitor_ns=0)
+    force(sim)
+    sim.settle()
+    sim.pass_time(lasts_ns)
+    new = next(task for task in sim.running() if task.spec_version == 2)
+    sim.report(new.id, TaskState.FAILED)
+    sim.settle()
+    assert (state(sim) is RolloutState.PAUSED) == failed
+
+
 def test_it_is_completed_after_the_monitor_period() -> None:
     sim = settled()
     force(sim)
