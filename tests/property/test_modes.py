@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, invariant, rule
 from minimanager.decide.jobs import concurrency
 from minimanager.decide.slots import is_active
-from minimanager.domain.objects import (
-    SECOND,
-    Availability,
-    NodeState,
-    RestartCondition,
-    RestartPolicy,
-    ServiceMode,
-    TaskState,
-)
+from minimanager.domain.objects import Availability, NodeState, RestartPolicy, ServiceMode, TaskState
+from support.machine import SETTINGS, ClusterMachine, policies
 from support.simulation import Simulation, service, task_spec
 
 MODES = {
@@ -26,19 +18,12 @@ MODES = {
     "once": ServiceMode.GLOBAL_JOB,
 }
 names = st.sampled_from(sorted(MODES))
-policies = st.builds(
-    RestartPolicy,
-    condition=st.sampled_from(RestartCondition),
-    delay_ns=st.sampled_from((0, 5 * SECOND)),
-    max_attempts=st.integers(0, 2),
-)
-ended = st.sampled_from((TaskState.COMPLETE, TaskState.FAILED, TaskState.REJECTED))
 
 
-class Story(RuleBasedStateMachine):
+class Story(ClusterMachine):
     @initialize(nodes=st.integers(0, 3))
     def begin(self, nodes: int) -> None:
-        self.sim = Simulation(nodes)
+        self.start(Simulation(nodes))
         self.done: set[tuple[str, int, object]] = set()
 
     @rule(name=names, policy=policies, replicas=st.integers(0, 4), most=st.integers(0, 3))
@@ -51,32 +36,7 @@ class Story(RuleBasedStateMachine):
         else:
             self.sim.put_service(service(name, mode=MODES[name], **wanted))
 
-    @precondition(lambda self: self.sim.tasks)
-    @rule(data=st.data(), state=ended)
-    def a_task_ends(self, data: st.DataObject, state: TaskState) -> None:
-        task = self.sim.tasks[data.draw(st.sampled_from(sorted(self.sim.tasks)))]
-        if task.node_id:
-            self.sim.report(task.id, state)
-
-    @precondition(lambda self: self.sim.nodes)
-    @rule(data=st.data(), state=st.sampled_from(NodeState), availability=st.sampled_from(Availability))
-    def a_node_changes(self, data: st.DataObject, state: NodeState, availability: Availability) -> None:
-        node_id = data.draw(st.sampled_from(sorted(self.sim.nodes)))
-        self.sim.set_node(node_id, state)
-        self.sim.set_availability(node_id, availability)
-
-    @rule(by_ns=st.sampled_from((5 * SECOND, 60 * SECOND)))
-    def time_passes(self, by_ns: int) -> None:
-        self.sim.pass_time(by_ns)
-
-    @rule()
-    def the_leader_decides(self) -> None:
-        self.sim.step()
-
-    @rule()
-    def everything_comes_to_rest(self) -> None:
-        self.sim.settle()
-        assert self.sim.decide().actions == ()
+    def check_at_rest(self) -> None:
         if "agent" in self.sim.services:
             self._check_every_node_has_one()
 
@@ -123,7 +83,5 @@ class Story(RuleBasedStateMachine):
                     assert (name, task.spec_version, task.place) not in self.done
 
 
-Story.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+Story.TestCase.settings = SETTINGS
 TestStory = Story.TestCase

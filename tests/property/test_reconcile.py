@@ -9,24 +9,21 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, invariant, precondition, rule
 from minimanager.decide.actions import CreateTask, UpdateTask
-from minimanager.domain.constraints import unmet
+from minimanager.decide.restart import GATE_TIMEOUT_NS
+from minimanager.decide.slots import is_outdated, is_released
 from minimanager.domain.objects import (
-    HOUR,
-    SECOND,
     Availability,
     NodeState,
     Placement,
     PlacementStrategy,
     PublishMode,
-    RestartCondition,
-    RestartPolicy,
     Task,
     TaskState,
 )
+from support.machine import SETTINGS, ClusterMachine, policies
 from support.simulation import Simulation, host_port, ingress_port, service, task_spec
 
 NAMES = ("api", "db", "web")
@@ -38,13 +35,6 @@ PORTS = {
 }
 
 names = st.sampled_from(NAMES)
-policies = st.builds(
-    RestartPolicy,
-    condition=st.sampled_from(RestartCondition),
-    delay_ns=st.sampled_from((0, 5 * SECOND)),
-    max_attempts=st.integers(0, 2),
-    window_ns=st.sampled_from((0, 30 * SECOND)),
-)
 specs = st.builds(
     task_spec,
     restart=policies,
@@ -61,15 +51,15 @@ placements = st.builds(
     affinity=st.sampled_from(((), (), ("api",))),
     anti_affinity=st.sampled_from(((), (), ("db",))),
 )
-ended = st.sampled_from((TaskState.COMPLETE, TaskState.FAILED, TaskState.REJECTED))
 
 
-class Story(RuleBasedStateMachine):
+class Story(ClusterMachine):
     @initialize(nodes=st.integers(0, 3))
     def begin(self, nodes: int) -> None:
-        self.sim = Simulation(nodes, history=HISTORY)
+        self.start(Simulation(nodes, history=HISTORY))
         self.before: dict[str, Task] = {}
         self.joined = nodes
+        self.asked: dict[str, int] = {}
 
     # --- what happens ---
 
@@ -89,20 +79,6 @@ class Story(RuleBasedStateMachine):
         if name in self.sim.services:
             self.sim.remove_service(name)
 
-    @precondition(lambda self: self.sim.tasks)
-    @rule(data=st.data(), state=ended)
-    def a_task_ends(self, data: st.DataObject, state: TaskState) -> None:
-        task = self.sim.tasks[data.draw(st.sampled_from(sorted(self.sim.tasks)))]
-        if task.node_id:
-            self.sim.report(task.id, state)
-
-    @precondition(lambda self: self.sim.nodes)
-    @rule(data=st.data(), state=st.sampled_from(NodeState), availability=st.sampled_from(Availability))
-    def a_node_changes(self, data: st.DataObject, state: NodeState, availability: Availability) -> None:
-        node_id = data.draw(st.sampled_from(sorted(self.sim.nodes)))
-        self.sim.set_node(node_id, state)
-        self.sim.set_availability(node_id, availability)
-
     @precondition(lambda self: self.sim.nodes)
     @rule(data=st.data(), zone=zones)
     def a_node_moves(self, data: st.DataObject, zone: str) -> None:
@@ -121,40 +97,9 @@ class Story(RuleBasedStateMachine):
         node = self.sim.nodes[f"node-{self.joined}"]
         self.sim.nodes[node.id] = replace(node, ingress_address=f"10.0.0.{200 + self.joined}")
 
-    @rule(by_ns=st.sampled_from((SECOND, 5 * SECOND, 60 * SECOND, 25 * HOUR)))
-    def time_passes(self, by_ns: int) -> None:
-        self.sim.pass_time(by_ns)
-
-    @rule()
-    def nodes_work(self) -> None:
-        self.sim.nodes_work()
-
-    @rule()
-    def the_leader_decides(self) -> None:
-        self._check_decision()
-        self.sim.step()
-
-    @rule(data=st.data())
-    def the_leader_decides_and_some_actions_lose(self, data: st.DataObject) -> None:
-        self._check_decision()
-        self.sim.step(keep=lambda action: data.draw(st.booleans()))
-
-    @rule()
-    def everything_comes_to_rest(self) -> None:
-        self.sim.settle(steps=20)
-        assert self.sim.decide().actions == ()
-        self._check_at_rest()
-
-    @rule()
-    def passes_alone_come_to_rest(self) -> None:
-        """What a pass gives back, the next one may use, and the one after that has nothing left to do."""
-        for _ in range(3):
-            self.sim.step()
-        assert self.sim.decide().actions == ()
-
     # --- what always holds ---
 
-    def _check_decision(self) -> None:
+    def check_decision(self) -> None:
         """A placement goes to a node that is ready, active, as the service wants it, and below its maximum."""
         placed: Counter[tuple[str, str]] = Counter()
         for action in self.sim.decide().actions:
@@ -165,7 +110,7 @@ class Story(RuleBasedStateMachine):
                 continue
             assert self.sim.node_statuses[action.task.node_id].state is NodeState.READY
             assert self.sim.nodes[action.task.node_id].spec.availability is Availability.ACTIVE
-            assert self._suits(action.task)
+            assert self.suits(action.task)
             assert not self._repelled(action.task)
             placed[action.task.service_id, action.task.node_id] += 1
         for (service_id, _), count in placed.items():
@@ -173,13 +118,27 @@ class Story(RuleBasedStateMachine):
             assert not most or count <= most
 
     @invariant()
-    def no_more_tasks_are_to_run_than_were_asked_for(self) -> None:
+    def a_slot_has_one_task_of_each_specification(self) -> None:
+        for name in self.sim.services:
+            tries = Counter((task.slot, task.spec_version) for task in self.settled(name))
+            assert all(count == 1 for count in tries.values())
+
+    @invariant()
+    def a_slot_has_one_task_that_is_to_run(self) -> None:
+        """Unless its successor has waited in vain for a minute, which takes an order that was lost for as long."""
+        for name in self.sim.services:
+            patient = [t for t in self.settled(name) if self._age_ns(t) < GATE_TIMEOUT_NS]
+            waited = {task.slot for task in self.settled(name)} - {task.slot for task in patient}
+            released = Counter(task.slot for task in self.settled(name) if is_released(task))
+            assert all(count == 1 for slot, count in released.items() if slot not in waited)
+
+    @invariant()
+    def there_are_no_more_slots_than_were_asked_for(self) -> None:
+        """A new slot is only made while there are too few, so they are as many as ever were asked for."""
         for name, wanted in self.sim.services.items():
-            live = (task for task in self.sim.live(name) if self._sound(task))
-            fresh = [task for task in live if task.spec_version == wanted.spec_version]
-            slots = Counter(task.slot for task in fresh)
-            # Two: one that is moved off a node, or was until a moment ago, and its successor.
-            assert all(count <= 2 for count in slots.values())
+            self.asked[name] = max(self.asked.get(name, 0), wanted.spec.replicas)
+            kept = {t.slot for t in self.sim.of(name) if t.desired_state is not TaskState.REMOVE}
+            assert len(kept) <= self.asked[name]
 
     @invariant()
     def reservations_are_never_more_than_the_node_has(self) -> None:
@@ -215,12 +174,6 @@ class Story(RuleBasedStateMachine):
                 assert old.node_id in ("", task.node_id)
         self.before = dict(self.sim.tasks)
 
-    def _suits(self, task: Task) -> bool:
-        """Whether the task's node, if it has one, satisfies the constraints of its service."""
-        node = self.sim.nodes.get(task.node_id)
-        constraints = self.sim.services[task.service_id].spec.placement.constraints
-        return node is None or not unmet(constraints, node, self.sim.node_statuses[node.id])
-
     def _repelled(self, task: Task) -> bool:
         """Whether the task's node has tasks of a service that its own wants to be apart from, or the other way."""
         wishes = {name: known.spec.placement.anti_affinity for name, known in self.sim.services.items()}
@@ -228,37 +181,42 @@ class Story(RuleBasedStateMachine):
         own = wishes[task.service_id]
         return any(other in own or task.service_id in wishes.get(other, ()) for other in present)
 
-    def _sound(self, task: Task) -> bool:
-        """Whether the task may stay where it is. Of one that may not, the order to stop may have got lost."""
-        if not task.node_id:
-            return True
-        node, status = self.sim.nodes.get(task.node_id), self.sim.node_statuses.get(task.node_id)
-        if node is None or status is None or status.state is NodeState.DOWN:
-            return False
-        return node.spec.availability is not Availability.DRAIN and self._suits(task)
+    def _age_ns(self, task: Task) -> int:
+        return self.sim.now_ns - task.meta.created_at_ns
 
     def _holding(self, node_id: str) -> Iterator[Task]:
         for task in self.sim.tasks.values():
             if task.node_id == node_id and not self.sim.state(task).finished:
                 yield task
 
-    def _check_at_rest(self) -> None:
+    def check_at_rest(self) -> None:
         """As many slots as replicas, one task to run in each or a reason why not, and no more history than asked."""
         for name, wanted in self.sim.services.items():
             if wanted.removing:
                 continue
             kept = [task for task in self.sim.of(name) if task.desired_state is not TaskState.REMOVE]
-            per_slot = Counter(task.slot for task in kept)
-            assert len(per_slot) == wanted.spec.replicas
+            assert len({task.slot for task in kept}) == wanted.spec.replicas
             # One that leaves a node may be there beside its successor.
-            staying = [task for task in self.sim.live(name) if self._sound(task)]
-            assert len(staying) <= wanted.spec.replicas
+            staying = Counter(task.slot for task in self.sim.live(name) if self.sound(task))
+            assert all(count == 1 for count in staying.values())
             for task in self.sim.live(name):
-                # A rollout that cannot go on keeps the tasks that it has not come to.
-                assert task.spec_version <= wanted.spec_version
                 assert task.state is TaskState.ASSIGNED or task.error or task.held
-                assert self._suits(task)
+                assert self.suits(task)
+                assert task.spec_version == wanted.spec_version or self._may_be_old(task)
             self._check_history(kept)
+
+    def _may_be_old(self, task: Task) -> bool:
+        """A rollout that waits, or has been given up, keeps the tasks that it has not come to; all others are new."""
+        rollout = self.sim.rollouts[task.service_id]
+        service = self.sim.services[task.service_id]
+        if rollout.state.active:
+            lanes = [
+                other
+                for other in self.sim.live(task.service_id)
+                if not is_outdated(other, service) and self.sim.state(other) is not TaskState.RUNNING
+            ]
+            return bool(lanes) or self.sim.wake_at_ns is not None
+        return not rollout.state.completed
 
     def _check_history(self, kept: list[Task]) -> None:
         for slot in {task.slot for task in kept}:
@@ -269,7 +227,5 @@ class Story(RuleBasedStateMachine):
             assert len(tries) <= max(limit, unfinished + 1)
 
 
-Story.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+Story.TestCase.settings = SETTINGS
 TestStory = Story.TestCase
