@@ -51,6 +51,8 @@ class ScriptedAgent:
         self.sets: list[dispatcher_pb2.Assignments] = []
         self.assigned: dict[str, dispatcher_pb2.Assignment] = {}
         self.error: grpc.aio.AioRpcError | None = None
+        self.fate: Callable[[dispatcher_pb2.AssignedTask], tuple[int, ...]] = lambda task: RUN
+        """The states that an obliging agent reports of a task that is to run."""
 
     async def __aenter__(self) -> ScriptedAgent:
         await self.connect()
@@ -145,7 +147,7 @@ class ScriptedAgent:
         elif task.desired_state == objects_pb2.TASK_STATE_COMPLETE:
             states = (*RUN, objects_pb2.TASK_STATE_COMPLETE)
         elif task.desired_state == objects_pb2.TASK_STATE_RUNNING:
-            states = RUN
+            states = self.fate(task)
         else:
             states = (objects_pb2.TASK_STATE_READY,)
         for state in states:
