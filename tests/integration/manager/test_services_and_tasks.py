@@ -146,6 +146,39 @@ async def test_tasks_of_a_silent_node_move_to_another() -> None:
                 assert view.status.message == "heartbeat failure"
 
 
+async def test_a_node_that_comes_back_is_told_to_stop_what_was_replaced() -> None:
+    clock = VirtualClock()
+    async with manager_in_process(clock=clock) as manager:
+        local = await manager.local()
+        first_id, first = await manager.join_worker()
+        async with ScriptedAgent(first.channel) as lost:
+            wanted = spec()
+            wanted.task.restart.SetInParent()  # a policy of zeros: no delay
+            created = await create(local, wanted)
+            await local.running(created.id, 1)
+            (stale,) = lost.wanted()
+        async with asyncio.timeout(PATIENCE):
+            view = await local.nodes.Get(control_pb2.GetRequest(ref=first_id))
+            while view.status.state != objects_pb2.NODE_STATE_DOWN:
+                clock.advance(3 * SECOND)
+                view = await local.nodes.Get(control_pb2.GetRequest(ref=first_id))
+        second_id, second = await manager.join_worker()
+        async with ScriptedAgent(second.channel, address="10.77.0.13") as living:
+            await living.until(lambda: bool(living.wanted()))
+            await local.running(created.id, 1)
+            async with ScriptedAgent(first.channel) as back:
+                await back.until(lambda: stale not in back.tasks())  # it was told, has stopped, and said so
+                told = [
+                    change.assignment.task.desired_state
+                    for update in back.sets
+                    for change in update.changes
+                    if change.assignment.task.id == stale
+                ]
+                assert told == [objects_pb2.TASK_STATE_SHUTDOWN]
+                progress = await local.running(created.id, 1)
+                assert {view.task.node_id for view in progress.tasks if view.task.id != stale} == {second_id}
+
+
 async def test_a_node_whose_connection_was_cut_is_down_after_a_short_grace() -> None:
     clock = VirtualClock()
     async with manager_in_process(clock=clock) as manager:
