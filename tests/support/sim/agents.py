@@ -106,7 +106,7 @@ class Agent:
         )
         try:
             await manager.records.ready(self.node_id, Arrival(described, f"10.77.{self._seed % 200}.1"))
-        except MiniError:
+        except (MiniError, asyncio.CancelledError):
             self.drop(grace=0.0)
             raise
         if self.session is session:

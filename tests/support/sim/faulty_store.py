@@ -49,6 +49,8 @@ class FaultyStore:
         self.faults = faults
         self._whole = asyncio.Event()
         self._whole.set()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
 
     @property
     def limits(self) -> Limits:
@@ -58,8 +60,13 @@ class FaultyStore:
         """Nothing comes through until `mend`."""
         self._whole.clear()
 
+    def stall(self) -> None:
+        """Everything waits until `mend`, and then goes on as if nothing had been: a process that was frozen."""
+        self._flowing.clear()
+
     def mend(self) -> None:
         self._whole.set()
+        self._flowing.set()
 
     async def get(self, key: str) -> KeyValue | None:
         await self._travel()
@@ -73,6 +80,7 @@ class FaultyStore:
         async for batch in self._inner.watch(prefix, after=after):
             await self._clock.sleep(self._dice.uniform(0, 10 * self.faults.latency))
             await self._whole.wait()
+            await self._flowing.wait()
             yield batch
 
     async def txn(self, compares: Sequence[Compare], operations: Sequence[Operation]) -> TxnResult:
@@ -113,9 +121,11 @@ class FaultyStore:
 
     async def _travel(self) -> None:
         await self._clock.sleep(self._dice.uniform(0, 2 * self.faults.latency))
+        await self._flowing.wait()
         if not self._whole.is_set():
             raise await self._no_answer()
 
     async def _no_answer(self) -> UnavailableError:
-        await self._clock.sleep(self._dice.uniform(0.1, TIMEOUT_SECONDS))
+        """At once, as when a connection is reset, or after the time-out."""
+        await self._clock.sleep(self._dice.choice((0.0, self._dice.uniform(0.1, TIMEOUT_SECONDS))))
         return UnavailableError("the store does not answer")

@@ -75,6 +75,7 @@ class Manager:
         self.alive = False
         process, self._process = self._process, None
         if process is not None:
+            self.connection.mend()
             self.connection.cut()  # or the election would resign, which a killed process cannot
             process.remove_done_callback(self._note_end)
             process.cancel()

@@ -5,6 +5,7 @@ What happens, and when, depends on the seed only.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from random import Random
@@ -47,6 +48,9 @@ from support.sim.world import KEYS, ZONES, World
 BAD: Final = (MISSING, CRASHING, FLAKY)
 LARGE_EVERY: Final = 10
 """One story in so many is of hundreds of nodes; it takes as long as all those between."""
+
+CALL_SECONDS: Final = 10.0
+"""How long a user waits for an answer."""
 
 PATIENCE_SECONDS: Final = 7200.0
 """For everything to come to rest; some updates take one place after the other."""
@@ -129,6 +133,7 @@ class Story:
             (self.join, 1),
             (self.remove_node, 1),
             (self.cut_manager, 4),
+            (self.freeze_manager, 4),
             (self.kill_manager, 3),
             (self.worsen_store, 4),
         ]
@@ -139,9 +144,12 @@ class Story:
     async def _try(self, event: Callable[[], object]) -> None:
         """What a user is refused, or is not answered, is the user's bad luck."""
         try:
-            await event()  # type: ignore[misc]
+            async with asyncio.timeout(CALL_SECONDS):
+                await event()  # type: ignore[misc]
         except MiniError as error:
             self.world.note(f"refused: {error.message}")
+        except TimeoutError:
+            self.world.note("no answer")
 
     async def _pass(self, seconds: float) -> None:
         """Time passes, and what was broken for a while is mended when its moment has come."""
@@ -352,6 +360,14 @@ class Story:
         seconds = self.dice.choice((0.5, 2.0, 8.0, 20.0))
         self.world.note(f"{manager.name} is cut off from the store for {seconds} s")
         manager.connection.cut()
+        self._mend_in(seconds, manager.connection.mend)
+
+    async def freeze_manager(self) -> None:
+        """What it was about to write is written when it thaws, if it still may be."""
+        manager = self.dice.choice(self.world.managers)
+        seconds = self.dice.choice((1.0, 4.0, 12.0))
+        self.world.note(f"{manager.name} is frozen for {seconds} s")
+        manager.connection.stall()
         self._mend_in(seconds, manager.connection.mend)
 
     async def kill_manager(self) -> None:

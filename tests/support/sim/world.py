@@ -33,6 +33,9 @@ from support.sim.virtual_time import VirtualTime
 
 MANAGERS = ("manager-1", "manager-2", "manager-3")
 ZONES = ("a", "b", "c")
+DIAL_SECONDS = 5.0
+"""After which a node tries another manager."""
+
 INGRESS = Network(
     "ingress", spec=NetworkSpec(name="ingress", ingress=True), subnet="10.0.0.0/16", gateway="10.0.0.1"
 )
@@ -130,8 +133,9 @@ class World:
         serving = [manager for manager in self.managers if manager.alive]
         if serving:
             try:
-                await agent.connect(self.dice.choice(serving))
-            except MiniError:
+                async with asyncio.timeout(DIAL_SECONDS):
+                    await agent.connect(self.dice.choice(serving))
+            except (MiniError, TimeoutError):
                 self.note(f"{agent.node_id} could not connect")
 
     async def _keep_connected(self) -> None:
