@@ -34,7 +34,9 @@ def test_a_story_keeps_every_guarantee(seed: int, record_property: RecordPropert
     except StoryError as error:
         record_property("sim_revisions", 0)
         record_property("sim_seconds", 0)
-        pytest.fail(f"{error}\n\nrepeat it with: MINI_SIM_SEED={seed} .venv/bin/pytest tests/sim", pytrace=False)
+        pytest.fail(
+            f"{error}\n\nrepeat it with: MINI_SIM_SEED={seed} .venv/bin/pytest tests/sim", pytrace=False
+        )
     record_property("sim_revisions", told.revisions)
     record_property("sim_seconds", round(told.virtual_seconds))
 

@@ -64,6 +64,7 @@ def _vacated(overlay: Overlay, service: Service) -> frozenset[str]:
         and not overlay.down(task.node_id)
     )
 
+
 def takes(overlay: Overlay, service: Service, node_id: str) -> bool:
     """Whether the node gets a task of the service now, if it has none."""
     node, status = overlay.snapshot.nodes[node_id], overlay.snapshot.node_statuses.get(node_id)

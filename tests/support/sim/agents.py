@@ -23,7 +23,6 @@ from minimanager.domain.objects import (
 from minimanager.domain.snapshot import Snapshot
 from minimanager.rpc.dispatcher.node_record import Arrival
 from minimanager.rpc.dispatcher.reports import Reports
-
 from support.sim.managers import Manager
 from support.sim.virtual_time import VirtualTime
 
@@ -159,9 +158,7 @@ class Agent:
         if self.power is not Power.ON:
             return
         present = snapshot.of_node(self.node_id)
-        wanted = {
-            task_id: task for task_id, task in present.items() if not snapshot.state(task).finished
-        }
+        wanted = {task_id: task for task_id, task in present.items() if not snapshot.state(task).finished}
         for task_id in [known for known in self.containers if known not in wanted]:
             self._wait(self.containers.pop(task_id), None)
         for task in wanted.values():
@@ -198,9 +195,7 @@ class Agent:
             self._wait(container, dice.uniform(0.1, 2.0), TaskState.REJECTED)
         else:
             slow = image == SLOW or dice.random() < 0.02
-            self._wait(
-                container, dice.uniform(20, 90) if slow else dice.uniform(0.05, 2.0), TaskState.READY
-            )
+            self._wait(container, dice.uniform(20, 90) if slow else dice.uniform(0.05, 2.0), TaskState.READY)
 
     def _runs(self, container: Container) -> None:
         """How long it goes on by itself, and how it ends."""
@@ -235,9 +230,7 @@ class Agent:
     def _report(self, container: Container) -> None:
         session = self.session
         if session is not None and self.connected and self.power is Power.ON:
-            status = TaskStatus(
-                container.task.id, state=container.state, state_since_ns=self._clock.now_ns()
-            )
+            status = TaskStatus(container.task.id, state=container.state, state_since_ns=self._clock.now_ns())
             session.reports.add([status])
 
     def _image(self, container: Container) -> str:

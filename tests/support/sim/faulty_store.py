@@ -20,7 +20,6 @@ from minimanager.store.api import (
     Txn,
     TxnResult,
 )
-
 from support.sim.virtual_time import VirtualTime
 
 TIMEOUT_SECONDS = 5.0

@@ -26,7 +26,6 @@ from minimanager.domain.objects import (
 from minimanager.domain.snapshot import Snapshot
 from minimanager.rpc.claims import claims_of
 from minimanager.store.keys import AddressClaim
-
 from support.sim.history import Moment, Place, State
 
 _BY_ITSELF = (TaskState.COMPLETE, TaskState.FAILED, TaskState.REJECTED)
@@ -273,4 +272,3 @@ def all_guarantees(decided: Decided) -> tuple[Guarantee, ...]:
         OnlyWhereItMayBe(decided),
         ClaimsHaveOneOwner(),
     )
-

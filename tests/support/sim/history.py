@@ -156,9 +156,7 @@ class State:
             self.stopped_at_ns.setdefault(task.id, now_ns)
 
     def _displace(self, task_ids: Iterable[str]) -> None:
-        self.displaced.update(
-            task_id for task_id in task_ids if not self._may_stay(self.tasks[task_id])
-        )
+        self.displaced.update(task_id for task_id in task_ids if not self._may_stay(self.tasks[task_id]))
 
     def _may_stay(self, task: Task) -> bool:
         if not task.node_id:

@@ -20,7 +20,6 @@ from minimanager.store.api import Store
 from minimanager.store.cache import Cache
 from minimanager.store.keys import Keys, Kind
 from minimanager.store.writer import Writer
-
 from support.sim.faulty_store import Faults, FaultyStore
 from support.sim.virtual_time import VirtualTime
 

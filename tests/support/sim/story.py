@@ -38,7 +38,6 @@ from minimanager.domain.objects import (
     UpdateOrder,
 )
 from miniproto.v1 import control_pb2
-
 from support.sim.agents import CPUS, CRASHING, FLAKY, GOOD, IMAGES, MISSING, SLOW, Power
 from support.sim.faulty_store import Faults
 from support.sim.managers import Manager
@@ -194,7 +193,8 @@ class Story:
             spec = replace(spec, update=self._config(spec), rollback=self._config(spec, back=True))
         self.world.note(f"create {spec.name}: {_brief(spec)}")
         await self._manager().services.Create(
-            control_pb2.CreateServiceRequest(spec=to_proto(spec)), None  # type: ignore[arg-type]
+            control_pb2.CreateServiceRequest(spec=to_proto(spec)),
+            None,  # type: ignore[arg-type]
         )
 
     def _replicas(self) -> int:
@@ -334,7 +334,8 @@ class Story:
             return
         self.world.note(f"{node_id} is removed")
         await self._manager().nodes.Remove(
-            control_pb2.RemoveNodeRequest(ref=node_id, force=True), None  # type: ignore[arg-type]
+            control_pb2.RemoveNodeRequest(ref=node_id, force=True),
+            None,  # type: ignore[arg-type]
         )
         agent = self.world.agents.pop(node_id)
         if agent.session is not None and agent.session.manager.alive:

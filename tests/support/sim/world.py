@@ -23,7 +23,6 @@ from minimanager.domain.snapshot import Snapshot
 from minimanager.store.keys import Keys
 from minimanager.store.memory import MemoryStore
 from minimanager.store.writer import Writer
-
 from support.sim.agents import Agent, Power
 from support.sim.guarantees import Decided, all_guarantees
 from support.sim.history import History, Moment
@@ -65,9 +64,7 @@ class World:
         self._background: set[asyncio.Task[None]] = set()
         self._size = nodes
         self.managers = [
-            Manager(
-                name, self.store, KEYS, clock=clock, dice=Random(f"{seed}/{name}"), ids=self.new_id
-            )
+            Manager(name, self.store, KEYS, clock=clock, dice=Random(f"{seed}/{name}"), ids=self.new_id)
             for name in MANAGERS
         ]
 

@@ -154,3 +154,22 @@ def test_never_more_at_once_and_never_a_slot_twice(
         assert not done & set(slots(sim))
         assert counted(sim).completed == len(done)
         assert len(sim.running()) == min(limit, replicas - len(done))
+
+
+def test_a_node_begins_a_global_jobs_next_iteration_when_the_last_one_has_stopped() -> None:
+    sim = Simulation(nodes=2)
+    sim.put_service(service(mode=ServiceMode.GLOBAL_JOB, replicas=0))
+    sim.step()
+    for task in sim.of():
+        sim.report(task.id, TaskState.RUNNING)
+    sim.update(task=task_spec(force_update=1))
+    sim.step()
+    assert {task.spec_version for task in sim.live()} == set()
+    first, second = sim.of()
+    sim.report(first.id, TaskState.SHUTDOWN)
+    sim.set_node(second.node_id, NodeState.DOWN)
+    sim.step()
+    assert [(task.place, task.spec_version) for task in sim.live()] == [(first.place, 2)]
+    sim.set_node(second.node_id, NodeState.READY)
+    sim.settle()
+    assert sorted(task.spec_version for task in sim.live()) == [2, 2]

@@ -269,3 +269,31 @@ def test_defaults_are_swarms() -> None:
         order=UpdateOrder.STOP_FIRST,
         progress_deadline_ns=600 * SECOND,
     )
+
+
+def test_a_place_that_a_former_rollout_has_begun_holds_a_lane() -> None:
+    """The request that follows asks for the same template, so the place is not outdated; but it is down."""
+    sim = settled(parallelism=1)
+    force(sim)
+    sim.step()
+    (stopped,) = [task for task in sim.of() if task.desired_state is TaskState.SHUTDOWN]
+    sim.put_service(requested(sim.services["web"]))
+    sim.pass_time(SECOND)
+    for _ in range(3):
+        sim.step()
+    assert [task.id for task in sim.of() if task.desired_state is TaskState.SHUTDOWN] == [stopped.id]
+    sim.settle_over_time()
+    assert versions(sim) == [2, 2, 2, 2]
+
+
+def test_a_place_where_nothing_runs_comes_first() -> None:
+    """The task that a former update has begun there is not up yet, and its template is not wanted any more."""
+    sim = settled(parallelism=1)
+    sim.report(sim.live()[2].id, TaskState.FAILED)
+    force(sim)
+    sim.step()
+    assert {task.slot for task in sim.of() if task.spec_version == 2} == {3}
+    force(sim, 2)
+    sim.step()
+    assert {task.slot for task in sim.live() if task.spec_version == 3} == {3}
+    assert {task.slot for task in sim.running()} == {1, 2, 4}

@@ -61,14 +61,18 @@ def test_states_have_the_numbers_of_swarm() -> None:
         pytest.param(ClusterSpec().heartbeat_period_ns, 5 * SECOND, id="heartbeat: manager/dispatcher"),
         pytest.param(MISSED_HEARTBEATS, 3, id="missed heartbeats: manager/dispatcher"),
         pytest.param(ORPHAN_AFTER_NS, 24 * HOUR, id="orphans: manager/dispatcher/dispatcher.go"),
-        pytest.param(RestartPolicy().condition, RestartCondition.ANY, id="condition: api/defaults/service.go"),
+        pytest.param(
+            RestartPolicy().condition, RestartCondition.ANY, id="condition: api/defaults/service.go"
+        ),
         pytest.param(RestartPolicy().delay_ns, 5 * SECOND, id="restart delay: api/defaults/service.go"),
         pytest.param(RestartPolicy().max_attempts, 0, id="max attempts: api/defaults/service.go"),
         pytest.param(RestartPolicy().window_ns, 0, id="window: api/defaults/service.go"),
         pytest.param(GATE_TIMEOUT_NS, 60 * SECOND, id="old task gate: orchestrator/restart/restart.go"),
         pytest.param(UpdateConfig().parallelism, 1, id="parallelism: api/defaults/service.go"),
         pytest.param(UpdateConfig().delay_ns, 0, id="update delay: api/defaults/service.go"),
-        pytest.param(UpdateConfig().failure_action, FailureAction.PAUSE, id="action: api/defaults/service.go"),
+        pytest.param(
+            UpdateConfig().failure_action, FailureAction.PAUSE, id="action: api/defaults/service.go"
+        ),
         pytest.param(UpdateConfig().monitor_ns, 5 * SECOND, id="monitor: api/defaults/service.go"),
         pytest.param(UpdateConfig().max_failure_millionths, 0, id="ratio: api/defaults/service.go"),
         pytest.param(UpdateConfig().order, UpdateOrder.STOP_FIRST, id="order: api/defaults/service.go"),
