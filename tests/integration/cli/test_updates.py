@@ -10,7 +10,7 @@ import grpc
 import pytest
 from miniproto.v1 import control_pb2, dispatcher_pb2, objects_pb2
 from support.manager import Client, InProcess, manager_in_process
-from support.scripted_agent import RUN, ScriptedAgent
+from support.scripted_agent import PATIENCE, RUN, ScriptedAgent
 
 from .conftest import MINICTL
 
@@ -34,6 +34,14 @@ class Site:
 
     async def service(self, name: str = "web") -> objects_pb2.Service:
         return (await self.local.services.Get(control_pb2.GetRequest(ref=name))).service
+
+    async def published(self, port: int) -> None:
+        """Wait until the service has this port and no other."""
+        call = self.local.tasks.WatchService(control_pb2.WatchServiceRequest(ref="web"), timeout=PATIENCE)
+        async for progress in call:
+            if [each.published_port for each in progress.service.service.ports] == [port]:
+                break
+        call.cancel()
 
     async def publish(self, name: str, port: int) -> None:
         """Create a service on the port. Raises AioRpcError when another one has it."""
@@ -95,8 +103,7 @@ async def test_a_rollback_by_itself_does_not_take_a_port_that_another_service_ha
         change = ("--publish-rm", "80", "--publish-add", "9090:80", "--env-add", BAD)
         actions = ("--update-failure-action", "rollback", "--update-deadline", "2s")
         updating = asyncio.create_task(here.code("service", "update", "-q", *change, *actions, "web"))
-        while [port.published_port for port in (await here.service()).ports] != [9090]:
-            await asyncio.sleep(0.01)
+        await here.published(9090)
         await here.publish("heir", 8080)
         assert await updating == 124
         assert [port.published_port for port in (await here.service()).ports] == [9090]

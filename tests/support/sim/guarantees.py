@@ -20,6 +20,7 @@ from minimanager.domain.objects import (
     ServiceMode,
     Task,
     TaskState,
+    TaskStatus,
     UpdateConfig,
     UpdateOrder,
 )
@@ -75,10 +76,8 @@ class StatesGoForward:
                     yield f"task {new.id} went back: {_states(old)} to {_states(new)}"
                 if old.node_id and new.node_id != old.node_id:
                     yield f"task {new.id} moved from {old.node_id} to {new.node_id}"
-            elif hasattr(old, "container_id") and hasattr(new, "container_id"):
-                before, after = getattr(old, "state", 0), getattr(new, "state", 0)
-                if after < before:
-                    yield f"the status of {old.id} went back from {before} to {after}"
+            elif isinstance(old, TaskStatus) and isinstance(new, TaskStatus) and new.state < old.state:
+                yield f"the status of {old.id} went back from {old.state.name} to {new.state.name}"
 
 
 class OneWantedPerPlace:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import Any
 
 from minimanager import codec
 from minimanager.decide.slots import is_active, is_released
@@ -211,8 +212,8 @@ _TABLES = {
 }
 
 
-def _put(table: dict[str, object] | dict[str, str], key: str, value: object) -> None:
+def _put(table: dict[str, Any], key: str, value: object) -> None:
     if value is None:
         table.pop(key, None)
     else:
-        table[key] = value  # type: ignore[assignment]
+        table[key] = value

@@ -16,7 +16,11 @@ from minimanager.domain.snapshot import Snapshot
 
 def forbidden(snapshot: Snapshot, decision: Decision) -> Iterator[str]:
     """What is wrong with the decision's placements."""
-    placed = [action.task for action in decision.actions if _places(snapshot, action)]
+    placed = [
+        action.task
+        for action in decision.actions
+        if isinstance(action, CreateTask | UpdateTask) and _is_placement(snapshot, action.task)
+    ]
     if not placed:
         return
     after = dict(snapshot.tasks)
@@ -36,11 +40,9 @@ def forbidden(snapshot: Snapshot, decision: Decision) -> Iterator[str]:
             yield f"task {task.id} of {task.name} was given node {task.node_id}, {reason}"
 
 
-def _places(snapshot: Snapshot, action: object) -> bool:
-    if not isinstance(action, CreateTask | UpdateTask) or not action.task.node_id:
-        return False
-    old = snapshot.tasks.get(action.task.id)
-    return old is None or not old.node_id
+def _is_placement(snapshot: Snapshot, task: Task) -> bool:
+    old = snapshot.tasks.get(task.id)
+    return bool(task.node_id) and (old is None or not old.node_id)
 
 
 def _objection(snapshot: Snapshot, task: Task, here: list[Task]) -> str:

@@ -78,7 +78,7 @@ def tell(seed: int, *, nodes: int | None = None) -> Told:
 
 async def _tell(seed: int, nodes: int | None, clock: VirtualTime) -> Told:
     dice = Random(f"{seed}/story")
-    size = nodes or (dice.randint(100, 200) if seed % LARGE_EVERY == 0 else dice.randint(3, 25))
+    size = nodes or (dice.randint(100, 150) if seed % LARGE_EVERY == 0 else dice.randint(3, 25))
     world = World(seed, size, clock=clock, history_limit=dice.choice((0, 1, 2, 5)))
     try:
         await world.start()
@@ -114,7 +114,7 @@ class Story:
         await self._pass(5.0)
 
     def _length(self) -> int:
-        return self.dice.randint(10, 20) if len(self.world.agents) > 50 else self.dice.randint(15, 45)
+        return self.dice.randint(6, 12) if len(self.world.agents) > 50 else self.dice.randint(15, 45)
 
     def _weights(self) -> list[tuple[Callable[[], object], int]]:
         return [
@@ -356,8 +356,13 @@ class Story:
             agent.lose_power()
             self._mend_in(self.dice.choice((2.0, 20.0, 60.0, 300.0)), agent.come_back)
 
+    def _victim(self) -> Manager:
+        """The leader, more often than not: the others have less to lose."""
+        leading = [each for each in self.world.managers if each.alive and each.election.leading]
+        return self.dice.choice(leading if leading and self.dice.random() < 0.7 else self.world.managers)
+
     async def cut_manager(self) -> None:
-        manager = self.dice.choice(self.world.managers)
+        manager = self._victim()
         seconds = self.dice.choice((0.5, 2.0, 8.0, 20.0))
         self.world.note(f"{manager.name} is cut off from the store for {seconds} s")
         manager.connection.cut()
@@ -365,7 +370,7 @@ class Story:
 
     async def freeze_manager(self) -> None:
         """What it was about to write is written when it thaws, if it still may be."""
-        manager = self.dice.choice(self.world.managers)
+        manager = self._victim()
         seconds = self.dice.choice((1.0, 4.0, 12.0))
         self.world.note(f"{manager.name} is frozen for {seconds} s")
         manager.connection.stall()
@@ -385,7 +390,7 @@ class Story:
         await manager.start(self.world._reconcile, self.world._deliver)
 
     async def worsen_store(self) -> None:
-        manager = self.dice.choice(self.world.managers)
+        manager = self._victim()
         faults = Faults(
             latency=self.dice.choice((0.001, 0.01, 0.1)),
             lost=self.dice.choice((0.0, 0.1, 0.4)),
@@ -466,7 +471,7 @@ class Story:
             places = [node_id for node_id in snapshot.nodes if takes(overlay, service, node_id)]
         elif not service.spec.mode.is_job:
             slots = {t.slot for t in snapshot.of_service(service.id).values() if is_active(t)}
-            places = sorted(slots) + [0] * (service.spec.replicas - len(slots))
+            places = [*sorted(slots), *[0] * (service.spec.replicas - len(slots))]
         for place in places:
             tasks = state.of_place((service.id, place))
             fresh = [task for task in tasks if task.spec_version == service.spec_version]
