@@ -1370,7 +1370,7 @@ class UpdateConfig(_message.Message):
     """after a slot's new task runs, before its lane takes the next slot"""
     failure_action: Global___FailureAction.ValueType
     monitor_ns: _builtins.int
-    """how long a new task must run not to count as failed"""
+    """how long a new task must run not to count as failed; 0: 5 s"""
     max_failure_millionths: _builtins.int
     """of the slots to replace; more failed ones trigger the failure action"""
     order: Global___UpdateOrder.ValueType
