@@ -38,13 +38,12 @@ from minimanager.domain.objects import (
     UpdateOrder,
 )
 from miniproto.v1 import control_pb2
-from support.sim.agents import CPUS, CRASHING, FLAKY, GOOD, IMAGES, MISSING, SLOW, Power
+from support.sim.agents import CPUS, GOOD, IMAGES, Power
 from support.sim.faulty_store import Faults
 from support.sim.managers import Manager
 from support.sim.virtual_time import VirtualTime, run
 from support.sim.world import KEYS, ZONES, World
 
-BAD: Final = (MISSING, CRASHING, FLAKY)
 LARGE_EVERY: Final = 10
 """One story in so many is of hundreds of nodes; it takes as long as all those between."""
 
@@ -387,7 +386,7 @@ class Story:
 
     async def _restart(self, manager: Manager) -> None:
         self.world.note(f"{manager.name} starts again")
-        await manager.start(self.world._reconcile, self.world._deliver)
+        await manager.start(self.world.reconcile, self.world.deliver)
 
     async def worsen_store(self) -> None:
         manager = self._victim()
@@ -551,5 +550,3 @@ _MODES: Final = (
     ServiceMode.REPLICATED_JOB,
     ServiceMode.GLOBAL_JOB,
 )
-
-__all__ = ["BAD", "SLOW", "StoryError", "Told", "tell"]

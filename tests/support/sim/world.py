@@ -10,7 +10,8 @@ from random import Random
 
 from minicommon.errors import MiniError
 from minimanager.decide.actions import Decision
-from minimanager.decide.reconcile import everything, reconcile
+from minimanager.decide.reconcile import everything
+from minimanager.decide.reconcile import reconcile as decide
 from minimanager.domain.objects import (
     Cluster,
     ClusterSpec,
@@ -83,7 +84,7 @@ class World:
         await writer.commit_all(writer.begin().create(obj) for obj in (Cluster("sim", spec=spec), INGRESS))
         self.background("watcher", self._see_everything())
         for manager in self.managers:
-            await manager.start(self._reconcile, self._deliver)
+            await manager.start(self.reconcile, self.deliver)
         for _ in range(self._size):
             await self.join()
         self.background("keep connected", self._keep_connected())
@@ -143,7 +144,7 @@ class World:
                 if agent.power is Power.ON and not agent.connected:
                     await self._connect(agent)
 
-    def _deliver(self, node_id: str, snapshot: Snapshot) -> None:
+    def deliver(self, node_id: str, snapshot: Snapshot) -> None:
         agent = self.agents.get(node_id)
         if agent is not None and agent.connected and agent.session is not None:
             own = agent.session.manager.core.cache.snapshot()
@@ -152,10 +153,10 @@ class World:
 
     # --- watching ---
 
-    def _reconcile(
+    def reconcile(
         self, snapshot: Snapshot, dirty: frozenset[str], now_ns: int, new_id: Callable[[], str]
     ) -> Decision:
-        decision = reconcile(snapshot, dirty, now_ns, new_id)
+        decision = decide(snapshot, dirty, now_ns, new_id)
         self.decided.add(snapshot, decision)
         for wrong in forbidden(snapshot, decision):
             raise BrokenError(f"OnlyWhereItMayBe: {wrong}")
@@ -189,7 +190,7 @@ class World:
     def undecided(self) -> tuple[str, ...]:
         """What a leader would still do, on the present state."""
         snapshot = self.snapshot()
-        decision = reconcile(snapshot, everything(snapshot), self.clock.now_ns(), lambda: "never")
+        decision = decide(snapshot, everything(snapshot), self.clock.now_ns(), lambda: "never")
         return tuple(str(action) for action in decision.actions)
 
     def snapshot(self) -> Snapshot:
