@@ -7,7 +7,7 @@ import os
 import pytest
 
 DEFAULT_SEEDS = 20
-"""About 40 s on two cores."""
+"""About a minute on two cores; two of them are of hundreds of nodes."""
 
 
 def seeds() -> list[int]:

@@ -45,7 +45,8 @@ class Cache:
         self._synced = asyncio.Event()
         self._waiters: list[tuple[int, int, asyncio.Future[None]]] = []
         self._sequence = itertools.count()
-        self._subscriptions: set[Subscription] = set()
+        self._subscriptions: dict[Subscription, None] = {}
+        """In the order in which they came, which is that in which they hear of a change."""
 
     @property
     def revision(self) -> int:
@@ -67,8 +68,8 @@ class Cache:
         Take `snapshot()` without an `await` in between and nothing is missed or seen twice. Close it, or use it in a
         `with` block.
         """
-        subscription = Subscription(self._revision, self._subscriptions.discard)
-        self._subscriptions.add(subscription)
+        subscription = Subscription(self._revision, self._forget)
+        self._subscriptions[subscription] = None
         return subscription
 
     async def wait_synced(self) -> None:
@@ -158,3 +159,6 @@ class Cache:
                 future.set_result(None)
         for subscription in self._subscriptions:
             subscription.add(self._revision, changes)
+
+    def _forget(self, subscription: Subscription) -> None:
+        self._subscriptions.pop(subscription, None)

@@ -77,7 +77,7 @@ def tell(seed: int, *, nodes: int | None = None) -> Told:
 
 async def _tell(seed: int, nodes: int | None, clock: VirtualTime) -> Told:
     dice = Random(f"{seed}/story")
-    size = nodes or (dice.randint(100, 150) if seed % LARGE_EVERY == 0 else dice.randint(3, 25))
+    size = nodes or (dice.randint(200, 240) if seed % LARGE_EVERY == 0 else dice.randint(3, 25))
     world = World(seed, size, clock=clock, history_limit=dice.choice((0, 1, 2, 5)))
     try:
         await world.start()
