@@ -123,6 +123,7 @@ class Agent:
         async with self._group as group:
             await self._restore()
             group.start_eternal("fabric", self._fabric.run())
+            group.start_eternal("network check", self._parts.data_plane.watch())
             group.start_eternal("ingress table", self._ingress.run())
             group.start_eternal("ingress watch", self._parts.ingress.watch(self._ingress.again))
             group.start_eternal("session", self._session.run())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -107,6 +108,21 @@ class AttachedSandbox:
     """Who answers for the names of the task's networks: the gateway of the first; None: it is on no such network."""
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Difference:
+    """Something in which the kernel is not as planned."""
+
+    kind: str
+    """"bridge", "tunnel device", "address", "forwarding entry", "neighbor entry", "interface", "route", "rules" or
+    "forwarding"."""
+    task_id: str
+    """In the namespace of this task; empty: in the node's own."""
+    item: str
+    """For people: "10.0.1.1/24 on mbr-9qv2cn8t"."""
+    missing: bool
+    """It should be there; False: it should not."""
+
+
 class DataPlane(Protocol):
     """Level-triggered: state what should be, and the kernel follows. Raises `network.errors.NetworkError`."""
 
@@ -127,6 +143,16 @@ class DataPlane(Protocol):
 
     async def adopt(self, task_ids: frozenset[str]) -> None:
         """After a restart: keep the sandboxes of these tasks and remove all others that are ours."""
+
+    async def verify(self) -> tuple[Difference, ...]:
+        """Compare all of the plan with the kernel, and change nothing."""
+
+    async def watch(self) -> None:
+        """Compare from time to time and repair what differs; never returns."""
+
+    @property
+    def repairs(self) -> Mapping[str, int]:
+        """How often `watch` has found something else than it left, by kind."""
 
     async def clear(self) -> None:
         """Remove everything of ours from the kernel: the node leaves the cluster."""

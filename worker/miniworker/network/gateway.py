@@ -11,12 +11,19 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
+from miniworker.network.api import OverlayNetwork
 from miniworker.network.errors import NetworkError
-from miniworker.network.names import BRIDGE_PREFIX, GATEWAY_BRIDGE, TABLE
+from miniworker.network.names import (
+    BRIDGE_PREFIX,
+    GATEWAY_BRIDGE,
+    TABLE,
+    VXLAN_PREFIX,
+    bridge_name,
+    mac_of,
+)
 
 POOL = tuple(IPv4Network(f"172.{second}.0.0/16") for second in range(18, 32))
 """Docker's own order of local address pools; 172.17.0.0/16 is left to its default bridge."""
-
 
 _FORWARDING_WAS_OFF = "forwarding_was_off"
 
@@ -57,34 +64,51 @@ def gateway_of(subnet: IPv4Network) -> IPv4Address:
 
 
 def host_rules(
-    subnets: Iterable[IPv4Network],
-    bridges: Iterable[str],
+    subnet: IPv4Network,
+    networks: Iterable[OverlayNetwork],
     forwards: Iterable[PortForward],
     *,
     forwarding_was_off: bool = False,
 ) -> str:
-    """The script that replaces our table in the host's namespace, in one transaction.
+    """The script that replaces our tables in the host's namespace, in one transaction; `subnet` is the local bridge's.
 
-    `subnets` are those of our tasks: what they send out of the node gets the node's address. The chains only ever drop
-    what is addressed to our own bridges; every other packet passes untouched. That the host did not forward before us
-    is remembered as an empty chain: the kernel forgets it together with the setting.
+    What tasks send out of the node gets the node's address. The chains only ever drop what comes from our own bridges
+    or is addressed to them or to our own addresses; every other packet passes untouched. That the host did not forward
+    before us is remembered as an empty chain: the kernel forgets it together with the setting.
     """
+    networks = sorted(networks, key=lambda network: network.id)
     memory = f"  chain {_FORWARDING_WAS_OFF} {{\n  }}\n" if forwarding_was_off else ""
-    elements = ", ".join(
+    ports = [
         f"{item.protocol} . {item.published_port} : {item.address} . {item.target_port}"
         for item in sorted(forwards)
+    ]
+    within = "".join(
+        f'    iifname "{name}" oifname "{name}" accept\n'
+        for name in (bridge_name(item.id) for item in networks)
     )
-    within = "\n".join(f'    iifname "{name}" oifname "{name}" accept' for name in sorted(bridges))
+    named = [f'"{bridge_name(item.id)}" . {item.gateway}' for item in networks if not item.ingress]
+    own = [gateway_of(subnet), *(item.node_address or item.gateway for item in networks)]
+    leaving = [subnet, *(item.subnet for item in networks if not item.internal)]
     ours = f'{{ "{BRIDGE_PREFIX}*", "{GATEWAY_BRIDGE}" }}'
-    tasks = f"{{ {', '.join(map(str, sorted(subnets)))} }}"
+    tasks = f"{{ {', '.join(map(str, sorted(leaving)))} }}"
     return f"""\
 add table ip {TABLE}
 delete table ip {TABLE}
+add table bridge {TABLE}
+delete table bridge {TABLE}
 table ip {TABLE} {{
 {memory}\
   map host_ports {{
     type inet_proto . inet_service : ipv4_addr . inet_service
-    {f"elements = {{ {elements} }}" if elements else ""}
+    {_elements(ports)}
+  }}
+  set nameservers {{
+    type ifname . ipv4_addr
+    {_elements(named)}
+  }}
+  set own {{
+    type ipv4_addr
+    {_elements([str(address) for address in own])}
   }}
   chain guard {{
     type filter hook prerouting priority raw; policy accept;
@@ -98,9 +122,23 @@ table ip {TABLE} {{
     type nat hook output priority -100; policy accept;
     fib daddr type local dnat ip addr . port to meta l4proto . th dport map @host_ports
   }}
+  chain input {{
+    type filter hook input priority filter; policy accept;
+    iifname "lo" accept
+    ct state established,related accept
+    iifname . ip daddr @nameservers meta l4proto {{ tcp, udp }} th dport 53 accept
+    iifname "{BRIDGE_PREFIX}*" goto refuse
+    ip daddr @own goto refuse
+  }}
+  chain refuse {{
+    iifname != {ours} drop
+    meta l4proto tcp reject with tcp reset
+    reject
+  }}
   chain forward {{
     type filter hook forward priority filter; policy accept;
-{within}
+{within}\
+    iifname "{BRIDGE_PREFIX}*" ct state != {{ established, related }} drop
     oifname {ours} ct status dnat accept
     oifname {ours} ct state established,related accept
     oifname {ours} drop
@@ -110,6 +148,16 @@ table ip {TABLE} {{
     oifname {ours} ip saddr 127.0.0.0/8 masquerade
     oifname {ours} ip saddr {tasks} ct status dnat masquerade
     oifname != {ours} ip saddr {tasks} masquerade
+  }}
+}}
+table bridge {TABLE} {{
+  set gateways {{
+    type ether_addr
+    {_elements([mac_of(item.gateway) for item in networks if not item.ingress])}
+  }}
+  chain output {{
+    type filter hook output priority filter; policy accept;
+    oifname "{VXLAN_PREFIX}*" ether saddr @gateways drop
   }}
 }}
 """
@@ -128,3 +176,8 @@ def read_forwards(objects: Iterable[Mapping[str, Any]]) -> frozenset[PortForward
 def read_forwarding_was_off(objects: Iterable[Mapping[str, Any]]) -> bool:
     """Whether our table remembers that we turned forwarding on."""
     return any(item.get("chain", {}).get("name") == _FORWARDING_WAS_OFF for item in objects)
+
+
+def _elements(items: Iterable[str]) -> str:
+    listed = ", ".join(items)
+    return f"elements = {{ {listed} }}" if listed else ""

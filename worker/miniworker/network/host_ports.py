@@ -48,11 +48,11 @@ def forwards_of(ports: Iterable[HostPort], address: IPv4Address) -> frozenset[Po
 
 
 def ports_of(
-    sandbox: Sandbox, forwards: Iterable[PortForward], address: IPv4Address
+    sandbox: Sandbox, forwards: Iterable[PortForward], address: IPv4Address | None
 ) -> tuple[HostPort, ...] | None:
     """The sandbox' ports with the numbers they have; the inverse of `forwards_of`, in the sandbox' order.
 
-    None when these are not exactly the ports that the address has.
+    None when these are not exactly the ports that the address has; without an address there are none.
     """
     left = sorted(item for item in forwards if item.address == address)
     found: dict[int, HostPort] = {}

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
 
 from miniworker.network.errors import NetworkError
+
+Canonical: TypeAlias = Mapping[str, tuple[str, ...]]
 
 _SECONDS = 30.0
 """A transaction takes milliseconds; the kernel may hold it up while it frees an older one."""
@@ -35,6 +38,25 @@ def list_table(family: str, name: str) -> list[dict[str, Any]]:
         raise
     objects: list[dict[str, Any]] = json.loads(text)["nftables"]
     return objects
+
+
+def canonical(objects: Iterable[Mapping[str, Any]]) -> Canonical:
+    """What `list_table` gives, without what says nothing of the rules' meaning: two tables are alike or not.
+
+    By name of each object: its rules in their order, its elements in any.
+    """
+    found: dict[str, list[str]] = {}
+    for item in objects:
+        for kind, value in item.items():
+            if kind == "metainfo":
+                continue
+            place = [value["family"], value.get("table", value.get("name"))]
+            name = value["chain"] if kind == "rule" else value.get("name")
+            shown = {key: part for key, part in value.items() if key not in ("handle", "index", "elem")}
+            texts = found.setdefault(" ".join(("chain" if kind == "rule" else kind, *place, name)), [])
+            texts.append(json.dumps(shown, sort_keys=True))
+            texts += sorted(json.dumps(element, sort_keys=True) for element in value.get("elem", ()))
+    return {name: tuple(texts) for name, texts in found.items()}
 
 
 def list_chains() -> list[dict[str, Any]]:
