@@ -28,7 +28,7 @@ from support.hosts import Host, Lab
 NETWORK = "ingress0aaaaaaaaaaaaaaaaa"
 SUBNET = IPv4Network("10.0.0.0/24")
 
-_SERVER = """
+SERVER = """
 import socket, sys, threading
 name, port = sys.argv[1], int(sys.argv[2])
 tcp = socket.create_server(("0.0.0.0", port), backlog=64)
@@ -49,7 +49,7 @@ while True:
     threading.Thread(target=connection, args=tcp.accept(), daemon=True).start()
 """
 
-_ASK = """
+ASK = """
 import socket, sys
 protocol, address, port, count = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 for _ in range(count):
@@ -155,7 +155,7 @@ class Site:
         return attached
 
     def serve(self, node: Node, task: str, netns: Path, *, port: int) -> None:
-        command = ["nsenter", f"--net={netns}", sys.executable, "-I", "-c", _SERVER, task, str(port)]
+        command = ["nsenter", f"--net={netns}", sys.executable, "-I", "-c", SERVER, task, str(port)]
         node.servers[task] = node.host.start(command, log=f"{task}.log")
         eventually(lambda: "ready" in node.host.log(f"{task}.log"), f"{task} serves")
 
@@ -190,5 +190,5 @@ def published(
 
 def ask(host: Host, address: str, port: int, *, protocol: str = "tcp", count: int = 1) -> list[Answer]:
     """What comes back from `count` questions asked on `host`. Raises CalledProcessError when one is not answered."""
-    command = [sys.executable, "-I", "-c", _ASK, protocol, address, str(port), str(count)]
+    command = [sys.executable, "-I", "-c", ASK, protocol, address, str(port), str(count)]
     return [Answer(*line.split()) for line in host.run(command).stdout.splitlines()]

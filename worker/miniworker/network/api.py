@@ -147,12 +147,15 @@ class DataPlane(Protocol):
     async def verify(self) -> tuple[Difference, ...]:
         """Compare all of the plan with the kernel, and change nothing."""
 
+    async def repair(self) -> tuple[Difference, ...]:
+        """Make equal what differs; what that was. While nobody has changed anything, this is cheap."""
+
     async def watch(self) -> None:
-        """Compare from time to time and repair what differs; never returns."""
+        """Repair from time to time; never returns."""
 
     @property
     def repairs(self) -> Mapping[str, int]:
-        """How often `watch` has found something else than it left, by kind."""
+        """How many differences have been repaired, by kind."""
 
     async def clear(self) -> None:
         """Remove everything of ours from the kernel: the node leaves the cluster."""

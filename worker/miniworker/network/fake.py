@@ -61,6 +61,9 @@ class FakeDataPlane:
         """None: nobody else can change what is kept here."""
         return ()
 
+    async def repair(self) -> tuple[Difference, ...]:
+        return ()
+
     async def watch(self) -> None:
         await asyncio.Event().wait()
 

@@ -113,11 +113,14 @@ class KernelDataPlane:
     async def verify(self) -> tuple[Difference, ...]:
         return await _to_the_end(self._verify())
 
+    async def repair(self) -> tuple[Difference, ...]:
+        return await _to_the_end(self._repair())
+
     async def watch(self) -> None:
         while True:
             await self._clock.sleep_until(self._clock.now_ns() + CHECK_NS)
             try:
-                await _to_the_end(self._check())
+                await self.repair()
             except NetworkError as error:
                 logger.warning(
                     "The network of this node could not be checked or repaired; trying again.",
@@ -197,11 +200,11 @@ class KernelDataPlane:
             nodes, sandboxes, _ = await self._look()
             return tuple(sorted((*nodes, *(item for found in sandboxes.values() for item in found))))
 
-    async def _check(self) -> None:
+    async def _repair(self) -> tuple[Difference, ...]:
         async with self._turns.alone():
             nodes, sandboxes, operations = await self._look()
             if not nodes and not sandboxes:
-                return
+                return ()
             self._applied = None
             await self._host.mend()
             await asyncio.to_thread(_apply, operations)
@@ -210,13 +213,19 @@ class KernelDataPlane:
                 self._mend(task_id, self._found_plan(task_id, subnet))
                 for task_id in self._to_mend(sandboxes, _new_bridges(operations))
             )
-        differences = [*nodes, *(item for found in sandboxes.values() for item in found)]
-        for kind, count in sorted(Counter(item.kind for item in differences).items()):
-            example = next(item for item in differences if item.kind == kind)
-            self._repairs[kind] += count
+        differences = (*nodes, *(item for found in sandboxes.values() for item in found))
+        self._count(differences)
+        return differences
+
+    def _count(self, differences: Iterable[Difference]) -> None:
+        by_kind: dict[str, list[Difference]] = {}
+        for item in differences:
+            by_kind.setdefault(item.kind, []).append(item)
+        for kind, items in sorted(by_kind.items()):
+            self._repairs[kind] += len(items)
             logger.warning(
-                "Somebody changed the network of this node; repaired.",
-                extra=fields(kind=kind, count=count, example=example.item, task_id=example.task_id),
+                "The kernel's network was not as planned; repaired.",
+                extra=fields(kind=kind, count=len(items), item=items[0].item, task_id=items[0].task_id),
             )
 
     def _to_mend(self, different: Iterable[str], bridges: set[str]) -> set[str]:
