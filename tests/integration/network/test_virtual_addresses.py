@@ -79,6 +79,32 @@ def test_a_task_reaches_its_own_service_itself_included(site: Site, protocol: st
     assert Counter(answer.task for answer in answers) == dict.fromkeys(WEB, 3)
 
 
+def test_who_asked_too_early_by_udp_is_answered_later(site: Site) -> None:
+    script = (
+        "import socket, sys\n"
+        "asker = socket.socket(type=socket.SOCK_DGRAM)\n"
+        "asker.settimeout(3)\n"
+        "asker.connect((sys.argv[1], 8000))\n"
+        "for line in sys.stdin:\n"
+        "    try:\n"
+        "        asker.send(b'?')\n"
+        "        print(asker.recv(100).decode().split()[0], flush=True)\n"
+        "    except ConnectionRefusedError:\n"
+        "        print('refused', flush=True)\n"
+    )
+    asker = site.process(ASKER, script, str(IDLE.address))
+    assert asker.stdin is not None
+    assert asker.stdout is not None
+    answers = []
+    for backends in ((), (BACKENDS[0],), ()):
+        site.serve(SERVICE, with_backends(IDLE, *backends))
+        asker.stdin.write("\n")
+        asker.stdin.flush()
+        answers.append(asker.stdout.readline().strip())
+    asker.communicate(timeout=10)
+    assert answers == ["refused", W1, "refused"]
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_service_without_tasks_refuses_at_once(site: Site, protocol: str) -> None:
     started = time.monotonic()
@@ -88,6 +114,7 @@ def test_a_service_without_tasks_refuses_at_once(site: Site, protocol: str) -> N
     assert time.monotonic() - started < 2.5
     site.serve(SERVICE, with_backends(IDLE, BACKENDS[0]))
     assert site.ask(ASKER, IDLE.address, protocol=protocol)[0].task == W1
+    assert site.ask(W1, IDLE.address, protocol=protocol)[0].task == W1
 
 
 def test_tasks_of_other_networks_do_not_see_it(site: Site) -> None:

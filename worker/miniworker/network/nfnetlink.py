@@ -180,12 +180,6 @@ def new_rule(family: int, table: str, chain: str, *expressions: bytes) -> Messag
     return Message(f"add a rule to {chain}", _NEW_RULE, family, _CREATE | 0x800, body)  # 0x800: append
 
 
-def new_set(table: str, name: str, *, identifier: int) -> Message:
-    """A named set of IPv4 addresses."""
-    body = text(1, table) + text(2, name) + number(3, 0) + number(4, TYPE_IPV4) + number(5, 4)
-    return Message(f"make the set {name}", _NEW_SET, FAMILY_IP, _CREATE, body + number(10, identifier))
-
-
 def new_verdict_map(table: str, name: str, *, identifier: int) -> Message:
     """A named map from IPv4 addresses to chains."""
     body = text(1, table) + text(2, name) + number(3, SET_MAP) + number(4, TYPE_IPV4) + number(5, 4)
@@ -205,10 +199,6 @@ def new_choice(table: str, backends: Sequence[IPv4Address], *, identifier: int) 
     ]
     made = Message("make a map of backends", _NEW_SET, FAMILY_IP, _CREATE, body)
     return [made, *_elements(_NEW_ELEMENTS, table, name, elements, identifier=identifier)]
-
-
-def add_addresses(table: str, name: str, addresses: Sequence[IPv4Address]) -> list[Message]:
-    return _elements(_NEW_ELEMENTS, table, name, [nest(1, _value(item.packed)) for item in addresses])
 
 
 def add_chains(table: str, name: str, chains: Sequence[tuple[IPv4Address, str]]) -> list[Message]:
@@ -247,6 +237,10 @@ LINK_LAYER, NETWORK_LAYER = 0, 1
 META_MARK, META_IIFNAME, META_L4PROTO = 3, 6, 16
 CT_STATE, CT_MARK, CT_ZONE = 0, 3, 17
 STATE_NEW = struct.pack("=I", 8)
+
+
+def load_value(value: bytes) -> bytes:
+    return _expression("immediate", number(1, _REG) + nest(2, _value(value)))
 
 
 def load_payload(layer: int, offset: int, length: int) -> bytes:
@@ -290,10 +284,6 @@ def differs(value: bytes) -> bytes:
 def masked(mask: bytes) -> bytes:
     body = number(1, _REG) + number(2, _REG) + number(3, len(mask))
     return _expression("bitwise", body + nest(4, _value(mask)) + nest(5, _value(bytes(len(mask)))))
-
-
-def in_set(name: str, *, identifier: int) -> bytes:
-    return _expression("lookup", text(1, name) + number(2, _REG) + number(4, identifier))
 
 
 def verdict_of(name: str, *, identifier: int) -> bytes:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Address
 from itertools import count
 
 from miniworker.network import nfnetlink as nf
@@ -25,13 +26,18 @@ from miniworker.network.vips import Vip, VipDelta
 INGRESS_INTERFACE = "eth0"
 """A task's interface on the ingress network."""
 
-SERVICES, REFUSED = "services", "refused"
-"""The map of virtual addresses to chains, and the set of those without a task."""
+NOBODY = IPv4Address("127.109.105.110")
+"""Where connections to a service without tasks are led, and refused: whoever is turned away while he sends is told
+EPERM, not that he is refused."""
+
+_SERVICES = "services"
+"""The map of virtual addresses to chains."""
+
+_NOBODY_CHAIN = "nobody"
 
 _RAW, _MANGLE, _DNAT, _FILTER, _SNAT = -300, -150, -100, 0, 100  # priorities, <linux/netfilter_ipv4.h>
 
-_NAMED_SETS = {SERVICES: 1, REFUSED: 2}
-_FIRST_CHOICE = 3
+_SERVICES_NUMBER, _FIRST_CHOICE = 1, 2
 """Numbers that sets have within one transaction."""
 
 _SOURCE, _TARGET = 6, 0  # in an Ethernet header
@@ -60,10 +66,7 @@ def replaced_tables(vips: Iterable[Vip], *, ingress: bool) -> list[Message]:
 def change_vips(change: VipDelta) -> list[Message]:
     """What leads from some virtual addresses to others; each packet meets the old ones or the new ones."""
     numbers = count(_FIRST_CHOICE)
-    messages = [
-        *nf.delete_elements(TABLE, SERVICES, [vip.address for vip in change.removed if vip.backends]),
-        *nf.delete_elements(TABLE, REFUSED, [vip.address for vip in change.removed if not vip.backends]),
-    ]
+    messages = nf.delete_elements(TABLE, _SERVICES, [vip.address for vip in change.removed])
     for vip in change.removed:
         if vip.backends:
             messages.append(nf.flush_chain(FAMILY_IP, TABLE, chain_of(vip)))
@@ -75,17 +78,14 @@ def change_vips(change: VipDelta) -> list[Message]:
         if vip.backends:
             messages.append(nf.new_chain(FAMILY_IP, TABLE, chain_of(vip)))
             messages += _choice(vip, next(numbers))
-    served = [(vip.address, chain_of(vip)) for vip in change.added if vip.backends]
-    refused = [vip.address for vip in change.added if not vip.backends]
     return [
         *messages,
-        *nf.add_chains(TABLE, SERVICES, served),
-        *nf.add_addresses(TABLE, REFUSED, refused),
+        *nf.add_chains(TABLE, _SERVICES, [(vip.address, chain_of(vip)) for vip in change.added]),
     ]
 
 
 def chain_of(vip: Vip) -> str:
-    return f"vip-{vip.address}"
+    return f"vip-{vip.address}" if vip.backends else _NOBODY_CHAIN
 
 
 def _choice(vip: Vip, identifier: int) -> list[Message]:
@@ -101,16 +101,17 @@ def _choice(vip: Vip, identifier: int) -> list[Message]:
 
 
 def _virtual_addresses() -> Sequence[Message]:
-    refused = (*_IS_NEW, _DESTINATION, nf.in_set(REFUSED, identifier=_NAMED_SETS[REFUSED]))
+    to_nobody = (_DESTINATION, nf.equals(NOBODY.packed))
     is_tcp = (nf.load_meta(nf.META_L4PROTO), nf.equals(_TCP))
     return (
-        nf.new_verdict_map(TABLE, SERVICES, identifier=_NAMED_SETS[SERVICES]),
-        nf.new_set(TABLE, REFUSED, identifier=_NAMED_SETS[REFUSED]),
+        nf.new_verdict_map(TABLE, _SERVICES, identifier=_SERVICES_NUMBER),
+        nf.new_chain(FAMILY_IP, TABLE, _NOBODY_CHAIN),
+        _rule(_NOBODY_CHAIN, nf.load_value(NOBODY.packed), nf.dnat()),
         nf.new_chain(FAMILY_IP, TABLE, "balance", Hook("nat", nf.LOCAL_OUT, _DNAT)),
-        _rule("balance", _DESTINATION, nf.verdict_of(SERVICES, identifier=_NAMED_SETS[SERVICES])),
-        nf.new_chain(FAMILY_IP, TABLE, "refuse", Hook("filter", nf.LOCAL_OUT, _FILTER)),
-        _rule("refuse", *refused, *is_tcp, nf.reject_tcp()),
-        _rule("refuse", *refused, nf.reject_port()),
+        _rule("balance", _DESTINATION, nf.verdict_of(_SERVICES, identifier=_SERVICES_NUMBER)),
+        nf.new_chain(FAMILY_IP, TABLE, "refuse", Hook("filter", nf.LOCAL_IN, _FILTER)),
+        _rule("refuse", *to_nobody, *is_tcp, nf.reject_tcp()),
+        _rule("refuse", *to_nobody, nf.reject_port()),
     )
 
 

@@ -31,7 +31,13 @@ from miniworker.network.namespaces import (
 from miniworker.network.observe import read_addresses, read_links
 from miniworker.network.rtnetlink import Request
 from miniworker.network.sandbox_plan import Interface, SandboxPlan
-from miniworker.network.sandbox_tables import INGRESS_INTERFACE, change_vips, new_tables, replaced_tables
+from miniworker.network.sandbox_tables import (
+    INGRESS_INTERFACE,
+    NOBODY,
+    change_vips,
+    new_tables,
+    replaced_tables,
+)
 from miniworker.network.vips import Vip, VipDelta, removed_backends
 
 RETURN_TABLE = 0x10000
@@ -161,7 +167,7 @@ def set_vips(path: Path, old: Iterable[Vip], new: Iterable[Vip]) -> tuple[int, i
         before = nfnetlink.generation()
         nfnetlink.commit(change_vips(VipDelta.of(old, new)))
         after = nfnetlink.generation()
-        for address, backend in removed_backends(old, new):
+        for address, backend in removed_backends(old, new, nobody=NOBODY):
             forget_udp_backend(address, backend)
         return before, after
 

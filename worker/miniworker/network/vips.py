@@ -70,10 +70,12 @@ def changed_services(
     )
 
 
-def removed_backends(old: Iterable[Vip], new: Iterable[Vip]) -> tuple[tuple[IPv4Address, IPv4Address], ...]:
-    """(virtual address, backend) of those that get no more connections."""
-    left = {(vip.address, backend) for vip in new for backend in vip.backends}
-    had = {(vip.address, backend) for vip in old for backend in vip.backends}
+def removed_backends(
+    old: Iterable[Vip], new: Iterable[Vip], *, nobody: IPv4Address
+) -> tuple[tuple[IPv4Address, IPv4Address], ...]:
+    """(virtual address, backend) of those that get no more connections; `nobody` stands for no backend."""
+    left = {(vip.address, backend) for vip in new for backend in vip.backends or (nobody,)}
+    had = {(vip.address, backend) for vip in old for backend in vip.backends or (nobody,)}
     return tuple(sorted(had - left))
 
 
