@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from miniworker.network.api import HostPort, Sandbox
+from miniworker.network.api import HostPort, OverlayNetwork, Sandbox
 from miniworker.network.errors import PortInUseError
 from miniworker.network.gateway import host_rules, read_forwards
 from miniworker.network.host_ports import choose_ports, forwards_of, ports_of
@@ -97,14 +97,23 @@ def test_other_ports_than_a_task_has_are_not_the_same() -> None:
 
 
 def test_the_rules_name_every_port_bridge_and_subnet() -> None:
+    def network(name: str, number: int, *, internal: bool = False) -> OverlayNetwork:
+        subnet = IPv4Network(f"10.0.{number}.0/24")
+        return OverlayNetwork(
+            name, name, subnet, subnet[1], 4096, 1450, number == 0, None if number else subnet[2], internal
+        )
+
     script = host_rules(
-        [IPv4Network("172.18.0.0/16"), IPv4Network("10.0.0.0/24")],
-        ["mbr-a"],
+        IPv4Network("172.18.0.0/16"),
+        [network("b", 1), network("a", 0), network("c", 2, internal=True)],
         forwards_of([HostPort("tcp", 8080, 80)], ADDRESS),
     )
     assert "elements = { tcp . 8080 : 172.18.0.2 . 80 }" in script
     assert 'iifname "mbr-a" oifname "mbr-a" accept' in script
-    assert "ip saddr { 10.0.0.0/24, 172.18.0.0/16 } masquerade" in script
+    assert "ip saddr { 10.0.0.0/24, 10.0.1.0/24, 172.18.0.0/16 } masquerade" in script
+    assert 'elements = { "mbr-b" . 10.0.1.1, "mbr-c" . 10.0.2.1 }' in script
+    assert "elements = { 172.18.0.1, 10.0.0.2, 10.0.1.1, 10.0.2.1 }" in script
+    assert "elements = { 02:42:0a:00:01:01, 02:42:0a:00:02:01 }" in script
 
 
 def test_ports_are_read_from_the_listing_of_nft() -> None:

@@ -57,17 +57,16 @@ def vips_of(attachments: Iterable[Attachment], services: Iterable[VirtualService
 
 def changed_services(
     old: Iterable[VirtualService], new: Iterable[VirtualService]
-) -> tuple[tuple[VirtualService, ...], tuple[VirtualService, ...]]:
-    """(of the old, of the new) those that are not the same object in both.
+) -> tuple[frozenset[VirtualService], frozenset[VirtualService]]:
+    """(of the old, of the new) those that are not in both.
 
-    Whoever reads assignments keeps the objects of what did not change, of which there are many.
+    Whoever reads assignments keeps the objects of what did not change, of which there are many: those are not compared.
     """
     old, new = tuple(old), tuple(new)
     before, after = set(map(id, old)), set(map(id, new))
-    return (
-        tuple(item for item in old if id(item) not in after),
-        tuple(item for item in new if id(item) not in before),
-    )
+    gone = frozenset(item for item in old if id(item) not in after)
+    fresh = frozenset(item for item in new if id(item) not in before)
+    return gone - fresh, fresh - gone
 
 
 def removed_backends(
