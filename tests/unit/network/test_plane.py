@@ -27,11 +27,17 @@ async def test_the_kernel_is_looked_at_every_half_minute_whatever_came_of_it(tmp
     clock = VirtualClock()
     plane = Watched(tmp_path, clock=clock)
     watching = asyncio.create_task(plane.watch())
-    try:
-        await clock.advance(CHECK_NS - SECOND)
-        assert plane.looks == 0
-        for looks in (1, 2, 3):
-            await clock.advance(SECOND if looks == 1 else CHECK_NS)
-            assert plane.looks == looks
-    finally:
-        watching.cancel()
+
+    async def looks_after(duration_ns: int) -> int:
+        for _ in range(3):  # until the loop sleeps
+            await asyncio.sleep(0)
+        clock.advance(duration_ns)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return plane.looks
+
+    assert await looks_after(CHECK_NS - SECOND) == 0
+    assert await looks_after(SECOND) == 1
+    assert await looks_after(CHECK_NS) == 2
+    assert await looks_after(CHECK_NS) == 3
+    watching.cancel()
