@@ -18,16 +18,28 @@ pytestmark = pytest.mark.root
 A, B, INTERNAL, SMALL = network(1), network(2), network(3, internal=True), network(4, mtu=1400)
 HOST_PORT = 9000
 
-TASKS = {
-    "a1aaaaaaaaaaaaaa": ("core-01", A.subnet[11]),
-    "a2aaaaaaaaaaaaaa": ("core-02", A.subnet[12]),
-    "b1aaaaaaaaaaaaaa": ("core-01", B.subnet[11]),
-    "abaaaaaaaaaaaaaa": ("core-02", A.subnet[13], B.subnet[13]),
-    "i1aaaaaaaaaaaaaa": ("core-01", INTERNAL.subnet[11]),
-    "i2aaaaaaaaaaaaaa": ("core-02", INTERNAL.subnet[12]),
-    "aiaaaaaaaaaaaaaa": ("core-01", INTERNAL.subnet[13], A.subnet[14]),
-    "s1aaaaaaaaaaaaaa": ("core-01", SMALL.subnet[11]),
-    "s2aaaaaaaaaaaaaa": ("core-02", SMALL.subnet[12]),
+TASKS: dict[str, tuple[str, tuple[IPv4Address, ...]]] = {
+    "a1aaaaaaaaaaaaaa": ("core-01", (A.subnet[11],)),
+    "a2aaaaaaaaaaaaaa": ("core-02", (A.subnet[12],)),
+    "b1aaaaaaaaaaaaaa": ("core-01", (B.subnet[11],)),
+    "abaaaaaaaaaaaaaa": (
+        "core-02",
+        (
+            A.subnet[13],
+            B.subnet[13],
+        ),
+    ),
+    "i1aaaaaaaaaaaaaa": ("core-01", (INTERNAL.subnet[11],)),
+    "i2aaaaaaaaaaaaaa": ("core-02", (INTERNAL.subnet[12],)),
+    "aiaaaaaaaaaaaaaa": (
+        "core-01",
+        (
+            INTERNAL.subnet[13],
+            A.subnet[14],
+        ),
+    ),
+    "s1aaaaaaaaaaaaaa": ("core-01", (SMALL.subnet[11],)),
+    "s2aaaaaaaaaaaaaa": ("core-02", (SMALL.subnet[12],)),
 }
 A1, A2, B1, AB, I1, I2, AI, S1, S2 = TASKS
 PROTOCOLS = ("tcp", "udp")
@@ -42,7 +54,7 @@ def site() -> Iterator[Site]:
             for name in ("core-01", "core-02"):
                 site.add_node(name)
             site.spread()
-            for task, (name, *addresses) in TASKS.items():
+            for task, (name, addresses) in TASKS.items():
                 site.start_task(name, task, *addresses)
             site.spread()
             for name in ("core-01", "core-02", "client"):
@@ -155,7 +167,7 @@ def test_of_its_node_a_task_reaches_only_the_dns_server_of_its_networks(site: Si
 
 def test_the_name_server_is_the_gateway_of_the_first_network(site: Site) -> None:
     def nameserver(task: str) -> IPv4Address | None:
-        again = site.attach(site.tasks[task].node, task, *TASKS[task][1:])  # type: ignore[arg-type]
+        again = site.attach(site.tasks[task].node, task, *TASKS[task][1])
         return again.nameserver
 
     assert nameserver(AB) == A.gateway
