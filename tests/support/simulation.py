@@ -184,9 +184,12 @@ class Simulation:
     def snapshot(self) -> Snapshot:
         by_service: dict[str, dict[str, Task]] = {}
         by_node: dict[str, dict[str, Task]] = {}
+        by_network: dict[str, dict[str, Task]] = {}
         for task in self.tasks.values():
             by_service.setdefault(task.service_id, {})[task.id] = task
             by_node.setdefault(task.node_id, {})[task.id] = task
+            for attachment in task.attachments:
+                by_network.setdefault(attachment.network_id, {})[task.id] = task
         return Snapshot(
             revision=self.revision,
             cluster=self.cluster,
@@ -199,6 +202,7 @@ class Simulation:
             statuses=dict(self.statuses),
             tasks_by_service=by_service,
             tasks_by_node=by_node,
+            tasks_by_network=by_network,
         )
 
     def decide(self, dirty: frozenset[str] | None = None) -> Decision:

@@ -1,22 +1,31 @@
-"""What every node is told: its tasks, and where everything is that its ingress needs to reach.
+"""What every node is told: its tasks, and where everything is that they and its ingress need to reach.
 
-Most of it is the same for all nodes (every published port answers on every node), so there are two parts:
-`shared_assignments` is computed once per snapshot, `own_assignments` per node. The keys are those of the dispatcher's
-stream: `network/<id>`, `endpoint/<network>/<address>`, `port/<protocol>/<port>`, `task/<id>`.
+Most of it is the same for many nodes, so it comes in parts that are computed once for all who get them:
+
+- `shared_assignments`, for every node: published ports answer on all of them;
+- `network_assignments`, for the nodes with tasks on the network: who is there, and what the names on it mean;
+- `peer_assignments`, for the nodes with tasks on encrypted networks;
+- `own_assignments`, for one node.
+
+The keys are those of the dispatcher's stream: `network/<id>`, `endpoint/<network>/<address>`,
+`service/<network>/<service>`, `peer/<node>`, `port/<protocol>/<port>`, `task/<id>`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from minimanager.decide.slots import is_released
+from minimanager.domain.names import container_name
 from minimanager.domain.objects import (
     Network,
     NetworkAttachment,
+    NetworkUse,
     NodeDescription,
     NodeState,
     PortConfig,
+    PortLocality,
     PortProtocol,
     PublishMode,
     Service,
@@ -63,6 +72,45 @@ class PortAssignment:
     service_id: str
     service_name: str
     backends: tuple[BackendAssignment, ...] = ()
+    host_ip: str = ""
+    locality: PortLocality = PortLocality.ANY
+    sticky: bool = False
+    proxy_protocol: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceBackendAssignment:
+    """A task of a service on one network, while it may get traffic. `slot` 0: of a global service."""
+
+    task_id: str
+    address: str
+    node_id: str
+    slot: int
+    container_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceAssignment:
+    """A service as the others on one network see it; `backends` in the order of their task ids.
+
+    `virtual_address` is empty where the name stands for the tasks themselves.
+    """
+
+    network_id: str
+    service_id: str
+    name: str
+    aliases: tuple[str, ...] = ()
+    virtual_address: str = ""
+    backends: tuple[ServiceBackendAssignment, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PeerAssignment:
+    """A node that takes part in encrypted networks, with its WireGuard public key in base64."""
+
+    node_id: str
+    vtep: str
+    public_key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +128,26 @@ class TaskAssignment:
     ports: tuple[PortConfig, ...] = ()
 
 
-Item = NetworkAssignment | EndpointAssignment | PortAssignment | TaskAssignment
+Item = (
+    NetworkAssignment
+    | EndpointAssignment
+    | PortAssignment
+    | TaskAssignment
+    | ServiceAssignment
+    | PeerAssignment
+)
 
 
 def assignments(snapshot: Snapshot, node_id: str) -> Mapping[str, Item]:
     """Everything that the node is to be told, by key."""
-    return {**shared_assignments(snapshot), **own_assignments(snapshot, node_id)}
+    items = {**shared_assignments(snapshot), **own_assignments(snapshot, node_id)}
+    networks = networks_of(snapshot, node_id)
+    for network_id in networks:
+        items.update(network_assignments(snapshot, network_id))
+    if any_encrypted(snapshot, networks):
+        items.update(peer_assignments(snapshot))
+        items.pop(peer_key(node_id), None)
+    return items
 
 
 def shared_assignments(snapshot: Snapshot) -> Mapping[str, Item]:
@@ -94,16 +156,68 @@ def shared_assignments(snapshot: Snapshot) -> Mapping[str, Item]:
     ingress = snapshot.ingress
     if ingress is None:
         return items
-    for endpoint in _endpoints(snapshot, ingress):
-        items[f"endpoint/{endpoint.network_id}/{endpoint.address}"] = endpoint
+    for endpoint in (*_node_endpoints(snapshot, ingress), *_task_endpoints(snapshot, ingress)):
+        items[_endpoint_key(endpoint)] = endpoint
     for service in snapshot.services.values():
         if not service.removing:
             items.update(_ports(snapshot, service, ingress))
     return items
 
 
+def network_assignments(snapshot: Snapshot, network_id: str) -> Mapping[str, Item]:
+    """What the nodes with tasks on a network of users are told alike; nothing of one that is gone."""
+    network = snapshot.networks.get(network_id)
+    if network is None:
+        return {}
+    items: dict[str, Item] = {f"network/{network_id}": NetworkAssignment(network, "")}
+    for endpoint in _task_endpoints(snapshot, network):
+        items[_endpoint_key(endpoint)] = endpoint
+    for service in _services_on(snapshot, network):
+        items[f"service/{network_id}/{service.service_id}"] = service
+    return items
+
+
+def peer_assignments(snapshot: Snapshot) -> Mapping[str, Item]:
+    """What the nodes with tasks on encrypted networks are told of each other; those without a key are not there."""
+    nodes = {
+        task.node_id
+        for network in snapshot.networks.values()
+        if network.spec.encrypted
+        for task in snapshot.of_network(network.id).values()
+        if task.node_id in snapshot.nodes and not snapshot.state(task).finished
+    }
+    items: dict[str, Item] = {}
+    for node_id in nodes:
+        status = snapshot.node_statuses.get(node_id)
+        if status is not None and status.address and status.encryption_key:
+            items[peer_key(node_id)] = PeerAssignment(node_id, status.address, status.encryption_key)
+    return items
+
+
+def networks_of(snapshot: Snapshot, node_id: str) -> frozenset[str]:
+    """The networks of users that tasks of the node are on: those that the node is told of."""
+    found = {
+        attachment.network_id
+        for task in snapshot.of_node(node_id).values()
+        if task.attachments and not snapshot.state(task).finished
+        for attachment in task.attachments
+    }
+    known = (snapshot.networks.get(network_id) for network_id in found)
+    return frozenset(network.id for network in known if network is not None and not network.spec.ingress)
+
+
+def any_encrypted(snapshot: Snapshot, network_ids: Iterable[str]) -> bool:
+    """Whether one of the networks is encrypted."""
+    return any(snapshot.networks[network_id].spec.encrypted for network_id in network_ids)
+
+
+def peer_key(node_id: str) -> str:
+    """The key of what the others are told of the node's encryption."""
+    return f"peer/{node_id}"
+
+
 def own_assignments(snapshot: Snapshot, node_id: str) -> Mapping[str, Item]:
-    """What only this node is told: its tasks that have not ended, and the networks with its own address on them."""
+    """What only this node is told: its tasks that have not ended, and the ingress network with its address on it."""
     items: dict[str, Item] = {}
     node = snapshot.nodes.get(node_id)
     if node is None:
@@ -141,17 +255,68 @@ def _task(task: Task, spec: TaskSpec) -> TaskAssignment:
     )
 
 
-def _endpoints(snapshot: Snapshot, network: Network) -> Iterator[EndpointAssignment]:
+def _node_endpoints(snapshot: Snapshot, network: Network) -> Iterator[EndpointAssignment]:
+    """The nodes' own addresses, which they have on the ingress network."""
     for node_id, node in snapshot.nodes.items():
-        status = snapshot.node_statuses.get(node_id)
-        if status is None or not status.address:
-            continue
-        if node.ingress_address:
-            yield EndpointAssignment(network.id, node.ingress_address, node_id, status.address)
-        for task in snapshot.of_node(node_id).values():
+        vtep = _vtep(snapshot, node_id)
+        if vtep and node.ingress_address:
+            yield EndpointAssignment(network.id, node.ingress_address, node_id, vtep)
+
+
+def _task_endpoints(snapshot: Snapshot, network: Network) -> Iterator[EndpointAssignment]:
+    for task in snapshot.of_network(network.id).values():
+        vtep = _vtep(snapshot, task.node_id)
+        if vtep and not snapshot.state(task).finished:
             address = address_on(task, network.id)
-            if address and not snapshot.state(task).finished:
-                yield EndpointAssignment(network.id, address, node_id, status.address, task.id)
+            yield EndpointAssignment(network.id, address, task.node_id, vtep, task.id)
+
+
+def _endpoint_key(endpoint: EndpointAssignment) -> str:
+    return f"endpoint/{endpoint.network_id}/{endpoint.address}"
+
+
+def _vtep(snapshot: Snapshot, node_id: str) -> str:
+    """Where the node takes overlay traffic; empty when there is no such node, or it never connected."""
+    status = snapshot.node_statuses.get(node_id)
+    return status.address if status is not None and node_id in snapshot.nodes else ""
+
+
+def _services_on(snapshot: Snapshot, network: Network) -> Iterator[ServiceAssignment]:
+    """The services that are to be on the network, and those that still have tasks there."""
+    tasks_of: dict[str, list[Task]] = {}
+    for task in snapshot.of_network(network.id).values():
+        if not snapshot.state(task).finished:
+            tasks_of.setdefault(task.service_id, []).append(task)
+    for service in snapshot.services.values():
+        tasks = tasks_of.get(service.id, [])
+        use = _use(service.spec.task, network.id) or (_use(tasks[0].spec, network.id) if tasks else None)
+        if use is not None and not service.removing:
+            yield _service_on(snapshot, service, use, tasks)
+
+
+def _service_on(
+    snapshot: Snapshot, service: Service, use: NetworkUse, tasks: Iterable[Task]
+) -> ServiceAssignment:
+    backends = [
+        ServiceBackendAssignment(
+            task.id, address_on(task, use.network), task.node_id, task.slot, container_name(task)
+        )
+        for task in tasks
+        if _serves(snapshot, task)
+    ]
+    virtual = (each.address for each in service.virtual_addresses if each.network_id == use.network)
+    return ServiceAssignment(
+        network_id=use.network,
+        service_id=service.id,
+        name=service.spec.name,
+        aliases=use.aliases,
+        virtual_address=next(virtual, ""),
+        backends=tuple(sorted(backends, key=lambda backend: backend.task_id)),
+    )
+
+
+def _use(spec: TaskSpec, network_id: str) -> NetworkUse | None:
+    return next((use for use in spec.networks if use.network == network_id), None)
 
 
 def _ports(snapshot: Snapshot, service: Service, ingress: Network) -> Iterator[tuple[str, PortAssignment]]:
@@ -169,6 +334,10 @@ def _ports(snapshot: Snapshot, service: Service, ingress: Network) -> Iterator[t
             service_id=service.id,
             service_name=service.spec.name,
             backends=backends,
+            host_ip=port.host_ip,
+            locality=port.locality,
+            sticky=port.sticky,
+            proxy_protocol=port.proxy_protocol,
         )
         yield f"port/{port.protocol.name.lower()}/{port.published_port}", item
 

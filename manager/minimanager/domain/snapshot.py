@@ -23,10 +23,10 @@ _NO_TASKS: Mapping[str, Task] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The objects at one revision, by id, with the two indexes that the decisions need.
+    """The objects at one revision, by id, with the indexes that the decisions need.
 
     `statuses`, `node_statuses` and `rollouts` are keyed by the id of what they speak of. `tasks_by_node` has the tasks
-    that no node has yet under the empty id.
+    that no node has yet under the empty id; `tasks_by_network` has a task under each network that it has an address on.
     """
 
     revision: int = 0
@@ -40,6 +40,7 @@ class Snapshot:
     statuses: Mapping[str, TaskStatus] = field(default_factory=dict)
     tasks_by_service: Mapping[str, Mapping[str, Task]] = field(default_factory=dict)
     tasks_by_node: Mapping[str, Mapping[str, Task]] = field(default_factory=dict)
+    tasks_by_network: Mapping[str, Mapping[str, Task]] = field(default_factory=dict)
 
     def of_service(self, service_id: str) -> Mapping[str, Task]:
         """The service's tasks by id, finished ones included."""
@@ -48,6 +49,10 @@ class Snapshot:
     def of_node(self, node_id: str) -> Mapping[str, Task]:
         """The tasks assigned to the node by id, finished ones included."""
         return self.tasks_by_node.get(node_id, _NO_TASKS)
+
+    def of_network(self, network_id: str) -> Mapping[str, Task]:
+        """The tasks that have an address on the network by id, finished ones that still hold theirs included."""
+        return self.tasks_by_network.get(network_id, _NO_TASKS)
 
     @property
     def unassigned(self) -> Mapping[str, Task]:

@@ -1,4 +1,4 @@
-"""The cache's dictionaries: one per kind and the two indexes of tasks, copied on the first write after a snapshot."""
+"""The cache's dictionaries: one per kind and the indexes of tasks, copied on the first write after a snapshot."""
 
 from __future__ import annotations
 
@@ -78,6 +78,7 @@ class Tables:
         self._tables = {kind: _Shared() for kind in _FIELDS}
         self._by_service = _Index()
         self._by_node = _Index()
+        self._by_network = _Index()
         self._snapshot: Snapshot | None = None
 
     def snapshot(self, revision: int) -> Snapshot:
@@ -92,6 +93,7 @@ class Tables:
                 cluster=self._cluster,
                 tasks_by_service=self._by_service.hold(),
                 tasks_by_node=self._by_node.hold(),
+                tasks_by_network=self._by_network.hold(),
                 **fields,
             )
         return self._snapshot
@@ -134,3 +136,12 @@ class Tables:
             (self._by_node, old.node_id if old else None, new.node_id if new else None),
         ):
             index.move(task_id, before, after, new)
+        left, present = _networks(old), _networks(new)
+        for network_id in left - present:
+            self._by_network.move(task_id, network_id, None, None)
+        for network_id in present:
+            self._by_network.move(task_id, None, network_id, new)
+
+
+def _networks(task: Task | None) -> set[str]:
+    return {each.network_id for each in task.attachments} if task else set()

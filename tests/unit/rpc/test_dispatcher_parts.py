@@ -18,7 +18,8 @@ from minimanager.domain.objects import (
     TaskStatus,
 )
 from minimanager.rpc.core import Core
-from minimanager.rpc.dispatcher.feed import LOG_LENGTH, Feed
+from minimanager.rpc.dispatcher.feed import Feed
+from minimanager.rpc.dispatcher.groups import LOG_LENGTH
 from minimanager.rpc.dispatcher.node_record import Arrival, NodeRecords
 from minimanager.rpc.dispatcher.presence import RECONNECT_GRACE_NS, Presence
 from minimanager.rpc.dispatcher.reports import Reports

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-_RANK = {"network": 0, "endpoint": 1, "port": 2, "task": 3}
+_RANK = {"network": 0, "peer": 1, "endpoint": 2, "service": 3, "port": 4, "task": 5}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,15 @@ class Delta(Generic[T]):
         removals = (self.removals | later.removals) - later.upserts.keys()
         return Delta(upserts, removals)
 
+    def without(self, key: str) -> Delta[T]:
+        """This change without what it does to one item."""
+        if key not in self.upserts and key not in self.removals:
+            return self
+        upserts = {other: item for other, item in self.upserts.items() if other != key}
+        return Delta(upserts, self.removals - {key})
+
     def ordered_upserts(self) -> list[tuple[str, T]]:
-        """Networks, endpoints and ports first, then tasks; each kind in key order."""
+        """Networks first, then who is on them and what leads there, then tasks; each kind in key order."""
         return sorted(self.upserts.items(), key=lambda pair: _position(pair[0]))
 
     def ordered_removals(self) -> list[str]:

@@ -1,27 +1,30 @@
 """The newest assignments for every connected node.
 
-Most of what a node is told is the same for all: endpoints and published ports. That part is computed once per
-snapshot, as a difference to the one before, and kept in a short log; a session that was sending meanwhile takes the
-log's tail as one change. What is the node's own is computed only for nodes that a change touched.
+Most of what a node is told others are told as well: it comes from the groups that the node is in (`groups.py`). What is
+the node's own, and which groups it is in, is computed only for nodes that a change touched; and a change of a group
+wakes its members only.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import islice
 
-from minimanager.decide.assignments import Item, own_assignments, shared_assignments
-from minimanager.domain.objects import Task, TaskStatus
+from minimanager.decide.assignments import Item, own_assignments, peer_key
+from minimanager.domain.objects import Network, Task, TaskStatus
 from minimanager.domain.snapshot import Snapshot
-from minimanager.rpc.dispatcher.delta import Delta, difference, merged
+from minimanager.rpc.dispatcher.delta import Delta, difference
+from minimanager.rpc.dispatcher.groups import (
+    NOTHING_YET,
+    Group,
+    all_groups,
+    groups_of,
+    items_of,
+    touched_groups,
+)
 from minimanager.store.cache import Cache, Change, ChangeSet
 from minimanager.store.keys import Kind
-
-LOG_LENGTH = 128
-"""Shared changes that are kept; a session further behind compares whole sets instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +45,18 @@ class Subscription:
         self._wake = asyncio.Event()
         self._touched = True
         self._started = False
-        self._sequence = 0
-        self._shared: Mapping[str, Item] = {}
         self._own: Mapping[str, Item] = {}
+        self._held: dict[str, tuple[int, Mapping[str, Item]]] = {}
+        """What the node has been told of each of its groups, and when."""
 
     def wake(self, *, touched: bool) -> None:
         """Something changed; `touched`: something of this node's own."""
         self._touched = self._touched or touched
         self._wake.set()
+
+    def holds(self, group: str) -> bool:
+        """Whether the node was last told of the group."""
+        return group in self._held
 
     async def next(self) -> Update:
         """Wait for the next change that this node must hear of. The first is the complete set, at once."""
@@ -61,18 +68,32 @@ class Subscription:
 
     def _take(self) -> Update | None:
         self._wake.clear()
-        feed = self._feed
-        delta = feed.since(self._sequence, self._shared)
-        self._sequence, self._shared = feed.sequence, feed.shared
+        snapshot = self._feed.snapshot
+        delta: Delta[Item] = Delta({})
         if self._touched:
             self._touched = False
-            own = own_assignments(feed.snapshot, self.node_id)
-            delta = delta.then(difference(self._own, own))
+            own = own_assignments(snapshot, self.node_id)
+            delta = difference(self._own, own).then(self._move(groups_of(snapshot, self.node_id)))
             self._own = own
+        for name, (sequence, items) in self._held.items():
+            group = self._feed.group(name)
+            delta = delta.then(group.since(sequence, items))
+            self._held[name] = (group.sequence, group.items)
+        delta = delta.without(peer_key(self.node_id))
         if not self._started:
             self._started = True
-            return Update(feed.snapshot.revision, delta, complete=True)
-        return Update(feed.snapshot.revision, delta) if delta else None
+            return Update(snapshot.revision, delta, complete=True)
+        return Update(snapshot.revision, delta) if delta else None
+
+    def _move(self, groups: frozenset[str]) -> Delta[Item]:
+        """Leave the groups that the node is in no more; what is to be told of new ones comes from their whole sets."""
+        removed: set[str] = set()
+        for name in self._held.keys() - groups:
+            _, items = self._held.pop(name)
+            removed.update(items)
+        for name in groups - self._held.keys():
+            self._held[name] = (NOTHING_YET, {})
+        return Delta({}, frozenset(removed))
 
 
 class Feed:
@@ -86,10 +107,9 @@ class Feed:
         self._removed = removed
         self._changes = cache.subscribe()
         self._sessions: set[Subscription] = set()
-        self._log: deque[Delta[Item]] = deque(maxlen=LOG_LENGTH)
+        self._groups: dict[str, Group] = {}
+        self._begun = False
         self.snapshot = Snapshot()
-        self.shared: Mapping[str, Item] = {}
-        self.sequence = 0
 
     async def run(self) -> None:
         """Follow the cache for as long as the manager lives."""
@@ -99,9 +119,7 @@ class Feed:
     def subscribe(self, node_id: str) -> Subscription:
         """A place in the feed that begins with the complete set of what the cache has now."""
         pending = self._changes.poll()
-        if pending is not None:
-            self._follow(pending)
-        self._advance()
+        self._follow(pending or ChangeSet(self._changes.revision, ()))
         subscription = Subscription(self, node_id)
         self._sessions.add(subscription)
         return subscription
@@ -109,16 +127,15 @@ class Feed:
     def unsubscribe(self, subscription: Subscription) -> None:
         self._sessions.discard(subscription)
 
-    def since(self, sequence: int, held: Mapping[str, Item]) -> Delta[Item]:
-        """What turns the shared part `held`, which is as of `sequence`, into the newest."""
-        behind = self.sequence - sequence
-        if behind > len(self._log):
-            return difference(held, self.shared)
-        return merged(islice(self._log, len(self._log) - behind, None))
+    def group(self, name: str) -> Group:
+        """The group as of `snapshot`; an empty one when there is no such network any more."""
+        return self._groups.get(name) or Group()
 
     def _follow(self, change_set: ChangeSet) -> None:
-        self._advance()
-        nodes = touched_nodes(change_set.changes)
+        """Take in what changed; the cache has nothing newer, for nothing else runs in between."""
+        self.snapshot = self._cache.snapshot()
+        self._advance(change_set.changes)
+        nodes = touched_nodes(self.snapshot, change_set.changes)
         for subscription in self._sessions:
             if nodes is None or subscription.node_id in nodes:
                 subscription.wake(touched=True)
@@ -126,28 +143,29 @@ class Feed:
             if change.kind is Kind.NODE and change.new is None:
                 self._removed(change.id)
 
-    def _advance(self) -> None:
-        snapshot = self._cache.snapshot()
-        if snapshot is self.snapshot:
-            return
-        shared = shared_assignments(snapshot)
-        delta = difference(self.shared, shared)
-        self.snapshot = snapshot
-        if not delta:
-            return
-        self.shared = shared
-        self.sequence += 1
-        self._log.append(delta)
-        for subscription in self._sessions:
-            subscription.wake(touched=False)
+    def _advance(self, changes: tuple[Change, ...]) -> None:
+        snapshot = self.snapshot
+        names = touched_groups(snapshot, changes) if self._begun else all_groups(snapshot)
+        self._begun = True
+        gone = names - all_groups(snapshot)
+        for name in names:
+            group = self._groups.setdefault(name, Group())
+            if group.become(items_of(snapshot, name)):
+                for subscription in self._sessions:
+                    if subscription.holds(name):
+                        subscription.wake(touched=False)
+            if name in gone:
+                del self._groups[name]
 
 
-def touched_nodes(changes: Iterable[Change]) -> set[str] | None:
-    """The nodes whose own assignments the changes may alter; None: all."""
+def touched_nodes(snapshot: Snapshot, changes: Iterable[Change]) -> set[str] | None:
+    """The nodes whose own assignments or groups the changes, which `snapshot` has, may alter; None: all."""
     nodes: set[str] = set()
     for change in changes:
-        if change.kind is Kind.NETWORK:
+        if any(isinstance(side, Network) and side.spec.ingress for side in (change.old, change.new)):
             return None
+        if change.kind is Kind.NETWORK:
+            nodes.update(task.node_id for task in snapshot.of_network(change.id).values())
         if change.kind is Kind.NODE:
             nodes.add(change.id)
         nodes.update(

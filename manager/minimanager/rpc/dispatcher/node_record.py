@@ -21,6 +21,8 @@ class Arrival:
     address: str
     """Where other nodes send overlay traffic."""
     manager_address: str = ""
+    encryption_key: str = ""
+    """Its WireGuard public key, in base64; empty: it has none."""
 
 
 class NodeRecords:
@@ -44,6 +46,7 @@ class NodeRecords:
                 address=arrival.address,
                 session_manager=self._core.node_id,
                 manager_address=arrival.manager_address,
+                encryption_key=arrival.encryption_key,
             )
             return self._entered(status, wanted)
 

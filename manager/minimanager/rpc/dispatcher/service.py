@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 import ipaddress
 import logging
 from collections.abc import AsyncIterator
@@ -38,6 +40,9 @@ Messages = AsyncIterator[dispatcher_pb2.WorkerMessage]
 
 HELLO_TIMEOUT = 10.0
 """Seconds that a new stream has to say Hello."""
+
+ENCRYPTION_KEY_BYTES = 32
+"""Of a WireGuard public key (Curve25519)."""
 
 LOST = "the node's connection was lost"
 
@@ -125,7 +130,21 @@ def _arrival(hello: dispatcher_pb2.Hello, node: Node, peer: str) -> Arrival:
         description=from_proto(hello.description),
         address=_address(hello.data_path_address, peer),
         manager_address=hello.manager_address if node.spec.role is NodeRole.MANAGER else "",
+        encryption_key=_encryption_key(hello.encryption_key),
     )
+
+
+def _encryption_key(text: str) -> str:
+    """The node's key as it is given, if it is one: the others would set it in their kernels."""
+    try:
+        length = len(base64.b64decode(text, validate=True))
+    except (binascii.Error, ValueError):
+        length = -1
+    if text and length != ENCRYPTION_KEY_BYTES:
+        raise InvalidArgumentError(
+            f"encryption_key: must be a WireGuard public key, {ENCRYPTION_KEY_BYTES} bytes in base64, got {text!r}"
+        )
+    return text
 
 
 def _address(given: str, peer: str) -> str:

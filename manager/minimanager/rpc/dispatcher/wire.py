@@ -9,7 +9,9 @@ from minimanager.decide.assignments import (
     EndpointAssignment,
     Item,
     NetworkAssignment,
+    PeerAssignment,
     PortAssignment,
+    ServiceAssignment,
     TaskAssignment,
 )
 from minimanager.rpc.dispatcher.feed import Update
@@ -41,6 +43,10 @@ def _item(item: Item) -> dispatcher_pb2.Assignment:
             return dispatcher_pb2.Assignment(port=_port(item))
         case TaskAssignment():
             return dispatcher_pb2.Assignment(task=_task(item))
+        case ServiceAssignment():
+            return dispatcher_pb2.Assignment(service=_service(item))
+        case PeerAssignment():
+            return dispatcher_pb2.Assignment(peer=_peer(item))
 
 
 def _network(item: NetworkAssignment) -> dispatcher_pb2.AssignedNetwork:
@@ -54,6 +60,8 @@ def _network(item: NetworkAssignment) -> dispatcher_pb2.AssignedNetwork:
         mtu=network.spec.mtu,
         ingress=network.spec.ingress,
         node_address=item.node_address,
+        internal=network.spec.internal,
+        encrypted=network.spec.encrypted,
     )
 
 
@@ -78,7 +86,35 @@ def _port(item: PortAssignment) -> dispatcher_pb2.PublishedPort:
             dispatcher_pb2.Backend(task_id=b.task_id, address=b.address, node_id=b.node_id)
             for b in item.backends
         ],
+        host_ip=item.host_ip,
+        locality=objects_pb2.PortLocality.ValueType(item.locality),
+        sticky=item.sticky,
+        proxy_protocol=item.proxy_protocol,
     )
+
+
+def _service(item: ServiceAssignment) -> dispatcher_pb2.NetworkService:
+    return dispatcher_pb2.NetworkService(
+        network_id=item.network_id,
+        service_id=item.service_id,
+        name=item.name,
+        aliases=item.aliases,
+        virtual_address=item.virtual_address,
+        backends=[
+            dispatcher_pb2.ServiceBackend(
+                task_id=b.task_id,
+                address=b.address,
+                node_id=b.node_id,
+                slot=b.slot,
+                container_name=b.container_name,
+            )
+            for b in item.backends
+        ],
+    )
+
+
+def _peer(item: PeerAssignment) -> dispatcher_pb2.EncryptionPeer:
+    return dispatcher_pb2.EncryptionPeer(node_id=item.node_id, vtep=item.vtep, public_key=item.public_key)
 
 
 def _task(item: TaskAssignment) -> dispatcher_pb2.AssignedTask:
