@@ -42,7 +42,7 @@ MESSAGES: dict[str, str] = {
     "Task": "1 id string;2 meta Meta;3 service_id string;4 service_name string;5 slot uint64;6 node_id string;7 spec TaskSpec;8 spec_version int64;9 desired_state @TaskState;10 state @TaskState;11 state_since_ns int64;12 message string;13 error string;14 attachments *NetworkAttachment;15 ports *PortConfig;16 not_before_ns int64;50 bound_node_id string;51 failures uint32;52 held bool",
     "TaskStatus": "1 id string;2 meta Meta;3 state @TaskState;4 state_since_ns int64;5 message string;6 error string;7 container_id string;8 pid int32;9 exit_code int32;10 oom_killed bool;11 host_ports *PortConfig;12 node_id string;70 unhealthy bool;60 running_since_ns int64",
     "NetworkSpec": "1 name string;2 labels string>string;3 driver string;4 ingress bool;5 mtu uint32;6 attachable bool;7 internal bool;8 encrypted bool;9 subnet string;10 gateway string;11 ip_range string;12 options string>string",
-    "Network": "1 id string;2 meta Meta;3 spec NetworkSpec;4 subnet string;5 gateway string;6 vni uint32",
+    "Network": "1 id string;2 meta Meta;3 spec NetworkSpec;4 subnet string;5 gateway string;6 vni uint32;7 removing bool",
     "Filter": "1 key string;2 values *string",
     "Created": "1 id string;2 revision int64;3 warnings *string",
     "Changed": "1 revision int64;2 warnings *string",

@@ -1,21 +1,22 @@
-"""Addresses: every task of a service with ingress ports gets one on the ingress network, and gives it back at its end.
+"""Addresses: every task gets one on each of its networks, and gives them back at its end.
 
-An address that is given back in this pass is not given out in the same pass: the store claims each as a key of its
-own, and the next pass finds it free.
+Its networks are those of its specification, and the ingress network when it publishes ports there. A task gets all its
+addresses or none. One that is given back in this pass is not given out in the same pass: the store claims each as a key
+of its own, and the next pass finds it free.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network
 
-from minicommon.errors import ResourceExhaustedError
+from minicommon.errors import MiniError, NotFoundError, ResourceExhaustedError
 
 from minimanager.decide.overlay import Overlay
-from minimanager.decide.slots import age, is_active, wants_ingress
+from minimanager.decide.slots import is_active, wants_ingress
 from minimanager.domain.addresses import AddressPool
-from minimanager.domain.objects import Network, NetworkAttachment, Task, TaskState
+from minimanager.domain.leases import present_network, task_pool
+from minimanager.domain.objects import NetworkAttachment, Task, TaskState
 from minimanager.domain.snapshot import Snapshot
 
 PENDING_MESSAGE = "pending task scheduling"
@@ -29,29 +30,60 @@ NO_INGRESS = "the cluster has no ingress network to publish ports on"
 
 def allocate(overlay: Overlay, service_ids: Sequence[str]) -> None:
     """Take back the addresses of ended tasks and give new tasks theirs; the latter become PENDING."""
-    pool: AddressPool | None = None
+    pools = _Pools(overlay.snapshot)
     for service_id in service_ids:
         for task in overlay.of_service(service_id):
             if task.attachments and overlay.finished(task):
                 overlay.put(replace(task, attachments=()))
             elif task.state is TaskState.NEW and is_active(task):
-                ingress = overlay.snapshot.ingress
-                if ingress is not None and pool is None and wants_ingress(task.ports):
-                    pool = _pool(overlay.snapshot, ingress)
-                _admit(overlay, task, ingress, pool)
+                _admit(overlay, task, pools)
 
 
-def _admit(overlay: Overlay, task: Task, ingress: Network | None, pool: AddressPool | None) -> None:
-    attachments: tuple[NetworkAttachment, ...] = ()
+class _Pools:
+    """The addresses of each network that a task of the pass needs, looked up once."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._pools: dict[str, AddressPool] = {}
+        self._full: dict[str, MiniError] = {}
+        """The networks that have no address, each with the reason."""
+
+    def take(self, network_ids: Sequence[str]) -> tuple[NetworkAttachment, ...]:
+        """An address on each network. Raises NotFoundError and ResourceExhaustedError, having taken none."""
+        for network_id in network_ids:
+            self._ensure_free(network_id)
+        return tuple(
+            NetworkAttachment(network_id, str(self._pools[network_id].take())) for network_id in network_ids
+        )
+
+    def _ensure_free(self, network_id: str) -> None:
+        if network_id in self._full:
+            raise self._full[network_id]
+        try:
+            if network_id not in self._pools:
+                self._pools[network_id] = task_pool(
+                    self._snapshot, present_network(self._snapshot, network_id)
+                )
+            self._pools[network_id].ensure_free()
+        except (NotFoundError, ResourceExhaustedError) as error:
+            network = self._snapshot.networks.get(network_id)
+            name = f"network {network.spec.name}: " if network is not None else ""
+            self._full[network_id] = ResourceExhaustedError(f"{name}{error.message}")
+            raise self._full[network_id] from error
+
+
+def _admit(overlay: Overlay, task: Task, pools: _Pools) -> None:
+    networks = [use.network for use in task.spec.networks]
     if wants_ingress(task.ports):
-        if ingress is None or pool is None:
+        if (ingress := overlay.snapshot.ingress) is None:
             overlay.put(replace(task, error=NO_INGRESS))
             return
-        try:
-            attachments = (NetworkAttachment(ingress.id, str(pool.take())),)
-        except ResourceExhaustedError as error:
-            overlay.put(replace(task, error=f"network {ingress.spec.name}: {error}"))
-            return
+        networks.insert(0, ingress.id)
+    try:
+        attachments = pools.take(networks)
+    except ResourceExhaustedError as error:
+        overlay.put(replace(task, error=error.message))
+        return
     overlay.put(
         replace(
             task,
@@ -62,22 +94,3 @@ def _admit(overlay: Overlay, task: Task, ingress: Network | None, pool: AddressP
             attachments=attachments,
         )
     )
-
-
-def _pool(snapshot: Snapshot, ingress: Network) -> AddressPool:
-    """The ingress network's addresses, continued after the one that was given out last."""
-    newest: tuple[tuple[int, str], str] = ((-1, ""), "")
-    used: set[IPv4Address] = {IPv4Address(ingress.gateway)} if ingress.gateway else set()
-    used.update(IPv4Address(node.ingress_address) for node in snapshot.nodes.values() if node.ingress_address)
-    for task, address in _claims(snapshot, ingress.id):
-        used.add(IPv4Address(address))
-        newest = max(newest, (age(task), address))
-    after = IPv4Address(newest[1]) if newest[1] else None
-    return AddressPool(IPv4Network(ingress.subnet), used, after=after)
-
-
-def _claims(snapshot: Snapshot, network_id: str) -> Iterator[tuple[Task, str]]:
-    for task in snapshot.tasks.values():
-        for attachment in task.attachments:
-            if attachment.network_id == network_id:
-                yield task, attachment.address

@@ -1,6 +1,7 @@
 """Subnets cut from pools, addresses taken from subnets, and the numbers that go with them.
 
-The network address, the broadcast address and the gateway (the first host address) of a subnet are never given out.
+The network address, the broadcast address and the gateway (by default the first host address) of a subnet are never
+given out.
 Addresses are taken in a circle, so that one that was just given back is the last to be used again: caches of it,
 anywhere, have then had the longest time to expire.
 """
@@ -23,29 +24,61 @@ MIN_SUBNET_SIZE, MAX_SUBNET_SIZE = 8, 29
 
 
 class AddressPool:
-    """The addresses of one subnet. `used` are taken already; the search begins behind `after`."""
+    """The addresses of one subnet, or of the part `within` it.
+
+    `used` are taken already, and so is the gateway, by default the first host address. The search begins behind `after`
+    and goes up, or `down`.
+    """
 
     def __init__(
-        self, subnet: IPv4Network, used: Iterable[IPv4Address], *, after: IPv4Address | None = None
+        self,
+        subnet: IPv4Network,
+        used: Iterable[IPv4Address],
+        *,
+        after: IPv4Address | None = None,
+        within: IPv4Network | None = None,
+        router: IPv4Address | None = None,
+        down: bool = False,
     ) -> None:
-        self._subnet = subnet
-        self._first = int(subnet.network_address) + 2
-        self._last = int(subnet.broadcast_address) - 1
-        self._used = {int(address) for address in used}
-        following = int(after) + 1 if after is not None else self._first
-        self._next = following if self._first <= following <= self._last else self._first
+        self._part = within or subnet
+        lowest, highest = int(subnet.network_address) + 1, int(subnet.broadcast_address) - 1
+        self._first = max(lowest, int(self._part.network_address))
+        self._last = min(highest, int(self._part.broadcast_address))
+        own = int(router or gateway(subnet))
+        self._size = max(0, self._last - self._first + 1 - self._has(own))
+        self._used = {int(address) for address in used} - {own}
+        self._free = self._size - sum(self._has(number) for number in self._used)
+        self._used.add(own)
+        self._step = -1 if down else 1
+        start = self._last if down else self._first
+        following = int(after) + self._step if after is not None else start
+        self._next = following if self._has(following) else start
+
+    def ensure_free(self) -> None:
+        """Raises ResourceExhaustedError when `take` would."""
+        if self._free <= 0:
+            raise ResourceExhaustedError(f"no free address in {self._part}: all {self._size} are in use")
 
     def take(self) -> IPv4Address:
         """The next free address. Raises ResourceExhaustedError."""
-        size = self._last - self._first + 1
-        begin = self._next - self._first
-        for step in range(size):
-            candidate = self._first + (begin + step) % size
-            if candidate not in self._used:
-                self._used.add(candidate)
-                self._next = candidate + 1
-                return IPv4Address(candidate)
-        raise ResourceExhaustedError(f"no free address in {self._subnet}: all {max(size, 0)} are in use")
+        self.ensure_free()
+        while self._next in self._used:
+            self._advance()
+        taken = self._next
+        self._used.add(taken)
+        self._free -= 1
+        self._advance()
+        return IPv4Address(taken)
+
+    def _has(self, number: int) -> bool:
+        return self._first <= number <= self._last
+
+    def _advance(self) -> None:
+        following = self._next + self._step
+        if self._has(following):
+            self._next = following
+        else:
+            self._next = self._first if self._step > 0 else self._last
 
 
 def gateway(subnet: IPv4Network) -> IPv4Address:

@@ -601,6 +601,8 @@ class Network:
     subnet: str = ""
     gateway: str = ""
     vni: int = 0
+    removing: bool = False
+    """No task may join it; it goes with the last address on it."""
 
 
 Object = Cluster | Node | NodeStatus | Service | Rollout | Task | TaskStatus | Network

@@ -23,6 +23,7 @@ from minimanager.ca.sealer import ClusterSealer
 from minimanager.ca.tokens import role_of
 from minimanager.codec import decode
 from minimanager.domain.addresses import AddressPool
+from minimanager.domain.leases import used_addresses
 from minimanager.domain.objects import Availability, Cluster, Meta, Network, Node, NodeRole, NodeSpec
 from minimanager.domain.snapshot import Snapshot
 from minimanager.rpc.core import Core
@@ -167,11 +168,5 @@ def _free_address(snapshot: Snapshot) -> tuple[str, Network]:
     network = snapshot.ingress
     if network is None:
         raise FailedPreconditionError("the cluster has no ingress network")
-    used = {IPv4Address(node.ingress_address) for node in snapshot.nodes.values() if node.ingress_address}
-    used |= {
-        IPv4Address(attachment.address)
-        for task in snapshot.tasks.values()
-        for attachment in task.attachments
-        if attachment.network_id == network.id
-    }
+    used = (IPv4Address(address) for address in used_addresses(snapshot, network))
     return str(AddressPool(IPv4Network(network.subnet), used).take()), network

@@ -1964,11 +1964,14 @@ class Network(_message.Message):
     SUBNET_FIELD_NUMBER: _builtins.int
     GATEWAY_FIELD_NUMBER: _builtins.int
     VNI_FIELD_NUMBER: _builtins.int
+    REMOVING_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     subnet: _builtins.str
     """CIDR"""
     gateway: _builtins.str
     vni: _builtins.int
+    removing: _builtins.bool
+    """no task may join it; it goes with the last address on it"""
     @_builtins.property
     def meta(self) -> Global___Meta: ...
     @_builtins.property
@@ -1982,10 +1985,11 @@ class Network(_message.Message):
         subnet: _builtins.str = ...,
         gateway: _builtins.str = ...,
         vni: _builtins.int = ...,
+        removing: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["meta", b"meta", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gateway", b"gateway", "id", b"id", "meta", b"meta", "spec", b"spec", "subnet", b"subnet", "vni", b"vni"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gateway", b"gateway", "id", b"id", "meta", b"meta", "removing", b"removing", "spec", b"spec", "subnet", b"subnet", "vni", b"vni"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -111,7 +111,9 @@ def test_a_task_that_is_to_stop_is_no_backend_any_more_but_has_its_endpoint(sim:
         task.id for task in sim.running("db")
     ]
     items = network_assignments(sim.snapshot(), BACKEND.id)
-    assert any(isinstance(item, EndpointAssignment) and item.task_id == stopping.id for item in items.values())
+    assert any(
+        isinstance(item, EndpointAssignment) and item.task_id == stopping.id for item in items.values()
+    )
 
 
 def test_a_service_without_tasks_is_there_with_its_address(sim: Simulation) -> None:
@@ -158,7 +160,11 @@ def test_nodes_on_encrypted_networks_know_each_other(sim: Simulation) -> None:
         node_id: {key for key in assignments(sim.snapshot(), node_id) if key.startswith("peer/")}
         for node_id in sim.nodes
     }
-    assert told == {"node-1": {"peer/node-2"}, "node-2": {"peer/node-1"}, "node-3": {"peer/node-1", "peer/node-2"}}
+    assert told == {
+        "node-1": {"peer/node-2"},
+        "node-2": {"peer/node-1"},
+        "node-3": {"peer/node-1", "peer/node-2"},
+    }
 
 
 def test_a_published_port_has_its_options(sim: Simulation) -> None:
