@@ -35,10 +35,6 @@ BACKEND = Network(
 SECURE = replace(BACKEND, id="secure-id", spec=NetworkSpec(name="secure", encrypted=True), vni=4098)
 
 
-def on_backend(*aliases: str) -> NetworkUse:
-    return NetworkUse(BACKEND.id, aliases)
-
-
 def attached(sim: Simulation, name: str = "db", *, network: Network = BACKEND, **changes: object) -> None:
     """A service of one task on the network."""
     task = replace(task_spec(), networks=(NetworkUse(network.id, ("store",)),))
