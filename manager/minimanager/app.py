@@ -36,6 +36,7 @@ from minimanager.bootstrap import bootstrap
 from minimanager.ca.sealer import ClusterSealer
 from minimanager.control.leader import Election
 from minimanager.control.loop import Decide, ReconcileLoop
+from minimanager.control.sweeper import Sweeper
 from minimanager.decide.reconcile import affected, reconcile
 from minimanager.rpc.clusters import ClustersServicer
 from minimanager.rpc.core import Core
@@ -48,7 +49,7 @@ from minimanager.rpc.networks import NetworksServicer
 from minimanager.rpc.nodes import NodesServicer
 from minimanager.rpc.services import ServicesServicer
 from minimanager.rpc.tasks import TasksServicer
-from minimanager.store.api import Store, StoreStatus
+from minimanager.store.api import Compare, Store, StoreStatus
 from minimanager.store.cache import Cache
 from minimanager.store.envelope import Envelope
 from minimanager.store.etcd.client import EtcdStore
@@ -175,8 +176,11 @@ class Manager:
         self._add_services(self._dispatcher)
         await self._listen()
         loop = ReconcileLoop(core.cache, core.writer, Decide(reconcile, affected, new_id, parts.clock))
+        sweeper = Sweeper(core.store, core.cache, core.writer, parts.clock)
         election = Election(core.store, core.keys, core.node_id, clock=parts.clock)
-        self._election = group.start_eternal("election", election.run(loop.run))
+        self._election = group.start_eternal(
+            "election", election.run(lambda fence: _lead(loop, sweeper, fence))
+        )
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
         self.serving.set()
         logger.info("Manager started.", extra=fields(node_id=core.node_id, control_port=self.control_port))
@@ -224,3 +228,10 @@ class Manager:
             f"{settings.advertise_host}:{self.control_port}",
             *manager_addresses(self.core.cache.snapshot()),
         ]
+
+
+async def _lead(loop: ReconcileLoop, sweeper: Sweeper, fence: Compare) -> None:
+    """What the leader does, until it leads no more."""
+    async with Supervisor() as group:
+        group.start_eternal("reconcile", loop.run(fence))
+        group.start_eternal("sweep", sweeper.run(fence))

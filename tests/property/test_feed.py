@@ -1,4 +1,4 @@
-"""The dispatcher's feed: whatever happens and whenever a node listens, what it was told adds up to what it should be."""
+"""The dispatcher's feed: whenever a node listens, what it was told adds up to what it should be told."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ MINUTE = 60 * SECOND
 SERVICE_ID = "web0" + "1" * 21
 NODE_ID = "n" * 25
 OTHER_NODE_ID = "m" * 25
+NETWORK_ID = "backend0" + "3" * 17
 
 
 def service(name: str = "web", *, replicas: int = 2, running: int = 2) -> control.ServiceView:
@@ -200,4 +201,53 @@ def local_info() -> node_pb2.LocalInfo:
             node_pb2.ChildProcess(name="mini-ingress", message="exited with code 1"),
         ],
         connected=True,
+    )
+
+
+def backend() -> objects.Network:
+    return objects.Network(
+        id=NETWORK_ID,
+        meta=objects.Meta(version=30, created_at_ns=NOW_NS - 60 * SECOND, updated_at_ns=NOW_NS - 60 * SECOND),
+        spec=objects.NetworkSpec(
+            name="backend",
+            driver="overlay",
+            mtu=1370,
+            attachable=True,
+            internal=True,
+            encrypted=True,
+            ip_range="10.0.1.128/25",
+            options={"encrypted": ""},
+            labels={"tier": "back"},
+        ),
+        subnet="10.0.1.0/24",
+        gateway="10.0.1.1",
+        vni=4097,
+    )
+
+
+def network_view(network: objects.Network) -> control.NetworkView:
+    """The network with one task of a service on it."""
+    return control.NetworkView(
+        network=network,
+        peers=[control.NetworkPeer(node_id=NODE_ID, hostname="core-01", address="10.77.0.11")],
+        services=[
+            control.NetworkServiceView(
+                service_id=SERVICE_ID,
+                name="web",
+                virtual_address="10.0.1.254",
+                aliases=["front"],
+                ports=[objects.PortConfig(target_port=4567, published_port=4567)],
+                tasks=[
+                    control.NetworkTask(
+                        task_id="t1" + "1" * 23,
+                        name="web.1.t1" + "1" * 23,
+                        address="10.0.1.130",
+                        node_id=NODE_ID,
+                        node_address="10.77.0.11",
+                        container_id="c" * 64,
+                    )
+                ],
+            )
+        ],
+        revision=42,
     )

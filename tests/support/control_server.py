@@ -168,6 +168,26 @@ class _Networks(control_pb2_grpc.NetworksServicer):
     def __init__(self, world: World) -> None:
         self.world = world
 
+    async def Create(self, request: control.CreateNetworkRequest, context: Context) -> control.Created:
+        self.world.requests.append(request)
+        return control.Created(id=canned.NETWORK_ID, revision=43)
+
+    async def Remove(self, request: control.RemoveNetworkRequest, context: Context) -> control.Changed:
+        network = await self.Get(control.GetRequest(ref=request.ref), context)
+        self.world.requests.append(request)
+        if network.spec.ingress:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "ingress network cannot be removed")
+        return control.Changed(revision=43)
+
+    async def Prune(
+        self, request: control.PruneNetworksRequest, context: Context
+    ) -> control.PruneNetworksResponse:
+        self.world.requests.append(request)
+        return control.PruneNetworksResponse(removed=self.world.networks[1:], revision=43)
+
+    async def GetDetails(self, request: control.GetRequest, context: Context) -> control.NetworkView:
+        return canned.network_view(await self.Get(request, context))
+
     async def Get(self, request: control.GetRequest, context: Context) -> objects.Network:
         for network in self.world.networks:
             if request.ref in (network.id, network.spec.name):

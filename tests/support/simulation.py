@@ -12,6 +12,7 @@ from minimanager.decide.actions import (
     Action,
     CreateTask,
     Decision,
+    DeleteNetwork,
     DeleteService,
     DeleteTask,
     RollBack,
@@ -259,6 +260,9 @@ class Simulation:
                 self.rollouts.pop(service_id, None)
                 assert all(task.service_id != service_id for task in self.tasks.values())
 
+            case DeleteNetwork(network_id, version):
+                assert self.networks.pop(network_id).meta.version == version
+                assert not self.snapshot().of_network(network_id)
             case SaveRollout(rollout):
                 present = self.rollouts.get(rollout.id)
                 assert rollout.meta.version == (present.meta.version if present else 0)

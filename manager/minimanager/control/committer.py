@@ -11,17 +11,20 @@ from dataclasses import dataclass
 from minicommon.errors import ConflictError
 
 from minimanager.decide.actions import (
+    NETWORKS,
     Action,
     CreateTask,
+    DeleteNetwork,
     DeleteService,
     DeleteTask,
     RollBack,
     SaveRollout,
     UpdateTask,
 )
-from minimanager.domain.objects import PortConfig, PublishMode, Service, Task
+from minimanager.domain.objects import Service, Task
 from minimanager.domain.snapshot import Snapshot
 from minimanager.store.api import Compare
+from minimanager.store.claims import claims_of
 from minimanager.store.keys import Kind
 from minimanager.store.transaction import FencedError, Transaction
 from minimanager.store.writer import Writer
@@ -96,20 +99,20 @@ class Committer:
                 transaction.save(rollout)
             case RollBack(service):
                 transaction.replace(service)
-                self._move_ports(transaction, snapshot.services[service.id], service)
+                for use in service.spec.task.networks:
+                    transaction.guard(snapshot.networks[use.network])
+                self._move_claims(transaction, snapshot.services[service.id], service)
+            case DeleteNetwork(network_id, version):
+                transaction.delete_id(Kind.NETWORK, network_id, version=version)
         return transaction
 
-    def _move_ports(self, transaction: Transaction, old: Service, new: Service) -> None:
-        """Claim the ports that the service gains, give back those that it loses. Its version guards both."""
-        before, after = self._ports(old), self._ports(new)
+    def _move_claims(self, transaction: Transaction, old: Service, new: Service) -> None:
+        """Claim what the service gains, give back what it loses. Its version guards both."""
+        before, after = claims_of(self._writer.keys, old), claims_of(self._writer.keys, new)
         for key in sorted(after - before):
             transaction.claim(key, new.id)
         for key in sorted(before - after):
             transaction.release(key)
-
-    def _ports(self, service: Service) -> set[str]:
-        ports = (port for port in service.ports if _is_ingress(port))
-        return {self._writer.keys.port(port.protocol, port.published_port) for port in ports}
 
     def _move_addresses(
         self, transaction: Transaction, owner: str, old: Task | None, new: Task | None
@@ -127,7 +130,7 @@ class Committer:
         return {keys.address(found.network_id, found.address) for found in attachments if found.address}
 
     async def _release_claims(self, transaction: Transaction, snapshot: Snapshot, service_id: str) -> None:
-        """Give back the service's name and ports, where it still has them.
+        """Give back the service's name, ports and addresses, where it still has them.
 
         The API gives them back as soon as removal is asked for, and another service may own them by now. So the
         store is asked who does.
@@ -135,10 +138,7 @@ class Committer:
         service = snapshot.services.get(service_id)
         if service is None:
             return
-        keys = self._writer.keys
-        held = [keys.name(Kind.SERVICE, service.spec.name)]
-        held += [keys.port(port.protocol, port.published_port) for port in service.ports if _is_ingress(port)]
-        for key in dict.fromkeys(held):
+        for key in sorted(claims_of(self._writer.keys, service)):
             claim = await self._writer.claim(key)
             if claim is not None and claim.value.decode() == service_id:
                 transaction.release(key, version=claim.mod_revision)
@@ -158,7 +158,5 @@ def service_of(snapshot: Snapshot, action: Action) -> str:
             return rollout.id
         case RollBack(service):
             return service.id
-
-
-def _is_ingress(port: PortConfig) -> bool:
-    return port.publish_mode is PublishMode.INGRESS and port.published_port > 0
+        case DeleteNetwork():
+            return NETWORKS

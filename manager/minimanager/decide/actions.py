@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from minimanager.domain.objects import Rollout, Service, Task
 
@@ -36,7 +37,7 @@ class DeleteTask:
 
 @dataclass(frozen=True, slots=True)
 class DeleteService:
-    """Remove a service that has no tasks left, with its name and ports."""
+    """Remove a service that has no tasks left, with its name, ports and addresses."""
 
     service_id: str
     version: int
@@ -53,13 +54,24 @@ class SaveRollout:
 class RollBack:
     """Replace a service by what it was before; `service.meta.version` is the version that the decision saw.
 
-    Ports that it no longer has are given back, those that it has again are claimed, in the same transaction.
+    Ports and addresses that it no longer has are given back, new ones are claimed, in the same transaction.
     """
 
     service: Service
 
 
-Action = CreateTask | UpdateTask | DeleteTask | DeleteService | SaveRollout | RollBack
+@dataclass(frozen=True, slots=True)
+class DeleteNetwork:
+    """Remove a network that nothing is on any more; `version` is the network's that the decision saw."""
+
+    network_id: str
+    version: int
+
+
+NETWORKS: Final = ""
+"""What stands for the networks among the ids of services to look at."""
+
+Action = CreateTask | UpdateTask | DeleteTask | DeleteService | SaveRollout | RollBack | DeleteNetwork
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from minimanager.decide.actions import NETWORKS
 from minimanager.domain.objects import (
     Cluster,
     Node,
@@ -12,19 +13,27 @@ from minimanager.domain.objects import (
     Task,
     TaskState,
     TaskStatus,
+    VirtualAddress,
 )
 from minimanager.domain.snapshot import Snapshot
 
 _NONE: frozenset[str] = frozenset()
+_NO_ADDRESSES: frozenset[VirtualAddress] = frozenset()
 
 
 def everything(snapshot: Snapshot) -> frozenset[str]:
     """All services, and the ids of those that are gone but have left tasks: for a new leader."""
-    return frozenset(snapshot.services) | frozenset(snapshot.tasks_by_service)
+    return frozenset(snapshot.services) | frozenset(snapshot.tasks_by_service) | leaving_networks(snapshot)
+
+
+def leaving_networks(snapshot: Snapshot) -> frozenset[str]:
+    """NETWORKS, when one is to be removed."""
+    leaving = any(network.removing for network in snapshot.networks.values())
+    return frozenset((NETWORKS,)) if leaving else _NONE
 
 
 def affected(snapshot: Snapshot, kind: str, old: Object | None, new: Object | None) -> frozenset[str]:
-    """The ids of the services to look at again after an object of `kind` changed from `old` to `new`.
+    """The ids of the services to look at again after an object of `kind` changed from `old` to `new`, and NETWORKS.
 
     `kind` is the store's; `snapshot` has the change already. None: the object did not or does not exist.
     """
@@ -32,7 +41,8 @@ def affected(snapshot: Snapshot, kind: str, old: Object | None, new: Object | No
     match present:
         case Service(id=service_id):
             own = frozenset((service_id,))
-            return own if _repelled(old) <= _repelled(new) else own | waiting(snapshot)
+            freed = not (_repelled(old) <= _repelled(new) and _virtual(old) <= _virtual(new))
+            return own | waiting(snapshot) if freed else own
         case Rollout(id=service_id):
             return frozenset((service_id,))
         case Task():
@@ -46,12 +56,19 @@ def affected(snapshot: Snapshot, kind: str, old: Object | None, new: Object | No
         case Cluster():
             return everything(snapshot) if _history(old) != _history(new) else _NONE
         case _:
-            return waiting(snapshot) if kind == "network" else _NONE
+            return waiting(snapshot) | leaving_networks(snapshot) if kind == "network" else _NONE
 
 
 def _repelled(service: Object | None) -> frozenset[str]:
     """The names of those whom the service wants to be apart from, and who so may wait for it."""
     return frozenset(service.spec.placement.anti_affinity) if isinstance(service, Service) else _NONE
+
+
+def _virtual(service: Object | None) -> frozenset[VirtualAddress]:
+    """The addresses that the service has for itself."""
+    if not isinstance(service, Service) or service.removing:
+        return _NO_ADDRESSES
+    return frozenset(service.virtual_addresses)
 
 
 def waiting(snapshot: Snapshot) -> frozenset[str]:
@@ -62,7 +79,7 @@ def waiting(snapshot: Snapshot) -> frozenset[str]:
 def _after_task(snapshot: Snapshot, old: Object | None, new: Object | None) -> frozenset[str]:
     own = frozenset(task.service_id for task in (old, new) if isinstance(task, Task))
     if _frees(old, new):
-        return own | waiting(snapshot)
+        return own | waiting(snapshot) | leaving_networks(snapshot)
     if isinstance(new, Task) and new.node_id and not (isinstance(old, Task) and old.node_id):
         return own | _followers(snapshot, new.service_name)
     return own

@@ -14,6 +14,7 @@ from minimanager.decide.actions import (
     Action,
     CreateTask,
     Decision,
+    DeleteNetwork,
     DeleteService,
     DeleteTask,
     RollBack,
@@ -22,7 +23,7 @@ from minimanager.decide.actions import (
 )
 from minimanager.decide.slots import Slot, by_slot
 from minimanager.domain.constraints import unmet
-from minimanager.domain.objects import Availability, NodeState, Rollout, Service, Task, TaskState
+from minimanager.domain.objects import Availability, Network, NodeState, Rollout, Service, Task, TaskState
 from minimanager.domain.snapshot import Snapshot
 
 MAX_NEW_TASKS = 10_000
@@ -41,6 +42,7 @@ class Overlay:
         self._created: dict[str, dict[str, Task]] = {}
         self._deleted: dict[str, Task] = {}
         self._services: list[Service] = []
+        self._networks: list[Network] = []
         self._rollouts: list[Rollout] = []
         self._rolled_back: list[Service] = []
         self._wake_at_ns: int | None = None
@@ -163,6 +165,10 @@ class Overlay:
         """Remove a service that has no tasks in the snapshot."""
         self._services.append(service)
 
+    def delete_network(self, network: Network) -> None:
+        """Remove a network that nothing has an address on."""
+        self._networks.append(network)
+
     def put_rollout(self, rollout: Rollout) -> None:
         """Write how far a rollout has come."""
         self._rollouts.append(rollout)
@@ -201,3 +207,5 @@ class Overlay:
             yield RollBack(replace(service, meta=replace(service.meta, updated_at_ns=self.now_ns)))
         for service in self._services:
             yield DeleteService(service.id, service.meta.version)
+        for network in self._networks:
+            yield DeleteNetwork(network.id, network.meta.version)

@@ -1,4 +1,4 @@
-"""Removal: tasks that nobody needs any more, the history beyond its limit, and services without tasks."""
+"""Removal: tasks that nobody needs any more, the history beyond its limit, and services and networks without tasks."""
 
 from __future__ import annotations
 
@@ -16,6 +16,14 @@ def remove_all(overlay: Overlay, service_id: str) -> None:
     service = overlay.snapshot.services.get(service_id)
     if service is not None and not overlay.snapshot.of_service(service_id):
         overlay.delete_service(service)
+
+
+def remove_networks(overlay: Overlay) -> None:
+    """Remove the networks that are to go and that no task has an address on any more."""
+    snapshot = overlay.snapshot
+    for network in snapshot.networks.values():
+        if network.removing and not snapshot.of_network(network.id):
+            overlay.delete_network(network)
 
 
 def reap(overlay: Overlay, service_id: str) -> None:

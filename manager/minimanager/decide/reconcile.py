@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from minimanager.decide import allocate, everywhere, jobs, node_health, reaper, replicated, restart
-from minimanager.decide.actions import Decision
+from minimanager.decide.actions import NETWORKS, Decision
 from minimanager.decide.affected import affected, everything
 from minimanager.decide.overlay import Overlay
 from minimanager.decide.scheduler.schedule import schedule
@@ -21,12 +21,13 @@ __all__ = ["affected", "everything", "reconcile"]
 
 
 def reconcile(snapshot: Snapshot, dirty: frozenset[str], now_ns: int, new_id: Callable[[], str]) -> Decision:
-    """What to do now for the services in `dirty` (ids; those of services that are gone clean up their tasks).
+    """What to do now for the services in `dirty` (ids; those of services that are gone clean up their tasks;
+    NETWORKS stands for the networks).
 
     `new_id` gives the ids of new tasks. `wake_at_ns` of the result speaks of these services only.
     """
     overlay = Overlay(snapshot, now_ns, new_id)
-    services = sorted(dirty)
+    services = sorted(dirty - {NETWORKS})
     for service_id in services:
         node_health.mark_orphans(overlay, service_id)
         service = snapshot.services.get(service_id)
@@ -38,6 +39,8 @@ def reconcile(snapshot: Snapshot, dirty: frozenset[str], now_ns: int, new_id: Ca
         reaper.reap(overlay, service_id)
     allocate.allocate(overlay, services)
     schedule(overlay, services)
+    if NETWORKS in dirty:
+        reaper.remove_networks(overlay)
     return overlay.decision()
 
 

@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from minicommon.errors import AlreadyExistsError, ResourceExhaustedError
+from minicommon.errors import AlreadyExistsError, NotFoundError, ResourceExhaustedError
 from minicommon.units import format_duration
 
 from minimanager.decide.overlay import Overlay
 from minimanager.decide.slots import Slot, is_outdated
+from minimanager.domain.belongings import belongings
 from minimanager.domain.objects import (
     DEFAULT_MONITOR_NS,
     SECOND,
@@ -29,7 +30,6 @@ from minimanager.domain.objects import (
     UpdateConfig,
     UpdateOrder,
 )
-from minimanager.domain.ports import owners, publish
 from minimanager.domain.revisions import last_other_template, requested, revised
 
 _BY_ITSELF = (TaskState.COMPLETE, TaskState.FAILED, TaskState.REJECTED)
@@ -172,23 +172,16 @@ class Replacing:
         return self._pause(rollout, f"paused {why}")
 
     def _roll_back(self, rollout: Rollout, why: str) -> Rollout | None:
-        """Back to the newest other template; None when there is none, or its ports are taken by now."""
+        """Back to the newest other template; None when there is none, or its ports or networks are not to be had."""
         service, snapshot = self._service, self._overlay.snapshot
         target = last_other_template(service)
         if target is None:
             return None
         try:
-            ports = publish(
-                target.spec.ports,
-                owners(snapshot.services.values()),
-                service_id=service.id,
-                before=service.ports,
-            )
-        except (AlreadyExistsError, ResourceExhaustedError):
+            has = belongings(snapshot, target.spec, service)
+        except (AlreadyExistsError, NotFoundError, ResourceExhaustedError):
             return None
-        back = requested(
-            revised(service, target.spec, ports=ports, now_ns=self._overlay.now_ns), rolling_back=True
-        )
+        back = requested(revised(service, target.spec, has, now_ns=self._overlay.now_ns), rolling_back=True)
         self._overlay.put_service(back)
         touched = sum(1 for place in self._places if not place.outdated)
         return self._begin(back, rollout, touched, f"update rolled back {why}")

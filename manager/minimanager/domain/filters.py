@@ -45,8 +45,8 @@ def filter_nodes(snapshot: Snapshot, filters: Filters) -> list[Node]:
             "name": lambda node, values: _begins(node_name(snapshot, node), values),
             "role": lambda node, values: _is(node.spec.role.name, values),
             "membership": lambda node, values: _is("accepted", values),
-            "label": lambda node, values: _has_labels(_engine_labels(snapshot, node), values),
-            "node.label": lambda node, values: _has_labels(node.spec.labels, values),
+            "label": lambda node, values: has_labels(_engine_labels(snapshot, node), values),
+            "node.label": lambda node, values: has_labels(node.spec.labels, values),
         },
     )
 
@@ -59,7 +59,7 @@ def filter_services(snapshot: Snapshot, filters: Filters) -> list[Service]:
         {
             "id": lambda service, values: _begins(service.id, values),
             "name": lambda service, values: _begins(service.spec.name, values),
-            "label": lambda service, values: _has_labels(service.spec.labels, values),
+            "label": lambda service, values: has_labels(service.spec.labels, values),
             "mode": lambda service, values: _is(_dashed(service.spec.mode.name), values),
         },
     )
@@ -73,7 +73,7 @@ def filter_tasks(snapshot: Snapshot, filters: Filters) -> list[Task]:
         {
             "id": lambda task, values: _begins(task.id, values),
             "name": lambda task, values: _begins(container_name(task), values),
-            "label": lambda task, values: _has_labels(task.spec.container.labels, values),
+            "label": lambda task, values: has_labels(task.spec.container.labels, values),
             "service": lambda task, values: _refers(task.service_id, task.service_name, values),
             "node": lambda task, values: _refers(task.node_id, _node_name(snapshot, task), values),
             "desired-state": lambda task, values: _is(task.desired_state.name, values),
@@ -82,14 +82,14 @@ def filter_tasks(snapshot: Snapshot, filters: Filters) -> list[Task]:
 
 
 def filter_networks(snapshot: Snapshot, filters: Filters) -> list[Network]:
-    """The networks that pass: id, name, label, driver, scope, type."""
+    """The networks that pass and are not being removed: id, name, label, driver, scope, type."""
     return _select(
-        snapshot.networks.values(),
+        (network for network in snapshot.networks.values() if not network.removing),
         filters,
         {
             "id": lambda network, values: _found(network.id, values),
             "name": lambda network, values: _found(network.spec.name, values),
-            "label": lambda network, values: _has_labels(network.spec.labels, values),
+            "label": lambda network, values: has_labels(network.spec.labels, values),
             "driver": lambda network, values: network.spec.driver in values,
             "scope": lambda network, values: _is("swarm", values),
             "type": lambda network, values: _is("custom", values),
@@ -140,7 +140,7 @@ def _is(text: str, values: Sequence[str]) -> bool:
     return text.lower() in (value.lower() for value in values)
 
 
-def _has_labels(labels: Mapping[str, str], values: Sequence[str]) -> bool:
+def has_labels(labels: Mapping[str, str], values: Sequence[str]) -> bool:
     for value in values:
         key, separator, wanted = value.partition("=")
         if key not in labels or (separator and labels[key] != wanted):

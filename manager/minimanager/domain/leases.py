@@ -43,6 +43,8 @@ def virtual_addresses(
     Raises NotFoundError for a network that is gone, ResourceExhaustedError, with the network's name, for one without a
     free address.
     """
+    for use in spec.task.networks:
+        present_network(snapshot, use.network)
     if spec.endpoint_mode is not EndpointMode.VIP:
         return ()
     kept = {each.network_id: each for each in service.virtual_addresses} if service is not None else {}
@@ -79,7 +81,7 @@ def _virtual(snapshot: Snapshot, network_id: str) -> Iterator[tuple[Service, str
 
 
 def _new_address(snapshot: Snapshot, network_id: str) -> str:
-    network = present_network(snapshot, network_id)
+    network = snapshot.networks[network_id]
     try:
         return str(service_pool(snapshot, network).take())
     except ResourceExhaustedError as error:

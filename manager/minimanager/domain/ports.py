@@ -85,9 +85,14 @@ def _check_free(port: PortConfig, others: dict[PortKey, Owner]) -> None:
 def _choose(port: PortConfig, used: set[PortKey], kept: list[PortConfig]) -> PortConfig:
     """The number that the service has for this already, else the lowest free one."""
     for old in kept:
-        if replace(old, published_port=0) == port and (old.protocol, old.published_port) not in used:
+        same = (old.protocol, old.target_port, old.publish_mode) == (
+            port.protocol,
+            port.target_port,
+            port.publish_mode,
+        )
+        if same and (old.protocol, old.published_port) not in used:
             kept.remove(old)
-            return old
+            return replace(port, published_port=old.published_port)
     for number in _dynamic():
         if (port.protocol, number) not in used:
             return replace(port, published_port=number)

@@ -10,22 +10,24 @@ from dataclasses import replace
 
 from minicommon.errors import FailedPreconditionError, NotFoundError
 
-from minimanager.domain.objects import PortConfig, Revision, Service, ServiceSpec, TaskSpec
+from minimanager.domain.belongings import Belongings
+from minimanager.domain.objects import Revision, Service, ServiceSpec, TaskSpec
 
 MAX_REVISIONS = 10
 """Former ones that are kept; Swarm keeps one."""
 
 
-def revised(service: Service, spec: ServiceSpec, *, ports: tuple[PortConfig, ...], now_ns: int) -> Service:
-    """The service with `spec`; as it is, but for its ports, when it has it already."""
+def revised(service: Service, spec: ServiceSpec, has: Belongings, *, now_ns: int) -> Service:
+    """The service with `spec` and what belongs to it; as it is, but for the latter, when it has it already."""
     if spec == service.spec:
-        return replace(service, ports=ports)
+        return replace(service, ports=has.ports, virtual_addresses=has.virtual_addresses)
     number = service.revision + 1
     former = (*service.revisions, _present(service))[-MAX_REVISIONS:]
     return replace(
         service,
         spec=spec,
-        ports=ports,
+        ports=has.ports,
+        virtual_addresses=has.virtual_addresses,
         spec_version=number if spec.mode.is_job else _version_of(former, spec.task, number),
         revision=number,
         revised_at_ns=now_ns,

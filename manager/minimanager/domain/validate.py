@@ -13,9 +13,10 @@ from minicommon.errors import FailedPreconditionError, InvalidArgumentError
 from minicommon.units import format_duration
 
 from minimanager.domain.names import check_name
-from minimanager.domain.objects import HOUR, SECOND, ClusterSpec, NodeSpec, PortConfig, ServiceSpec
+from minimanager.domain.objects import HOUR, SECOND, ClusterSpec, NodeSpec, ServiceSpec
 from minimanager.domain.validate_mode import check_mode
 from minimanager.domain.validate_placement import validate_placement
+from minimanager.domain.validate_ports import check_endpoint_mode, validate_ports
 from minimanager.domain.validate_task import validate_task
 from minimanager.domain.validate_update import check_updates
 
@@ -40,9 +41,12 @@ def validate_service(spec: ServiceSpec) -> ServiceSpec:
     check_labels(spec.labels)
     check_mode(spec)
     check_updates(spec)
-    check_ports(spec.ports)
+    check_endpoint_mode(spec)
     return replace(
-        spec, task=validate_task(spec.task), placement=validate_placement(spec.placement, spec.name)
+        spec,
+        task=validate_task(spec.task),
+        placement=validate_placement(spec.placement, spec.name),
+        ports=validate_ports(spec.ports),
     )
 
 
@@ -105,20 +109,3 @@ def check_labels(labels: Mapping[str, str]) -> None:
     size = sum(len(key.encode()) + len(value.encode()) for key, value in labels.items())
     if size > MAX_LABEL_BYTES:
         raise InvalidArgumentError(f"labels: must be at most {MAX_LABEL_BYTES} bytes together, not {size}")
-
-
-def check_ports(ports: tuple[PortConfig, ...]) -> None:
-    """Numbers are in range and none is published twice; 0 asks for a free one and conflicts with none."""
-    seen: set[tuple[int, int]] = set()
-    for port in ports:
-        if not 1 <= port.target_port <= 65_535:
-            raise InvalidArgumentError(f"ports: target port must be 1 to 65535, not {port.target_port}")
-        if not 0 <= port.published_port <= 65_535:
-            raise InvalidArgumentError(
-                f"ports: published port must be 1 to 65535, or 0 for any, not {port.published_port}"
-            )
-        key = (port.protocol, port.published_port)
-        if port.published_port and key in seen:
-            name = f"{port.published_port}/{port.protocol.name.lower()}"
-            raise InvalidArgumentError(f"EndpointSpec: duplicate published ports provided: {name}")
-        seen.add(key)

@@ -12,6 +12,7 @@ from minicommon.units import format_duration, parse_bytes
 
 from minimanager.domain.objects import (
     ContainerSpec,
+    NetworkUse,
     ResourceLimits,
     ResourceReservations,
     RestartPolicy,
@@ -49,6 +50,15 @@ TTIN TTOU URG USR1 USR2 VTALRM WINCH XCPU XFSZ RTMIN RTMAX
 _SIGNALS = frozenset(_SIGNAL_NAMES.split())
 """signal(7)."""
 
+MAX_NETWORKS = 64
+"""Of one task: each is an interface in its container."""
+
+MAX_ALIASES, MAX_ALIAS_LENGTH = 64, 253
+"""Of a task on one network; the length is that of a DNS name (RFC 1035)."""
+
+_ALIAS = re.compile(
+    r"[A-Za-z0-9_](?:[-A-Za-z0-9_]*[A-Za-z0-9_])?(?:\.[A-Za-z0-9_](?:[-A-Za-z0-9_]*[A-Za-z0-9_])?)*"
+)
 _SIGNAL_NUMBERS = range(1, 65)
 _REALTIME_SIGNAL = re.compile(r"RTMIN\+(?:[1-9]|1[0-5])|RTMAX-(?:[1-9]|1[0-4])")
 _HOSTNAME = re.compile(
@@ -67,6 +77,7 @@ def validate_task(spec: TaskSpec) -> TaskSpec:
     _check_swap(limits)
     _check_within_limits(limits, reservations)
     _check_restart(spec.restart)
+    _check_networks(spec.networks)
     return replace(spec, container=_validate_container(spec.container))
 
 
@@ -194,6 +205,22 @@ def _check_restart(policy: RestartPolicy) -> None:
         raise InvalidArgumentError(
             f"TaskSpec: restart-max-attempts cannot be negative: {policy.max_attempts}"
         )
+
+
+def _check_networks(networks: tuple[NetworkUse, ...]) -> None:
+    if len(networks) > MAX_NETWORKS:
+        raise InvalidArgumentError(f"TaskSpec: networks: must be at most {MAX_NETWORKS}, not {len(networks)}")
+    for use in networks:
+        if len(use.aliases) > MAX_ALIASES:
+            raise InvalidArgumentError(
+                f"TaskSpec: network {use.network}: must have at most {MAX_ALIASES} aliases, not {len(use.aliases)}"
+            )
+        for alias in use.aliases:
+            if len(alias) > MAX_ALIAS_LENGTH or not _ALIAS.fullmatch(alias):
+                raise InvalidArgumentError(
+                    f"TaskSpec: network {use.network}: an alias must be a host name of at most "
+                    f"{MAX_ALIAS_LENGTH} characters, not {alias!r}"
+                )
 
 
 def _check_duration(field: str, nanoseconds: int) -> None:

@@ -1,24 +1,15 @@
-"""What a service owns beside itself: its name and its ingress ports, each a key that only one service can have."""
+"""What a specification refers to by name: other services must not have its own, and its networks must be there."""
 
 from __future__ import annotations
 
-from minicommon.errors import AlreadyExistsError
+from dataclasses import replace
 
-from minimanager.domain.objects import PortConfig, PublishMode, Service, ServiceSpec
-from minimanager.domain.ports import owners, publish
+from minicommon.errors import AlreadyExistsError, InvalidArgumentError
+
+from minimanager.domain.objects import NetworkUse, ServiceSpec
 from minimanager.domain.snapshot import Snapshot
-from minimanager.store.keys import Keys, Kind
-
-
-def claims_of(keys: Keys, service: Service) -> frozenset[str]:
-    """The claims of a service that is not being removed."""
-    ports = (port for port in service.ports if port.publish_mode is PublishMode.INGRESS)
-    return frozenset(
-        (
-            keys.name(Kind.SERVICE, service.spec.name),
-            *(keys.port(port.protocol, port.published_port) for port in ports),
-        )
-    )
+from minimanager.rpc.requests import find_network
+from minimanager.store.transaction import Transaction
 
 
 def ensure_name_free(snapshot: Snapshot, name: str) -> None:
@@ -27,14 +18,27 @@ def ensure_name_free(snapshot: Snapshot, name: str) -> None:
         raise AlreadyExistsError(f"name conflicts with an existing object: service {name} already exists")
 
 
-def published(
-    snapshot: Snapshot, spec: ServiceSpec, service: Service | None = None
-) -> tuple[PortConfig, ...]:
-    """The ports of `spec` with their numbers; `service` keeps those that it has.
+def with_networks(snapshot: Snapshot, spec: ServiceSpec) -> ServiceSpec:
+    """The specification with the ids of its networks, however they were referred to.
 
-    Raises AlreadyExistsError, naming the service that has a port.
+    Raises NotFoundError for one that there is not, and InvalidArgumentError for the ingress network (SwarmKit's words)
+    and for one that is given twice.
     """
-    taken = owners(snapshot.services.values())
-    if service is None:
-        return publish(spec.ports, taken)
-    return publish(spec.ports, taken, service_id=service.id, before=service.ports)
+    uses: dict[str, NetworkUse] = {}
+    for use in spec.task.networks:
+        network = find_network(snapshot, use.network)
+        if network.spec.ingress:
+            raise InvalidArgumentError(
+                f'Service cannot be explicitly attached to the ingress network "{network.spec.name}"'
+            )
+        if network.id in uses:
+            raise InvalidArgumentError(f"networks: {network.spec.name} is given twice")
+        uses[network.id] = replace(use, network=network.id)
+    return replace(spec, task=replace(spec.task, networks=tuple(uses.values())))
+
+
+def guard_networks(transaction: Transaction, snapshot: Snapshot, spec: ServiceSpec) -> None:
+    """Let the transaction fail when one of the networks changes, which it also does when its removal begins."""
+    for use in spec.task.networks:
+        if (network := snapshot.networks.get(use.network)) is not None:
+            transaction.guard(network)

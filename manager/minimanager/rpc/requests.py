@@ -79,5 +79,6 @@ def find_present_task(snapshot: Snapshot, ref: str) -> Task:
 
 
 def find_network(snapshot: Snapshot, ref: str) -> Network:
-    """A network by id, name or beginning of its id."""
-    return resolve("network", ref, snapshot.networks, name=lambda network: network.spec.name)
+    """A network by id, name or beginning of its id. One that is being removed cannot be used any more."""
+    present = {key: network for key, network in snapshot.networks.items() if not network.removing}
+    return resolve("network", ref, present, name=lambda network: network.spec.name)

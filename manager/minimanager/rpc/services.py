@@ -1,8 +1,8 @@
 """Services: what users ask for. Validated here, carried out by the leader's loops.
 
-A service is written in one transaction with the claims on its name and on its published ports, so that two managers
-cannot give the same to two services. A removed service lets go of its claims at once: its name and ports are free for
-the next one while its tasks still stop.
+A service is written in one transaction with the claims on its name, its published ports and its addresses, so that two
+managers cannot give the same to two services. A removed service lets go of its claims at once: they are free for the
+next one while its tasks still stop.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from minicommon.errors import FailedPreconditionError
 from miniproto.v1 import control_pb2, control_pb2_grpc
 
 from minimanager.codec import from_proto, to_proto
+from minimanager.domain.belongings import belongings
 from minimanager.domain.filters import filter_services
 from minimanager.domain.objects import Meta, Service, ServiceSpec
 from minimanager.domain.revisions import all_revisions, requested, revised, revision_to_go_back_to
@@ -22,9 +23,10 @@ from minimanager.domain.snapshot import Snapshot
 from minimanager.domain.validate import ensure_may_change, validate_service
 from minimanager.domain.validate_mode import ensure_scalable
 from minimanager.rpc import views
-from minimanager.rpc.claims import claims_of, ensure_name_free, published
+from minimanager.rpc.claims import ensure_name_free, guard_networks, with_networks
 from minimanager.rpc.core import Core
 from minimanager.rpc.requests import check, ensure_version, filters_of, find_service
+from minimanager.store.claims import claims_of
 
 Context = aio.ServicerContext[Any, Any]
 
@@ -42,14 +44,18 @@ class ServicesServicer(control_pb2_grpc.ServicesServicer):
         async def attempt(snapshot: Snapshot) -> control_pb2.Created:
             ensure_name_free(snapshot, spec.name)
             now_ns = self._core.clock.now_ns()
+            wanted = with_networks(snapshot, spec)
+            has = belongings(snapshot, wanted)
             service = Service(
                 id=self._core.new_id(),
                 meta=Meta(created_at_ns=now_ns, updated_at_ns=now_ns),
-                spec=spec,
-                ports=published(snapshot, spec),
+                spec=wanted,
+                ports=has.ports,
+                virtual_addresses=has.virtual_addresses,
             )
             transaction = self._core.writer.begin()
             transaction.create(service)
+            guard_networks(transaction, snapshot, wanted)
             for key in sorted(claims_of(self._core.keys, service)):
                 transaction.claim(key, service.id)
             revision = await self._core.commit(transaction)
@@ -83,8 +89,8 @@ class ServicesServicer(control_pb2_grpc.ServicesServicer):
             service = self._present(snapshot, request.ref)
             ensure_version(service.meta, request.version)
             ensure_may_change(service.spec, spec)
-            changed = requested(self._revised(snapshot, service, spec))
-            return control_pb2.Changed(revision=await self._replace(service, changed))
+            changed = requested(self._revised(snapshot, service, with_networks(snapshot, spec)))
+            return control_pb2.Changed(revision=await self._replace(snapshot, service, changed))
 
         return await self._core.retried(attempt)
 
@@ -98,7 +104,7 @@ class ServicesServicer(control_pb2_grpc.ServicesServicer):
                 return control_pb2.Changed(revision=service.meta.version)
             spec = validate_service(replace(service.spec, replicas=request.replicas))
             changed = self._revised(snapshot, service, spec)
-            return control_pb2.Changed(revision=await self._replace(service, changed))
+            return control_pb2.Changed(revision=await self._replace(snapshot, service, changed))
 
         return await self._core.retried(attempt)
 
@@ -111,7 +117,7 @@ class ServicesServicer(control_pb2_grpc.ServicesServicer):
             service = self._present(snapshot, request.ref)
             target = revision_to_go_back_to(service, request.revision)
             changed = requested(self._revised(snapshot, service, target.spec), rolling_back=True)
-            return control_pb2.Changed(revision=await self._replace(service, changed))
+            return control_pb2.Changed(revision=await self._replace(snapshot, service, changed))
 
         return await self._core.retried(attempt)
 
@@ -124,7 +130,7 @@ class ServicesServicer(control_pb2_grpc.ServicesServicer):
                 changed = replace(service, update_paused=True)
             else:
                 changed = requested(service, rolling_back=service.rolling_back)
-            return control_pb2.Changed(revision=await self._replace(service, changed))
+            return control_pb2.Changed(revision=await self._replace(snapshot, service, changed))
 
         return await self._core.retried(attempt)
 
@@ -152,14 +158,15 @@ class ServicesServicer(control_pb2_grpc.ServicesServicer):
         return await self._core.retried(attempt)
 
     def _revised(self, snapshot: Snapshot, service: Service, spec: ServiceSpec) -> Service:
-        ports = published(snapshot, spec, service)
-        return revised(service, spec, ports=ports, now_ns=self._core.clock.now_ns())
+        has = belongings(snapshot, spec, service)
+        return revised(service, spec, has, now_ns=self._core.clock.now_ns())
 
-    async def _replace(self, service: Service, changed: Service) -> int:
+    async def _replace(self, snapshot: Snapshot, service: Service, changed: Service) -> int:
         changed = replace(changed, meta=self._touched(service.meta))
         before, after = claims_of(self._core.keys, service), claims_of(self._core.keys, changed)
         transaction = self._core.writer.begin()
         transaction.replace(changed)
+        guard_networks(transaction, snapshot, changed.spec)
         for key in sorted(after - before):
             transaction.claim(key, service.id)
         for key in sorted(before - after):

@@ -86,6 +86,11 @@ class AddressClaim:
 
 
 @dataclass(frozen=True, slots=True)
+class TurnKey:
+    kind: Kind
+
+
+@dataclass(frozen=True, slots=True)
 class LeaderKey:
     pass
 
@@ -95,7 +100,7 @@ class BarrierKey:
     pass
 
 
-ParsedKey = ObjectKey | NameClaim | PortClaim | AddressClaim | LeaderKey | BarrierKey
+ParsedKey = ObjectKey | NameClaim | PortClaim | AddressClaim | TurnKey | LeaderKey | BarrierKey
 
 
 def kind_of(obj: Object) -> Kind:
@@ -143,6 +148,15 @@ class Keys:
         return f"{self.prefix}address/{_part('network id', network_id)}/{text}"
 
     @property
+    def addresses(self) -> str:
+        """What the claims on addresses begin with."""
+        return f"{self.prefix}address/"
+
+    def turn(self, kind: Kind) -> str:
+        """Written with each new object of a kind that is chosen by what the others have: one at a time is."""
+        return f"{self.prefix}turn/{kind.value}"
+
+    @property
     def leader(self) -> str:
         """Held, by a lease, by the manager that runs the control loops."""
         return f"{self.prefix}leader"
@@ -165,6 +179,8 @@ class Keys:
                 return NameClaim(_BY_NAME[kind], name)
             case ["port", ("tcp" | "udp") as protocol, port] if port.isdecimal():
                 return PortClaim(PortProtocol[protocol.upper()], int(port))
+            case ["turn", kind] if kind in _BY_NAME:
+                return TurnKey(_BY_NAME[kind])
             case ["leader"]:
                 return LeaderKey()
             case ["barrier"]:

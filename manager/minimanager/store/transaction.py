@@ -102,6 +102,10 @@ class Transaction:
             self._compare(key, version)
         return self._operate(Delete(key))
 
+    def turn(self, key: str, *, version: int) -> Transaction:
+        """Commit only if nobody has had the turn since `version`, the key's revision; 0: nobody ever had."""
+        return self._compare(key, version)._operate(Put(key, b""))
+
     def barrier(self) -> Transaction:
         """Write the key that exists for its revision only."""
         return self._operate(Put(self._keys.barrier, b""))

@@ -1012,6 +1012,26 @@ class NetworksStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.Create = channel.unary_unary(
+                '/mini.v1.Networks/Create',
+                request_serializer=miniproto_dot_v1_dot_control__pb2.CreateNetworkRequest.SerializeToString,
+                response_deserializer=miniproto_dot_v1_dot_control__pb2.Created.FromString,
+                _registered_method=True)
+        self.Remove = channel.unary_unary(
+                '/mini.v1.Networks/Remove',
+                request_serializer=miniproto_dot_v1_dot_control__pb2.RemoveNetworkRequest.SerializeToString,
+                response_deserializer=miniproto_dot_v1_dot_control__pb2.Changed.FromString,
+                _registered_method=True)
+        self.Prune = channel.unary_unary(
+                '/mini.v1.Networks/Prune',
+                request_serializer=miniproto_dot_v1_dot_control__pb2.PruneNetworksRequest.SerializeToString,
+                response_deserializer=miniproto_dot_v1_dot_control__pb2.PruneNetworksResponse.FromString,
+                _registered_method=True)
+        self.GetDetails = channel.unary_unary(
+                '/mini.v1.Networks/GetDetails',
+                request_serializer=miniproto_dot_v1_dot_control__pb2.GetRequest.SerializeToString,
+                response_deserializer=miniproto_dot_v1_dot_control__pb2.NetworkView.FromString,
+                _registered_method=True)
         self.Get = channel.unary_unary(
                 '/mini.v1.Networks/Get',
                 request_serializer=miniproto_dot_v1_dot_control__pb2.GetRequest.SerializeToString,
@@ -1026,6 +1046,30 @@ class NetworksStub:
 
 class NetworksServicer:
     """Missing associated documentation comment in .proto file."""
+
+    def Create(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Remove(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Prune(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDetails(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def Get(self, request, context):
         """Missing associated documentation comment in .proto file."""
@@ -1042,6 +1086,26 @@ class NetworksServicer:
 
 def add_NetworksServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'Create': grpc.unary_unary_rpc_method_handler(
+                    servicer.Create,
+                    request_deserializer=miniproto_dot_v1_dot_control__pb2.CreateNetworkRequest.FromString,
+                    response_serializer=miniproto_dot_v1_dot_control__pb2.Created.SerializeToString,
+            ),
+            'Remove': grpc.unary_unary_rpc_method_handler(
+                    servicer.Remove,
+                    request_deserializer=miniproto_dot_v1_dot_control__pb2.RemoveNetworkRequest.FromString,
+                    response_serializer=miniproto_dot_v1_dot_control__pb2.Changed.SerializeToString,
+            ),
+            'Prune': grpc.unary_unary_rpc_method_handler(
+                    servicer.Prune,
+                    request_deserializer=miniproto_dot_v1_dot_control__pb2.PruneNetworksRequest.FromString,
+                    response_serializer=miniproto_dot_v1_dot_control__pb2.PruneNetworksResponse.SerializeToString,
+            ),
+            'GetDetails': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDetails,
+                    request_deserializer=miniproto_dot_v1_dot_control__pb2.GetRequest.FromString,
+                    response_serializer=miniproto_dot_v1_dot_control__pb2.NetworkView.SerializeToString,
+            ),
             'Get': grpc.unary_unary_rpc_method_handler(
                     servicer.Get,
                     request_deserializer=miniproto_dot_v1_dot_control__pb2.GetRequest.FromString,
@@ -1062,6 +1126,114 @@ def add_NetworksServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class Networks:
     """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def Create(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mini.v1.Networks/Create',
+            miniproto_dot_v1_dot_control__pb2.CreateNetworkRequest.SerializeToString,
+            miniproto_dot_v1_dot_control__pb2.Created.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Remove(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mini.v1.Networks/Remove',
+            miniproto_dot_v1_dot_control__pb2.RemoveNetworkRequest.SerializeToString,
+            miniproto_dot_v1_dot_control__pb2.Changed.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Prune(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mini.v1.Networks/Prune',
+            miniproto_dot_v1_dot_control__pb2.PruneNetworksRequest.SerializeToString,
+            miniproto_dot_v1_dot_control__pb2.PruneNetworksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDetails(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mini.v1.Networks/GetDetails',
+            miniproto_dot_v1_dot_control__pb2.GetRequest.SerializeToString,
+            miniproto_dot_v1_dot_control__pb2.NetworkView.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def Get(request,

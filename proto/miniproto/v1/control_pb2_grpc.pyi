@@ -267,16 +267,52 @@ class NetworksStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> NetworksAsyncStub: ...
+    Create: _grpc.UnaryUnaryMultiCallable[_control_pb2.CreateNetworkRequest, _control_pb2.Created]
+    Remove: _grpc.UnaryUnaryMultiCallable[_control_pb2.RemoveNetworkRequest, _control_pb2.Changed]
+    Prune: _grpc.UnaryUnaryMultiCallable[_control_pb2.PruneNetworksRequest, _control_pb2.PruneNetworksResponse]
+    GetDetails: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetRequest, _control_pb2.NetworkView]
     Get: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetRequest, _objects_pb2.Network]
     List: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListRequest, _control_pb2.ListNetworksResponse]
 
 @_typing.type_check_only
 class NetworksAsyncStub(NetworksStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
+    Create: _aio.UnaryUnaryMultiCallable[_control_pb2.CreateNetworkRequest, _control_pb2.Created]  # type: ignore[assignment]
+    Remove: _aio.UnaryUnaryMultiCallable[_control_pb2.RemoveNetworkRequest, _control_pb2.Changed]  # type: ignore[assignment]
+    Prune: _aio.UnaryUnaryMultiCallable[_control_pb2.PruneNetworksRequest, _control_pb2.PruneNetworksResponse]  # type: ignore[assignment]
+    GetDetails: _aio.UnaryUnaryMultiCallable[_control_pb2.GetRequest, _control_pb2.NetworkView]  # type: ignore[assignment]
     Get: _aio.UnaryUnaryMultiCallable[_control_pb2.GetRequest, _objects_pb2.Network]  # type: ignore[assignment]
     List: _aio.UnaryUnaryMultiCallable[_control_pb2.ListRequest, _control_pb2.ListNetworksResponse]  # type: ignore[assignment]
 
 class NetworksServicer(metaclass=_abc_1.ABCMeta):
+    @_abc_1.abstractmethod
+    def Create(
+        self,
+        request: _control_pb2.CreateNetworkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.Created, _abc.Awaitable[_control_pb2.Created]]: ...
+
+    @_abc_1.abstractmethod
+    def Remove(
+        self,
+        request: _control_pb2.RemoveNetworkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.Changed, _abc.Awaitable[_control_pb2.Changed]]: ...
+
+    @_abc_1.abstractmethod
+    def Prune(
+        self,
+        request: _control_pb2.PruneNetworksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.PruneNetworksResponse, _abc.Awaitable[_control_pb2.PruneNetworksResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def GetDetails(
+        self,
+        request: _control_pb2.GetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.NetworkView, _abc.Awaitable[_control_pb2.NetworkView]]: ...
+
     @_abc_1.abstractmethod
     def Get(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from minimanager.domain.belongings import Belongings
 from minimanager.domain.objects import (
     SECOND,
     FailureAction,
@@ -34,7 +35,7 @@ def request(sim: Simulation, **spec: object) -> None:
     """Change the service as the API does for an update."""
     old = sim.services["web"]
     changed = replace(old.spec, **spec)  # type: ignore[arg-type]
-    sim.put_service(requested(revised(old, changed, ports=changed.ports, now_ns=sim.now_ns)))
+    sim.put_service(requested(revised(old, changed, Belongings(changed.ports), now_ns=sim.now_ns)))
 
 
 def force(sim: Simulation, number: int = 1) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from minicommon.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from minimanager.domain.belongings import Belongings
 from minimanager.domain.objects import FailureAction, Service, ServiceSpec, TaskSpec, UpdateConfig
 from minimanager.domain.revisions import (
     MAX_REVISIONS,
@@ -19,7 +20,7 @@ from minimanager.domain.validate_update import check_updates
 
 
 def changed(service: Service, **spec: object) -> Service:
-    return revised(service, replace(service.spec, **spec), ports=(), now_ns=7)  # type: ignore[arg-type]
+    return revised(service, replace(service.spec, **spec), Belongings(), now_ns=7)  # type: ignore[arg-type]
 
 
 def with_templates(count: int) -> Service:
@@ -47,9 +48,9 @@ def test_a_change_beside_the_template_keeps_its_version() -> None:
 
 def test_a_template_that_comes_back_keeps_its_version_and_twice_back_is_forward() -> None:
     service = with_templates(3)
-    back = revised(service, revision_to_go_back_to(service).spec, ports=(), now_ns=8)
+    back = revised(service, revision_to_go_back_to(service).spec, Belongings(), now_ns=8)
     assert (back.revision, back.spec_version, back.spec.task.force_update) == (4, 2, 1)
-    again = revised(back, revision_to_go_back_to(back).spec, ports=(), now_ns=9)
+    again = revised(back, revision_to_go_back_to(back).spec, Belongings(), now_ns=9)
     assert (again.revision, again.spec_version, again.spec) == (5, 3, service.spec)
 
 

@@ -17,7 +17,7 @@ METHODS = [
     f"/{service.full_name}/{method.name}" for service in access.services() for method in service.methods
 ]
 
-READS = {"Get", "History", "List", "WatchService", "Why"}
+READS = {"Get", "GetDetails", "History", "List", "WatchService", "Why"}
 
 
 @pytest.mark.parametrize("method", METHODS)

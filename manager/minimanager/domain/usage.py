@@ -1,0 +1,33 @@
+"""What uses a network: the services that are to be on it, and the tasks of others that still run there."""
+
+from __future__ import annotations
+
+from minimanager.domain.names import container_name
+from minimanager.domain.objects import Network, Service, Task, TaskState
+from minimanager.domain.snapshot import Snapshot
+
+
+def services_on(snapshot: Snapshot, network: Network) -> list[Service]:
+    """The services whose tasks are to be on the network, by name. Those that are being removed do not count."""
+    found = [
+        service
+        for service in snapshot.services.values()
+        if not service.removing and any(use.network == network.id for use in service.spec.task.networks)
+    ]
+    return sorted(found, key=lambda service: service.spec.name)
+
+
+def tasks_on(snapshot: Snapshot, network: Network) -> list[Task]:
+    """The tasks that have an address on the network and have not ended, by name."""
+    found = [task for task in snapshot.of_network(network.id).values() if not snapshot.state(task).finished]
+    return sorted(found, key=lambda task: (task.service_name, task.slot, task.id))
+
+
+def in_use_by(snapshot: Snapshot, network: Network) -> str:
+    """What keeps the network from being removed, in words; empty: nothing does."""
+    services = services_on(snapshot, network)
+    if services:
+        names = ", ".join(service.spec.name for service in services)
+        return f"service {names}" if len(services) == 1 else f"services {names}"
+    tasks = [task for task in tasks_on(snapshot, network) if task.desired_state < TaskState.SHUTDOWN]
+    return f"task {container_name(tasks[0])}" if tasks else ""
