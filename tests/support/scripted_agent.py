@@ -28,6 +28,7 @@ class ScriptedAgent:
         *,
         hostname: str = "worker",
         address: str = "10.77.0.12",
+        encryption_key: str = "",
         obliging: bool = True,
     ) -> None:
         self._stub = dispatcher_pb2_grpc.DispatcherStub(channel)
@@ -41,6 +42,7 @@ class ScriptedAgent:
                 runtime="oci",
             ),
             data_path_address=address,
+            encryption_key=encryption_key,
         )
         self._obliging = obliging
         self._outgoing: asyncio.Queue[dispatcher_pb2.WorkerMessage | None] = asyncio.Queue()
