@@ -1,4 +1,7 @@
-"""`--publish`: Docker's short form `[published:]target[/protocol]`, with ranges, and the long form in fields."""
+"""`--publish`: Docker's short form `[published:]target[/protocol]`, with ranges, and the long form in fields.
+
+The long form also has what Docker has not: `host_ip`, `local`, `sticky` and `proxy_protocol`.
+"""
 
 from __future__ import annotations
 
@@ -10,29 +13,62 @@ _PROTOCOLS = {"tcp": 0, "udp": 1}
 _MODES = {"ingress": 0, "host": 1}
 MODE_NAMES = ("ingress", "host")
 PROTOCOL_NAMES = ("tcp", "udp")
+LOCALITY_NAMES = ("any", "prefer", "only")
+"""At the place of their numbers in the API, as the others."""
+
+_PROXY_PROTOCOLS = {"v2": 2, "2": 2}
 
 
 class Port:
     """One port to publish; the numbers of `protocol` and `mode` are those of the API. `published` 0: chosen for us."""
 
-    __slots__ = ("mode", "protocol", "published", "target")
+    __slots__ = (
+        "host_ip",
+        "locality",
+        "mode",
+        "protocol",
+        "proxy_protocol",
+        "published",
+        "sticky",
+        "target",
+    )
 
-    def __init__(self, target: int, published: int, protocol: int, mode: int) -> None:
+    def __init__(
+        self,
+        target: int,
+        published: int,
+        protocol: int,
+        mode: int,
+        *,
+        host_ip: str = "",
+        locality: int = 0,
+        sticky: bool = False,
+        proxy_protocol: int = 0,
+    ) -> None:
         self.target = target
         self.published = published
         self.protocol: Any = protocol
         self.mode: Any = mode
+        self.host_ip = host_ip
+        self.locality: Any = locality
+        self.sticky = sticky
+        self.proxy_protocol = proxy_protocol
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Port) and self.key() == other.key()
+        return isinstance(other, Port) and self.key() + self.options() == other.key() + other.options()
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"Port{self.key()}"
+        return f"Port{self.key() + self.options()}"
 
     def key(self) -> tuple[int, int, int, int]:
+        """What makes it the same port, however it is served."""
         return self.target, self.published, self.protocol, self.mode
+
+    def options(self) -> tuple[str, int, bool, int]:
+        """How it is served."""
+        return self.host_ip, self.locality, self.sticky, self.proxy_protocol
 
 
 def parse_publish(text: str) -> list[Port]:
@@ -43,11 +79,14 @@ def parse_publish(text: str) -> list[Port]:
 def _long(text: str) -> Port:
     target = published = 0
     protocol, mode = "tcp", "ingress"
+    options: dict[str, Any] = {}
     for field in text.split(","):
         name, separator, value = field.partition("=")
         name = name.strip().lower()
         value = value.strip().lower()
-        if not separator or not name:
+        if name == "sticky" and not separator:
+            value = "true"
+        elif not separator or not name:
             raise ValueError(f"invalid field: {field}")
         if name == "protocol":
             protocol = value
@@ -60,11 +99,42 @@ def _long(text: str) -> Port:
             target = _number(value, "target")
         elif name == "published":
             published = _number(value, "published")
+        elif name in _OPTIONS:
+            options.update(_OPTIONS[name](value))
         else:
             raise ValueError(f"invalid field key: {name}")
     if not target:
         raise ValueError("missing mandatory field 'target'")
-    return Port(target, published, _PROTOCOLS[protocol], _MODES[mode])
+    return Port(target, published, _PROTOCOLS[protocol], _MODES[mode], **options)
+
+
+def _locality(value: str) -> dict[str, Any]:
+    if value not in LOCALITY_NAMES:
+        raise ValueError(f"invalid local value ({value}): must be any, prefer or only")
+    return {"locality": LOCALITY_NAMES.index(value)}
+
+
+def _sticky(value: str) -> dict[str, Any]:
+    from minictl.values import parse_bool
+
+    try:
+        return {"sticky": parse_bool(value)}
+    except ValueError:
+        raise ValueError(f"invalid sticky value ({value}): must be true or false") from None
+
+
+def _proxy_protocol(value: str) -> dict[str, Any]:
+    if value not in _PROXY_PROTOCOLS:
+        raise ValueError(f"invalid proxy_protocol value ({value}): must be v2")
+    return {"proxy_protocol": _PROXY_PROTOCOLS[value]}
+
+
+_OPTIONS = {
+    "host_ip": lambda value: {"host_ip": value},
+    "local": _locality,
+    "sticky": _sticky,
+    "proxy_protocol": _proxy_protocol,
+}
 
 
 def _check_protocol(protocol: str) -> None:
@@ -87,7 +157,9 @@ def _short(text: str) -> list[Port]:
     protocol = protocol.lower() if slash else "tcp"
     published, colon, target = ports.rpartition(":")
     if ":" in published:
-        raise ValueError("hostip is not supported")
+        address, _, number = published.rpartition(":")
+        long = f"target={target},published={number},host_ip={address}"
+        raise ValueError(f"hostip is not supported in the short form: write {long}")
     if not target:
         raise ValueError(f"no port specified: {published}{colon}<empty>")
     if protocol not in _PROTOCOLS:

@@ -6,6 +6,7 @@ from minictl import (
     container_flags,
     health_flags,
     mode_flags,
+    network_flags,
     placement_flags,
     privilege_flags,
     update_flags,
@@ -83,7 +84,7 @@ def _later(names: str, *, boolean: bool = False) -> tuple[Flag, ...]:
 
 
 _LATER = (
-    *_later("credential-spec endpoint-mode isolation log-driver log-opt memory-swappiness"),
+    *_later("credential-spec isolation log-driver log-opt memory-swappiness"),
     *_later("no-resolve-image with-registry-auth", boolean=True),
 )
 """Docker's flags that this version refuses by name."""
@@ -91,6 +92,7 @@ _LATER = (
 CREATE_FLAGS = (
     *COMMON_FLAGS,
     *mode_flags.CREATE_FLAGS,
+    *network_flags.CREATE_FLAGS,
     *placement_flags.CREATE_FLAGS,
     *container_flags.CREATE_FLAGS,
     *privilege_flags.CREATE_FLAGS,
@@ -105,12 +107,13 @@ CREATE_FLAGS = (
     Flag("name", "Service name", kind=values.STRING),
     Flag("publish", "Publish a port as a node port", short="p", kind=values.PORT),
     *_LATER,
-    *_later("config generic-resource network secret"),
+    *_later("config generic-resource secret"),
 )
 
 UPDATE_FLAGS = (
     *COMMON_FLAGS,
     *mode_flags.COMMON_FLAGS,
+    *network_flags.UPDATE_FLAGS,
     *placement_flags.UPDATE_FLAGS,
     *container_flags.UPDATE_FLAGS,
     *privilege_flags.UPDATE_FLAGS,
@@ -133,9 +136,7 @@ UPDATE_FLAGS = (
     Flag("publish-add", "Add or update a published port", kind=values.PORT),
     Flag("publish-rm", "Remove a published port by its target port", kind=values.PORT),
     *_LATER,
-    *_later(
-        "config-add config-rm generic-resource-add generic-resource-rm network-add network-rm secret-add secret-rm"
-    ),
+    *_later("config-add config-rm generic-resource-add generic-resource-rm secret-add secret-rm"),
     Flag("rollback", "Rollback to previous specification"),
 )
 
@@ -163,6 +164,7 @@ def new_spec(parsed: Parsed, environment: Mapping[str, str]) -> ServiceSpec:
     container.env.extend(keyvalues.last_of_each(variables))
     _set_ports(spec, [port for group in parsed["publish"] for port in group])
     mode_flags.apply_new(spec, parsed)
+    network_flags.apply_new(spec, parsed)
     placement_flags.apply_new(spec, parsed)
     container_flags.apply_new(spec, parsed)
     privilege_flags.apply_new(spec, parsed)
@@ -193,6 +195,7 @@ def change_spec(spec: ServiceSpec, parsed: Parsed, environment: Mapping[str, str
     if parsed.changed("publish-add", "publish-rm"):
         _change_ports(spec, parsed)
     mode_flags.apply_change(spec, parsed)
+    network_flags.apply_mode(spec, parsed)
     placement_flags.apply_change(spec, parsed)
     container_flags.apply_change(spec, parsed)
     privilege_flags.apply_change(spec, parsed)
@@ -219,6 +222,10 @@ def _set_ports(spec: ServiceSpec, ports: Iterable[Port]) -> None:
                 target_port=port.target,
                 published_port=port.published,
                 publish_mode=port.mode,
+                host_ip=port.host_ip,
+                locality=port.locality,
+                sticky=port.sticky,
+                proxy_protocol=port.proxy_protocol,
             )
         )
 
@@ -228,12 +235,27 @@ def _change_ports(spec: ServiceSpec, parsed: Parsed) -> None:
     from minictl.ports import Port
 
     present = [
-        Port(port.target_port, port.published_port, port.protocol, port.publish_mode) for port in spec.ports
+        Port(
+            port.target_port,
+            port.published_port,
+            port.protocol,
+            port.publish_mode,
+            host_ip=port.host_ip,
+            locality=port.locality,
+            sticky=port.sticky,
+            proxy_protocol=port.proxy_protocol,
+        )
+        for port in spec.ports
     ]
+    added = [port for group in parsed["publish-add"] for port in group]
     removed = [(port.target, port.protocol, port.mode) for group in parsed["publish-rm"] for port in group]
-    kept = [port for port in present if (port.target, port.protocol, port.mode) not in removed]
-    kept += [port for group in parsed["publish-add"] for port in group if port not in kept]
-    _set_ports(spec, sorted(kept, key=lambda port: port.published))
+    replaced = [port.key() for port in added]
+    kept = [
+        port
+        for port in present
+        if (port.target, port.protocol, port.mode) not in removed and port.key() not in replaced
+    ]
+    _set_ports(spec, sorted(kept + added, key=lambda port: port.published))
 
 
 def _apply_common(spec: ServiceSpec, parsed: Parsed) -> None:

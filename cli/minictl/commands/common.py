@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from miniproto.v1.control_pb2 import Filter
+    from miniproto.v1.objects_pb2 import Network
 
     from minictl.context import Context
 
@@ -91,6 +92,31 @@ def node_reference(context: Context, ref: str) -> str:
     if not node_id:
         raise CliError(NOT_A_MEMBER)
     return node_id
+
+
+def confirmed(context: Context, warning: str) -> bool:
+    """Ask whether to go on after the warning; no answer is a no."""
+    import sys
+
+    context.out.write(f"{warning}Are you sure you want to continue? [y/N] ")
+    context.out.flush()
+    return sys.stdin.readline().strip().lower() == "y"
+
+
+def network_id(context: Context, ref: str) -> str:
+    """The id of the network that `ref` means."""
+    from minictl.client import messages
+
+    found: str = context.call("Networks/Get", messages.GetRequest(ref=ref)).id
+    return found
+
+
+def networks(context: Context) -> dict[str, Network]:
+    """All networks by id."""
+    from minictl.client import messages
+
+    response = context.call("Networks/List", messages.ListRequest())
+    return {network.id: network for network in response.networks}
 
 
 NOT_A_MEMBER = (

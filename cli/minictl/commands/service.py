@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from minicommon.errors import ConflictError, NotFoundError
 
-from minictl import service_flags, values
+from minictl import network_flags, service_flags, values
 from minictl.command import Command
 from minictl.commands import common
 from minictl.errors import ArgumentsError, CliError, FailedError
@@ -125,6 +125,8 @@ def _update(context: Context, parsed: Parsed) -> int:
     for attempt in range(1, _UPDATE_ATTEMPTS + 1):
         service = context.call("Services/Get", messages.GetRequest(ref=ref)).service
         service_flags.change_spec(service.spec, parsed, context.environment)
+        if parsed.changed("network-add", "network-rm"):
+            network_flags.apply_change(service.spec, parsed, lambda ref: common.network_id(context, ref))
         request = messages.UpdateServiceRequest(
             ref=service.id, version=service.meta.version, spec=service.spec
         )
@@ -206,9 +208,13 @@ def _inspect(context: Context, parsed: Parsed) -> int:
         if parsed["format"]:
             raise CliError("--format is incompatible with human friendly format")
         return common.for_each(parsed.arguments, lambda ref: _print_pretty(context, ref))
-    return inspect(
-        context, parsed.arguments, "service", lambda ref: service.to_json(get(ref)), format=parsed["format"]
-    )
+
+    def load(ref: str) -> dict[str, Any]:
+        view = get(ref)
+        networks = common.networks(context) if view.service.virtual_addresses else {}
+        return service.to_json(view, networks)
+
+    return inspect(context, parsed.arguments, "service", load, format=parsed["format"])
 
 
 def _print_pretty(context: Context, ref: str) -> None:
@@ -219,7 +225,8 @@ def _print_pretty(context: Context, ref: str) -> None:
         view = context.call("Services/Get", messages.GetRequest(ref=ref))
     except NotFoundError:
         raise CliError(f"no such service: {ref}") from None
-    context.print(service_pretty.render(view))
+    networks = common.networks(context) if view.service.spec.task.networks else {}
+    context.print(service_pretty.render(view, networks))
 
 
 def _rm(context: Context, parsed: Parsed) -> int:

@@ -100,12 +100,20 @@ def familiar_image(image: str) -> str:
 
 
 def port_json(port: PortConfig) -> dict[str, Any]:
-    from minictl.ports import MODE_NAMES, PROTOCOL_NAMES
+    """Docker's fields, and those of the options that are set and that Docker has not got."""
+    from minictl.ports import LOCALITY_NAMES, MODE_NAMES, PROTOCOL_NAMES
 
     shown: dict[str, Any] = {"Protocol": PROTOCOL_NAMES[port.protocol], "TargetPort": port.target_port}
     if port.published_port:
         shown["PublishedPort"] = port.published_port
-    return {**shown, "PublishMode": MODE_NAMES[port.publish_mode]}
+    shown["PublishMode"] = MODE_NAMES[port.publish_mode]
+    options = {
+        "HostIP": port.host_ip,
+        "Local": LOCALITY_NAMES[port.locality] if port.locality else "",
+        "Sticky": port.sticky,
+        "ProxyProtocol": f"v{port.proxy_protocol}" if port.proxy_protocol else "",
+    }
+    return {**shown, **{name: value for name, value in options.items() if value}}
 
 
 def ports_text(ports: Iterable[PortConfig]) -> str:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
+    from miniproto.v1.control_pb2 import NetworkServiceView, NetworkView
     from miniproto.v1.objects_pb2 import Network
 
 LAYOUT = Layout(
@@ -38,7 +39,7 @@ def rows(networks: Iterable[Network], *, truncate: bool) -> list[dict[str, Any]]
             "ID": network.id[: common.SHORT_ID] if truncate else network.id,
             "IPv4": "true",
             "IPv6": "false",
-            "Internal": "false",
+            "Internal": "true" if network.spec.internal else "false",
             "Labels": ",".join(f"{key}={value}" for key, value in sorted(network.spec.labels.items())),
             "Name": network.spec.name,
             "Scope": "swarm",
@@ -47,13 +48,17 @@ def rows(networks: Iterable[Network], *, truncate: bool) -> list[dict[str, Any]]
     ]
 
 
-def to_json(network: Network) -> dict[str, Any]:
-    """The network as `docker network inspect` prints it."""
+def to_json(view: NetworkView, *, verbose: bool = False) -> dict[str, Any]:
+    """The network as `docker network inspect` prints it.
+
+    Docker lists the containers of one node; these are those of all. `verbose` adds the services.
+    """
+    network = view.network
     spec = network.spec
-    options = {"com.docker.network.driver.overlay.vxlanid_list": str(network.vni)}
-    if spec.mtu:
-        options["com.docker.network.driver.mtu"] = str(spec.mtu)
-    return {
+    config = {"Subnet": network.subnet, "Gateway": network.gateway}
+    if spec.ip_range:
+        config["IPRange"] = spec.ip_range
+    shown: dict[str, Any] = {
         "Name": spec.name,
         "Id": network.id,
         "Created": common.timestamp(network.meta.created_at_ns),
@@ -61,17 +66,65 @@ def to_json(network: Network) -> dict[str, Any]:
         "Driver": spec.driver,
         "EnableIPv4": True,
         "EnableIPv6": False,
-        "IPAM": {
-            "Driver": "default",
-            "Options": None,
-            "Config": [{"Subnet": network.subnet, "Gateway": network.gateway}],
-        },
-        "Internal": False,
-        "Attachable": False,
+        "IPAM": {"Driver": "default", "Options": None, "Config": [config]},
+        "Internal": spec.internal,
+        "Attachable": spec.attachable,
         "Ingress": spec.ingress,
         "ConfigFrom": {"Network": ""},
         "ConfigOnly": False,
-        "Containers": {},
-        "Options": options,
+        "Containers": _containers(view),
+        "Options": _options(network),
         "Labels": dict(sorted(spec.labels.items())),
+    }
+    if view.peers:
+        shown["Peers"] = [{"Name": peer.hostname, "IP": peer.address} for peer in view.peers]
+    if verbose:
+        ordered = sorted(view.services, key=lambda service: common.natural_key(service.name))
+        shown["Services"] = {service.name: _service(service) for service in ordered}
+    return shown
+
+
+def _options(network: Network) -> dict[str, str]:
+    """Those that were given, and what became of those that were not."""
+    options = {"com.docker.network.driver.overlay.vxlanid_list": str(network.vni)}
+    if network.spec.mtu:
+        options["com.docker.network.driver.mtu"] = str(network.spec.mtu)
+    if network.spec.encrypted:
+        options["encrypted"] = ""
+    return dict(sorted({**options, **network.spec.options}.items()))
+
+
+def _containers(view: NetworkView) -> dict[str, Any]:
+    size = view.network.subnet.partition("/")[2]
+    tasks = [task for service in view.services for task in service.tasks if task.container_id]
+    return {
+        task.container_id: {
+            "Name": task.name,
+            "EndpointID": task.task_id,
+            "MacAddress": _mac_address(task.address),
+            "IPv4Address": f"{task.address}/{size}",
+            "IPv6Address": "",
+        }
+        for task in sorted(tasks, key=lambda task: common.natural_key(task.name))
+    }
+
+
+def _mac_address(address: str) -> str:
+    return "02:42:" + ":".join(f"{int(part):02x}" for part in address.split("."))
+
+
+def _service(service: NetworkServiceView) -> dict[str, Any]:
+    return {
+        "VIP": service.virtual_address,
+        "Aliases": list(service.aliases),
+        "Ports": [common.port_json(port) for port in service.ports],
+        "Tasks": [
+            {
+                "Name": task.name,
+                "EndpointID": task.task_id,
+                "EndpointIP": task.address,
+                "Info": {"Host IP": task.node_address},
+            }
+            for task in service.tasks
+        ],
     }

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from minictl.network_flags import ENDPOINT_MODES
 from minictl.output.listing import Layout
 from minictl.views import common, mode, rollout
 from minictl.views.container import surroundings_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
     from miniproto.v1.control_pb2 import ServiceView
-    from miniproto.v1.objects_pb2 import ContainerSpec, Placement, PortConfig, ServiceSpec, TaskSpec
+    from miniproto.v1.objects_pb2 import (
+        ContainerSpec,
+        Network,
+        NetworkUse,
+        Placement,
+        PortConfig,
+        ServiceSpec,
+        TaskSpec,
+    )
 
 LAYOUT = Layout(
     {
@@ -45,11 +54,22 @@ def rows(views: Iterable[ServiceView]) -> list[dict[str, Any]]:
 
 def port_ranges(ports: Iterable[PortConfig]) -> str:
     """Published ingress ports; neighbors are put together: "*:80-81->80-81/tcp, *:53->53/udp"."""
-    from minictl.ports import MODE_NAMES, PROTOCOL_NAMES
+    from minictl.ports import MODE_NAMES
+
+    shown = [port for port in ports if MODE_NAMES[port.publish_mode] == "ingress"]
+    addresses = sorted({port.host_ip for port in shown})
+    return ", ".join(
+        text
+        for address in addresses
+        for text in _ranges(address or "*", [port for port in shown if port.host_ip == address])
+    )
+
+
+def _ranges(address: str, ports: Iterable[PortConfig]) -> list[str]:
+    from minictl.ports import PROTOCOL_NAMES
 
     runs: list[list[int]] = []
-    shown = [port for port in ports if MODE_NAMES[port.publish_mode] == "ingress"]
-    for port in sorted(shown, key=lambda port: (port.protocol, port.published_port)):
+    for port in sorted(ports, key=lambda port: (port.protocol, port.published_port)):
         published, target = port.published_port, port.target_port
         if runs:
             protocol, first, last, first_target, last_target = runs[-1]
@@ -59,29 +79,40 @@ def port_ranges(ports: Iterable[PortConfig]) -> str:
                 runs[-1] = [protocol, first, published, first_target, target]
                 continue
         runs.append([port.protocol, published, published, target, target])
-    return ", ".join(
-        f"*:{_span(first, last)}->{_span(first_target, last_target)}/{PROTOCOL_NAMES[protocol]}"
+    return [
+        f"{address}:{_span(first, last)}->{_span(first_target, last_target)}/{PROTOCOL_NAMES[protocol]}"
         for protocol, first, last, first_target, last_target in runs
-    )
+    ]
 
 
 def _span(first: int, last: int) -> str:
     return f"{first}-{last}" if last > first else str(first)
 
 
-def to_json(view: ServiceView) -> dict[str, Any]:
-    """The service as `docker service inspect` prints it."""
+def to_json(view: ServiceView, networks: Mapping[str, Network] | None = None) -> dict[str, Any]:
+    """The service as `docker service inspect` prints it; `networks`, by id, say how long their prefixes are."""
     service = view.service
     spec = spec_json(service.spec)
     endpoint: dict[str, Any] = {"Spec": spec["EndpointSpec"]}
     if service.ports:
         endpoint["Ports"] = [common.port_json(port) for port in service.ports]
+    if service.virtual_addresses:
+        endpoint["VirtualIPs"] = [
+            {"NetworkID": each.network_id, "Addr": each.address + _prefix(each.network_id, networks or {})}
+            for each in service.virtual_addresses
+        ]
     shown = {"ID": service.id, **common.meta(service.meta), "Spec": spec, "Endpoint": endpoint}
     return {**shown, **rollout.status_json(view), **mode.job_status_json(service)}
 
 
+def _prefix(network_id: str, networks: Mapping[str, Network]) -> str:
+    """ "/24"."""
+    network = networks.get(network_id)
+    return "" if network is None else "/" + network.subnet.partition("/")[2]
+
+
 def spec_json(spec: ServiceSpec) -> dict[str, Any]:
-    endpoint: dict[str, Any] = {"Mode": "vip"}
+    endpoint: dict[str, Any] = {"Mode": ENDPOINT_MODES[spec.endpoint_mode]}
     if spec.ports:
         endpoint["Ports"] = [common.port_json(port) for port in spec.ports]
     return {
@@ -116,9 +147,14 @@ def task_json(task: TaskSpec) -> dict[str, Any]:
         },
         "RestartPolicy": policy,
         "Placement": {},
+        **_set(Networks=[network_use_json(use) for use in task.networks]),
         "ForceUpdate": task.force_update,
         "Runtime": "container",
     }
+
+
+def network_use_json(use: NetworkUse) -> dict[str, Any]:
+    return {"Target": use.network, **_set(Aliases=list(use.aliases))}
 
 
 def placement_json(placement: Placement) -> dict[str, Any]:

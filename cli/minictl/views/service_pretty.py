@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from minicommon import units
 
+from minictl.network_flags import ENDPOINT_MODES
 from minictl.views import common, mode, rollout
 from minictl.views.container import surroundings_lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from miniproto.v1.control_pb2 import ServiceView
-    from miniproto.v1.objects_pb2 import ContainerSpec, Placement, PortConfig, Resources, ServiceSpec
+    from miniproto.v1.objects_pb2 import ContainerSpec, Network, Placement, PortConfig, Resources, ServiceSpec
 
 
-def render(view: ServiceView) -> str:
-    """The whole text, which begins and ends with a newline."""
+def render(view: ServiceView, networks: Mapping[str, Network] | None = None) -> str:
+    """The whole text, which begins and ends with a newline; `networks`, by id, are those with names to show."""
     service = view.service
     lines = ["", f"ID:\t\t{service.id}", *_head(service.spec), *rollout.pretty(view)]
     lines += _placement(service.spec.placement)
     lines += _container(service.spec.task.container)
     lines += _resources(service.spec.task.resources)
-    lines.append("Endpoint Mode:\tvip")
+    lines += _networks(service.spec, networks or {})
+    lines.append(f"Endpoint Mode:\t{ENDPOINT_MODES[service.spec.endpoint_mode]}")
     if service.ports:
         lines.append("Ports:")
         for port in service.ports:
@@ -95,6 +99,15 @@ def _amounts(nano_cpus: int, memory_bytes: int) -> list[str]:
     return lines
 
 
+def _networks(spec: ServiceSpec, networks: Mapping[str, Network]) -> list[str]:
+    known = [networks.get(use.network) for use in spec.task.networks]
+    names = [
+        use.network if network is None else network.spec.name
+        for use, network in zip(spec.task.networks, known, strict=True)
+    ]
+    return [f"Networks: {' '.join(names)} "] if names else []
+
+
 def _port(port: PortConfig) -> list[str]:
     shown = common.port_json(port)
     return [
@@ -102,4 +115,9 @@ def _port(port: PortConfig) -> list[str]:
         f"  Protocol = {shown['Protocol']}",
         f"  TargetPort = {shown['TargetPort']}",
         f"  PublishMode = {shown['PublishMode']}",
+        *(
+            f"  {name} = {str(shown[name]).lower()}"
+            for name in ("HostIP", "Local", "Sticky", "ProxyProtocol")
+            if name in shown
+        ),
     ]

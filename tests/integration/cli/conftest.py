@@ -32,7 +32,7 @@ def world() -> World:
             canned.node(),
             canned.node("core-02", manager=False, identity=canned.OTHER_NODE_ID),
         ],
-        networks=[canned.network()],
+        networks=[canned.network(), canned.backend()],
         images=[canned.image()],
     )
 

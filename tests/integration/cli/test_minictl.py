@@ -273,14 +273,71 @@ def test_node_commands(minictl: Run, world: World) -> None:
 
 
 def test_networks(minictl: Run) -> None:
-    assert minictl("network", "ls").stdout.splitlines()[1].split() == [
-        "ingressnet33",
-        "ingress",
-        "overlay",
-        "swarm",
+    assert [line.split() for line in minictl("network", "ls").stdout.splitlines()[1:]] == [
+        ["backend03333", "backend", "overlay", "swarm"],
+        ["ingressnet33", "ingress", "overlay", "swarm"],
     ]
     (network,) = json.loads(minictl("network", "inspect", "ingress").stdout)
     assert network["IPAM"]["Config"] == [{"Subnet": "10.0.0.0/24", "Gateway": "10.0.0.1"}]
+
+
+def test_a_network_is_created_as_asked(minictl: Run, world: World) -> None:
+    done = minictl(
+        *("network", "create", "--driver", "overlay", "--attachable", "--internal", "--label", "a=b"),
+        *("--subnet", "10.5.0.0/16", "--gateway", "10.5.0.9", "--ip-range", "10.5.1.0/24"),
+        *("-o", "encrypted", "--opt", "com.docker.network.driver.mtu=1300", "backend"),
+    )
+    assert (done.stdout, done.stderr) == (f"{canned.NETWORK_ID}\n", "")
+    spec = world.requests[-1].spec
+    assert (spec.name, spec.driver, spec.attachable, spec.internal, spec.ingress) == (
+        "backend",
+        "overlay",
+        True,
+        True,
+        False,
+    )
+    assert (spec.subnet, spec.gateway, spec.ip_range) == ("10.5.0.0/16", "10.5.0.9", "10.5.1.0/24")
+    assert dict(spec.options) == {"encrypted": "", "com.docker.network.driver.mtu": "1300"}
+    assert dict(spec.labels) == {"a": "b"}
+
+
+def test_an_inspected_network_has_its_services_when_asked(minictl: Run) -> None:
+    (network,) = json.loads(minictl("network", "inspect", "backend").stdout)
+    assert network["Peers"] == [{"Name": "core-01", "IP": "10.77.0.11"}]
+    assert "Services" not in network
+    template = "{{.ID}} {{range $name, $service := .Services}}{{$name}}={{$service.VIP}}{{end}}"
+    done = minictl("network", "inspect", "-v", "-f", template, "backend")
+    assert done.stdout == f"{canned.NETWORK_ID} web=10.0.1.254\n"
+
+
+def test_networks_are_removed(minictl: Run, world: World) -> None:
+    done = minictl("network", "rm", "nope", "backend", "ingress")
+    assert (done.returncode, done.stdout) == (1, "backend\n")
+    assert done.stderr == (
+        "Error response from daemon: network nope not found\n"
+        "Error response from daemon: ingress network cannot be removed\n"
+    )
+    assert minictl("network", "rm", "-f", "nope").stdout == "nope\n"
+
+
+def test_networks_are_pruned_after_a_question(minictl: Run, world: World) -> None:
+    question = (
+        "WARNING! This will remove all custom networks not used by at least one container.\n"
+        "Are you sure you want to continue? [y/N] "
+    )
+    done = minictl("network", "prune", stdin=b"n\n")
+    assert (done.returncode, done.stdout, world.requests) == (0, question, [])
+    assert minictl("network", "prune").stdout == question
+    deleted = "Deleted Networks:\nbackend\n\n"
+    assert minictl("network", "prune", stdin=b"y\n").stdout == question + deleted
+    assert (
+        minictl("network", "prune", "-f", "--filter", "label!=keep", "--filter", "until=24h").stdout
+        == deleted
+    )
+    assert [(each.key, list(each.values)) for each in world.requests[-1].filters] == [
+        ("label!", ["keep"]),
+        ("until", ["24h"]),
+    ]
 
 
 def test_images(minictl: Run, world: World, tmp_path: Path) -> None:

@@ -76,6 +76,49 @@ async def test_a_service_from_create_to_rm(manager: InProcess) -> None:
     assert (code, out, err) == (1, "[]\n", "no such service: nope\n")
 
 
+async def test_a_network_from_create_to_prune(manager: InProcess) -> None:
+    host = ("-H", f"unix://{manager.home.paths.manager_socket}")
+    code, out, err = await run(*host, "network", "create", "--attachable", "backend")
+    assert (code, err, len(out.strip())) == (0, "", 25)
+    network_id = out.strip()
+    await run(*host, "network", "create", "front")
+    listed = (await run(*host, "network", "ls", "--format", "{{.Name}} {{.Driver}} {{.Scope}}"))[1]
+    assert listed.splitlines() == ["backend overlay swarm", "front overlay swarm", "ingress overlay swarm"]
+
+    create = (*host, "service", "create", "-d", "--name", "db", "--network", "name=backend,alias=store")
+    publish = ("-p", "target=80,published=8080,local=only,sticky=true,host_ip=10.77.0.11")
+    assert (await run(*create, *publish, "redis"))[0] == 0
+    (service,) = json.loads((await run(*host, "service", "inspect", "db"))[1])
+    assert service["Spec"]["TaskTemplate"]["Networks"] == [{"Target": network_id, "Aliases": ["store"]}]
+    assert service["Endpoint"]["VirtualIPs"] == [{"NetworkID": network_id, "Addr": "10.0.1.254/24"}]
+    assert service["Endpoint"]["Ports"][0]["Local"] == "only"
+    pretty = (await run(*host, "service", "inspect", "--pretty", "db"))[1]
+    assert "\nNetworks: backend \nEndpoint Mode:\tvip\n" in pretty
+    assert "  HostIP = 10.77.0.11\n  Local = only\n  Sticky = true" in pretty
+    ports = (await run(*host, "service", "ls", "--format", "{{.Ports}}"))[1]
+    assert ports == "10.77.0.11:8080->80/tcp\n"
+
+    code, out, err = await run(*host, "network", "rm", "backend")
+    assert (code, out) == (1, "")
+    assert err == "Error response from daemon: network backend is in use by service db\n"
+    update = (*host, "service", "update", "-d", "--network-add", "front", "--network-rm", "backend", "db")
+    assert (await run(*update))[0] == 0
+    assert await run(
+        *host, "network", "inspect", "-v", "-f", "{{range $k, $v := .Services}}{{$k}}{{end}}", "front"
+    ) == (
+        0,
+        "db\n",
+        "",
+    )
+    assert await run(*host, "service", "update", "-d", "--network-add", "front", "db") == (
+        1,
+        "",
+        "service is already attached to network front\n",
+    )
+    assert await run(*host, "network", "prune", "-f") == (0, "Deleted Networks:\nbackend\n\n", "")
+    assert await run(*host, "network", "prune", "-f") == (0, "", "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -84,6 +127,8 @@ async def test_a_service_from_create_to_rm(manager: InProcess) -> None:
         (("service", "create", "-d", "--limit-memory", "1m", "x"), "4"),
         (("node", "rm", "nope"), "node nope not found"),
         (("service", "rm", "nope"), "service nope not found"),
+        (("service", "create", "-d", "--network", "nope", "x"), "network nope not found"),
+        (("network", "create", "-d", "bridge", "x"), "driver: only 'overlay' networks span the nodes"),
     ],
 )
 async def test_refusals_are_the_daemons(manager: InProcess, arguments: tuple[str, ...], message: str) -> None:

@@ -410,7 +410,7 @@ async def test_the_nodes_are_told_the_options_of_a_port(manager: InProcess, loca
             host_ip="10.77.0.12",
             sticky=True,
             proxy_protocol=2,
-            locality=1,
+            locality=objects_pb2.PORT_LOCALITY_PREFER,
         )
         await create(local, service("web", ports=[port]))
         await agent.until(lambda: agent.port(4567) is not None)

@@ -84,7 +84,10 @@ OUTPUTS: dict[str, Callable[[], str]] = {
     "info-worker": lambda: "\n".join(cluster.info_lines(canned.local_info(), None)),
     "info-json": lambda: indented(cluster.info_json(canned.local_info(), canned.cluster_info())),
     "network-ls": lambda: listing.render(network.LAYOUT, network.rows([canned.network()], truncate=True)),
-    "network-inspect": lambda: indented([network.to_json(canned.network())]),
+    "network-inspect": lambda: indented([network.to_json(canned.network_view(canned.backend()))]),
+    "network-inspect-verbose": lambda: indented(
+        [network.to_json(canned.network_view(canned.backend()), verbose=True)]
+    ),
     "image-ls": images,
     "image-ls-digests": lambda: images(image.DIGESTS_LAYOUT, truncate=False),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from minictl import flags, service_flags
+from minictl import flags, network_flags, service_flags
 from minictl.client import messages
 from minictl.errors import CliError
 from miniproto.v1 import objects_pb2 as objects
@@ -213,6 +213,57 @@ def test_update() -> None:
     assert changed.task.resources.limits.memory_bytes == spec.task.resources.limits.memory_bytes
     assert changed.task.restart.delay_ns == spec.task.restart.delay_ns
     assert changed.task.restart.max_attempts == 2
+
+
+def test_networks_in_both_forms() -> None:
+    spec = create(
+        "--network", "front", "--network", "name=back,alias=db,alias=store", "--endpoint-mode", "dnsrr", "x"
+    )
+    assert [(use.network, list(use.aliases)) for use in spec.task.networks] == [
+        ("front", []),
+        ("back", ["db", "store"]),
+    ]
+    assert spec.endpoint_mode == objects.ENDPOINT_MODE_DNSRR
+    assert update(spec, "--endpoint-mode", "vip").endpoint_mode == objects.ENDPOINT_MODE_VIP
+    assert update(spec, "--image", "y").endpoint_mode == objects.ENDPOINT_MODE_DNSRR
+
+
+def change_networks(spec: objects.ServiceSpec, *words: str) -> list[tuple[str, list[str]]]:
+    """After `update`, where a network's id is its name in capitals."""
+    parsed = flags.parse(service_flags.UPDATE_FLAGS, words)
+    changed = messages.ServiceSpec.FromString(spec.SerializeToString())
+    network_flags.apply_change(changed, parsed, str.upper)
+    return [(use.network, list(use.aliases)) for use in changed.task.networks]
+
+
+def test_networks_are_joined_and_left() -> None:
+    spec = create("--network", "name=ONE,alias=a", "--network", "TWO", "x")
+    assert change_networks(spec, "--network-rm", "two", "--network-add", "name=three,alias=t") == [
+        ("ONE", ["a"]),
+        ("THREE", ["t"]),
+    ]
+    assert change_networks(spec, "--network-rm", "one", "--network-add", "name=one,alias=b") == [
+        ("TWO", []),
+        ("ONE", ["b"]),
+    ]
+    with pytest.raises(CliError, match="service is already attached to network one"):
+        change_networks(spec, "--network-add", "one")
+
+
+def test_ports_have_options() -> None:
+    options = "host_ip=10.77.0.11,local=only,sticky,proxy_protocol=v2"
+    spec = create("-p", f"target=80,published=8080,{options}", "x")
+    (port,) = spec.ports
+    assert (port.host_ip, port.locality, port.sticky, port.proxy_protocol) == (
+        "10.77.0.11",
+        objects.PORT_LOCALITY_ONLY,
+        True,
+        2,
+    )
+    assert update(spec, "--publish-add", "81:81").ports[1].proxy_protocol == 2
+    (changed,) = update(spec, "--publish-add", "target=80,published=8080,local=prefer").ports
+    assert (changed.host_ip, changed.locality) == ("", objects.PORT_LOCALITY_PREFER)
+    assert not update(spec, "--publish-rm", "80").ports
 
 
 def test_capabilities_can_be_reset() -> None:

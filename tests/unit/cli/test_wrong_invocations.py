@@ -268,9 +268,102 @@ CASES: list[tuple[list[str], int, str]] = [
         ),
     ),
     (
-        ["service", "create", "-p", "1.2.3.4:80:80", "x"],
+        ["service", "create", "-p", "1.2.3.4:80:81", "x"],
         125,
-        invalid("1.2.3.4:80:80", "-p, --publish", "hostip is not supported"),
+        invalid(
+            "1.2.3.4:80:81",
+            "-p, --publish",
+            "hostip is not supported in the short form: write target=81,published=80,host_ip=1.2.3.4",
+        ),
+    ),
+    (
+        ["service", "create", "-p", "target=80,local=here", "x"],
+        125,
+        invalid(
+            "target=80,local=here", "-p, --publish", "invalid local value (here): must be any, prefer or only"
+        ),
+    ),
+    (
+        ["service", "create", "-p", "target=80,sticky=very", "x"],
+        125,
+        invalid(
+            "target=80,sticky=very", "-p, --publish", "invalid sticky value (very): must be true or false"
+        ),
+    ),
+    (
+        ["service", "create", "-p", "target=80,proxy_protocol=v1", "x"],
+        125,
+        invalid(
+            "target=80,proxy_protocol=v1", "-p, --publish", "invalid proxy_protocol value (v1): must be v2"
+        ),
+    ),
+    (
+        ["service", "create", "--network", "alias=db", "x"],
+        125,
+        invalid("alias=db", "--network", "network name is required: name=NETWORK[,alias=NAME...]"),
+    ),
+    (
+        ["service", "create", "--network", "name=a,alias", "x"],
+        125,
+        invalid("name=a,alias", "--network", "invalid field alias must be a key=value pair"),
+    ),
+    (
+        ["service", "create", "--network", "name=a,ip=1", "x"],
+        125,
+        invalid("name=a,ip=1", "--network", "invalid field key ip"),
+    ),
+    (
+        ["service", "create", "--network", "name=a,driver-opt=x", "x"],
+        125,
+        invalid(
+            "name=a,driver-opt=x",
+            "--network",
+            "invalid field key driver-opt: this version has no options of a single endpoint",
+        ),
+    ),
+    (
+        ["service", "create", "--endpoint-mode", "anycast", "x"],
+        1,
+        'invalid endpoint mode "anycast": must be vip or dnsrr\n',
+    ),
+    (
+        ["network", "create"],
+        1,
+        f"minictl: 'minictl network create' requires 1 argument{usage('network create', 'NETWORK')}",
+    ),
+    (
+        ["network", "create", "--ipam-driver", "dhcp", "x"],
+        1,
+        'unsupported IPAM driver "dhcp": there is only default\n',
+    ),
+    (
+        ["network", "create", "--scope", "local", "x"],
+        1,
+        'unsupported scope "local": networks span the swarm\n',
+    ),
+    (["network", "create", "--ipv6", "x"], 1, "IPv6 networks are not supported\n"),
+    (["network", "create", "--ipv4=false", "x"], 1, "networks without IPv4 are not supported\n"),
+    (
+        ["network", "create", "--subnet", "10.1.0.0/24,10.2.0.0/24", "x"],
+        1,
+        "--subnet: a network has one IPv4 subnet, 2 values were given\n",
+    ),
+    (
+        ["network", "create", "--config-only", "x"],
+        125,
+        "the flag --config-only is not supported by this version of minictl"
+        f"{usage('network create', 'NETWORK')}",
+    ),
+    (
+        ["network", "rm"],
+        1,
+        f"minictl: 'minictl network rm' requires at least 1 argument"
+        f"{usage('network rm', 'NETWORK [NETWORK...]', see='See')}",
+    ),
+    (
+        ["network", "prune", "x"],
+        1,
+        f"minictl: 'minictl network prune' accepts no arguments{usage('network prune')}",
     ),
     (
         ["service", "create", "-p", "80-82:80-81", "x"],
