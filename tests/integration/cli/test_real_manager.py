@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from minicommon.identity.names import Caller
+from minimanager.domain.usage import in_use_by
 from support.manager import InProcess, manager_in_process
 
 from .conftest import MINICTL
@@ -76,6 +77,14 @@ async def test_a_service_from_create_to_rm(manager: InProcess) -> None:
     assert (code, out, err) == (1, "[]\n", "no such service: nope\n")
 
 
+async def left(manager: InProcess, network_id: str) -> None:
+    """Wait until no task is to run on the network any more."""
+    cache = manager.manager.core.cache
+    with cache.subscribe() as changes:
+        while in_use_by(cache.snapshot(), cache.snapshot().networks[network_id]):
+            await asyncio.wait_for(changes.next(), 20)
+
+
 async def test_a_network_from_create_to_prune(manager: InProcess) -> None:
     host = ("-H", f"unix://{manager.home.paths.manager_socket}")
     code, out, err = await run(*host, "network", "create", "--attachable", "backend")
@@ -103,9 +112,8 @@ async def test_a_network_from_create_to_prune(manager: InProcess) -> None:
     assert err == "Error response from daemon: network backend is in use by service db\n"
     update = (*host, "service", "update", "-d", "--network-add", "front", "--network-rm", "backend", "db")
     assert (await run(*update))[0] == 0
-    assert await run(
-        *host, "network", "inspect", "-v", "-f", "{{range $k, $v := .Services}}{{$k}}{{end}}", "front"
-    ) == (
+    services = "{{range $name, $service := .Services}}{{$name}}{{end}}"
+    assert await run(*host, "network", "inspect", "-v", "-f", services, "front") == (
         0,
         "db\n",
         "",
@@ -115,6 +123,7 @@ async def test_a_network_from_create_to_prune(manager: InProcess) -> None:
         "",
         "service is already attached to network front\n",
     )
+    await left(manager, network_id)
     assert await run(*host, "network", "prune", "-f") == (0, "Deleted Networks:\nbackend\n\n", "")
     assert await run(*host, "network", "prune", "-f") == (0, "", "")
 
