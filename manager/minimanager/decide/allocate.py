@@ -65,10 +65,12 @@ class _Pools:
                     self._snapshot, present_network(self._snapshot, network_id)
                 )
             self._pools[network_id].ensure_free()
-        except (NotFoundError, ResourceExhaustedError) as error:
-            network = self._snapshot.networks.get(network_id)
-            name = f"network {network.spec.name}: " if network is not None else ""
-            self._full[network_id] = ResourceExhaustedError(f"{name}{error.message}")
+        except NotFoundError as error:
+            self._full[network_id] = error
+            raise
+        except ResourceExhaustedError as error:
+            name = self._snapshot.networks[network_id].spec.name
+            self._full[network_id] = ResourceExhaustedError(f"network {name}: {error.message}")
             raise self._full[network_id] from error
 
 
@@ -81,7 +83,7 @@ def _admit(overlay: Overlay, task: Task, pools: _Pools) -> None:
         networks.insert(0, ingress.id)
     try:
         attachments = pools.take(networks)
-    except ResourceExhaustedError as error:
+    except (NotFoundError, ResourceExhaustedError) as error:
         overlay.put(replace(task, error=error.message))
         return
     overlay.put(

@@ -57,8 +57,10 @@ def virtual_addresses(
 def present_network(snapshot: Snapshot, network_id: str) -> Network:
     """The network, which must not be going away. Raises NotFoundError."""
     network = snapshot.networks.get(network_id)
-    if network is None or network.removing:
+    if network is None:
         raise NotFoundError(f"network {network_id} not found")
+    if network.removing:
+        raise NotFoundError(f"network {network.spec.name} is being removed")
     return network
 
 

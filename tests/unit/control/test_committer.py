@@ -9,18 +9,31 @@ from typing import Any
 
 import pytest
 from minimanager.control.committer import Committer
-from minimanager.decide.actions import CreateTask, DeleteService, DeleteTask, UpdateTask
+from minimanager.decide.actions import (
+    NETWORKS,
+    CreateTask,
+    DeleteNetwork,
+    DeleteService,
+    DeleteTask,
+    RollBack,
+    UpdateTask,
+)
 from minimanager.domain.objects import (
     Meta,
+    Network,
     NetworkAttachment,
+    NetworkSpec,
+    NetworkUse,
     PortConfig,
     PortProtocol,
     PublishMode,
     Service,
     ServiceSpec,
     Task,
+    TaskSpec,
     TaskState,
     TaskStatus,
+    VirtualAddress,
 )
 from minimanager.domain.snapshot import Snapshot
 from minimanager.store.api import Compare
@@ -149,3 +162,56 @@ async def test_who_leads_no_more_writes_nothing(world: World) -> None:
     with pytest.raises(FencedError):
         await world.committer.barrier()
     assert "task/t" not in await world.keys()
+
+
+NET = Network("net", spec=NetworkSpec(name="net"), subnet="10.9.0.0/24")
+
+
+async def test_a_service_that_is_rolled_back_moves_its_addresses(world: World) -> None:
+    old, new = KEYS.address("net", "10.9.0.254"), KEYS.address("net", "10.9.0.253")
+    service = await world.service()
+    has = replace(service, virtual_addresses=(VirtualAddress("net", "10.9.0.254"),))
+    await world.writer.commit(world.writer.begin().replace(has).claim(old, "s").create(NET))
+    has = (await world.snapshot()).services["s"]
+    task = TaskSpec(networks=(NetworkUse("net"),))
+    back = replace(
+        has, spec=replace(has.spec, task=task), virtual_addresses=(VirtualAddress("net", "10.9.0.253"),)
+    )
+    assert (await world.commit(RollBack(back))).losers == ()
+    present = await world.store.list(KEYS.addresses)
+    assert [(item.key, item.value) for item in present.items] == [(new, b"s")]
+
+
+async def test_a_rollback_to_a_network_that_has_changed_loses(world: World) -> None:
+    service = await world.service()
+    await world.writer.commit(world.writer.begin().create(NET))
+    before = await world.snapshot()
+    network = before.networks["net"]
+    await world.writer.commit(world.writer.begin().replace(replace(network, removing=True)))
+    back = replace(service, spec=replace(service.spec, task=TaskSpec(networks=(NetworkUse("net"),))))
+    done = await world.committer.commit(before, (RollBack(back),))
+    assert [loser.service_id for loser in done.losers] == ["s"]
+
+
+async def test_a_service_goes_with_its_addresses_that_are_still_its_own(world: World) -> None:
+    service = await world.service()
+    mine, other = (VirtualAddress("net", f"10.9.0.{last}") for last in (253, 254))
+    await world.writer.commit(
+        world.writer.begin()
+        .replace(replace(service, virtual_addresses=(mine, other)))
+        .claim(KEYS.address("net", mine.address), "s")
+        .claim(KEYS.address("net", other.address), "somebody else")
+    )
+    version = (await world.snapshot()).services["s"].meta.version
+    assert (await world.commit(DeleteService("s", version))).losers == ()
+    assert await world.keys() == {"address/net/10.9.0.254"}
+
+
+async def test_a_network_goes_if_nobody_has_changed_it(world: World) -> None:
+    await world.writer.commit(world.writer.begin().create(NET))
+    version = (await world.snapshot()).networks["net"].meta.version
+    assert [each.service_id for each in (await world.commit(DeleteNetwork("net", version - 1))).losers] == [
+        NETWORKS
+    ]
+    assert (await world.commit(DeleteNetwork("net", version))).losers == ()
+    assert "network/net" not in await world.keys()

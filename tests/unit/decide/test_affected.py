@@ -5,15 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from minimanager.decide.actions import NETWORKS
 from minimanager.decide.reconcile import affected, everything
 from minimanager.domain.objects import (
     Availability,
     ClusterSpec,
+    Network,
+    NetworkSpec,
     NodeRole,
     NodeState,
     Object,
     Placement,
     TaskState,
+    VirtualAddress,
 )
 from support.simulation import INGRESS, Simulation, ingress_port, service, task_spec
 
@@ -121,3 +125,21 @@ def test_networks_concern_those_that_wait_and_the_history_limit_everybody(sim: S
 def test_everything_includes_services_that_have_only_left_tasks(sim: Simulation) -> None:
     del sim.services["there"]
     assert everything(sim.snapshot()) == {"here", "there", "stuck"}
+
+
+def test_a_network_that_is_to_go_is_looked_at_when_an_address_is_given_back(sim: Simulation) -> None:
+    leaving = Network("n", spec=NetworkSpec(name="n"), subnet="10.9.0.0/24", removing=True)
+    assert NETWORKS not in everything(sim.snapshot())
+    sim.networks["n"] = leaving
+    assert NETWORKS in everything(sim.snapshot())
+    assert dirty(sim, "network", replace(leaving, removing=False), leaving) == {"stuck", NETWORKS}
+    (task,) = sim.of("here")
+    assert NETWORKS in dirty(sim, "task", task, replace(task, attachments=()))
+    assert NETWORKS not in dirty(sim, "task", task, replace(task, message="other"))
+
+
+def test_an_address_that_a_service_gives_back_may_be_waited_for(sim: Simulation) -> None:
+    web = replace(sim.services["here"], virtual_addresses=(VirtualAddress("n", "10.9.0.254"),))
+    assert dirty(sim, "service", web, replace(web, virtual_addresses=())) == {"here", "stuck"}
+    assert dirty(sim, "service", web, replace(web, removing=True)) == {"here", "stuck"}
+    assert dirty(sim, "service", replace(web, virtual_addresses=()), web) == {"here"}

@@ -4,8 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from minimanager.domain.objects import NetworkAttachment, TaskState
-from support.simulation import INGRESS, Simulation, host_port, ingress_port, service
+import pytest
+from minimanager.decide import allocate
+from minimanager.domain.addresses import AddressPool
+from minimanager.domain.leases import task_pool
+from minimanager.domain.objects import (
+    Meta,
+    Network,
+    NetworkAttachment,
+    NetworkSpec,
+    NetworkUse,
+    TaskSpec,
+    TaskState,
+    VirtualAddress,
+)
+from minimanager.domain.snapshot import Snapshot
+from support.simulation import INGRESS, Simulation, host_port, ingress_port, service, task_spec
 
 
 def addresses(sim: Simulation) -> list[str]:
@@ -77,3 +91,89 @@ def test_addresses_on_other_networks_do_not_count() -> None:
     sim.update(replicas=3)
     sim.step()
     assert addresses(sim) == ["10.0.0.2", "10.0.0.3", "10.0.0.3"]
+
+
+# --- the networks of users ---
+
+BACKEND = Network("backend", spec=NetworkSpec(name="backend"), subnet="10.0.1.0/24", gateway="10.0.1.1")
+TINY = Network("tiny", spec=NetworkSpec(name="tiny"), subnet="10.0.2.0/29", gateway="10.0.2.1")
+
+
+@pytest.fixture
+def sim() -> Simulation:
+    sim = Simulation(nodes=2)
+    sim.networks |= {BACKEND.id: BACKEND, TINY.id: TINY}
+    return sim
+
+
+def on(*networks: Network) -> TaskSpec:
+    return replace(task_spec(), networks=tuple(NetworkUse(network.id) for network in networks))
+
+
+def test_a_task_has_an_address_on_each_of_its_networks_ingress_first(sim: Simulation) -> None:
+    sim.put_service(service(task=on(BACKEND, TINY), ports=(ingress_port(),)))
+    sim.settle()
+    (task,) = sim.running()
+    assert task.attachments == (
+        NetworkAttachment(INGRESS.id, "10.0.0.4"),
+        NetworkAttachment(BACKEND.id, "10.0.1.2"),
+        NetworkAttachment(TINY.id, "10.0.2.2"),
+    )
+
+
+def test_addresses_of_services_are_not_given_to_tasks(sim: Simulation) -> None:
+    own = VirtualAddress(TINY.id, "10.0.2.2")
+    sim.put_service(service(task=on(TINY), virtual_addresses=(own,)))
+    sim.settle()
+    assert addresses(sim) == ["10.0.2.3"]
+
+
+def test_a_task_gets_all_its_addresses_or_none(sim: Simulation) -> None:
+    sim.put_service(service("full", replicas=5, task=on(TINY)))
+    sim.settle()
+    sim.put_service(service(task=on(BACKEND, TINY)))
+    sim.settle()
+    (waiting,) = sim.of("web")
+    assert (waiting.state, waiting.attachments) == (TaskState.NEW, ())
+    assert waiting.error == "network tiny: no free address in 10.0.2.0/29: all 5 are in use"
+    sim.update("full", replicas=4)
+    sim.settle()
+    assert [task.error for task in sim.running("web")] == [""]
+
+
+def test_a_network_that_is_gone_or_going_takes_no_task(sim: Simulation) -> None:
+    sim.networks[BACKEND.id] = replace(BACKEND, meta=Meta(version=7), removing=True)
+    sim.put_service(service(task=on(BACKEND)))
+    sim.step()
+    assert [task.error for task in sim.of()] == ["network backend is being removed"]
+    assert BACKEND.id not in sim.networks
+    sim.step()
+    assert [task.error for task in sim.of()] == ["network backend not found"]
+
+
+def test_the_tasks_of_a_network_are_looked_at_once_in_a_pass(
+    sim: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def counting(snapshot: Snapshot, network: Network) -> AddressPool:
+        made.append(network.id)
+        return task_pool(snapshot, network)
+
+    monkeypatch.setattr(allocate, "task_pool", counting)
+    for name in ("api", "db", "web"):
+        sim.put_service(service(name, replicas=4, task=on(BACKEND)))
+    sim.step()
+    assert made == [BACKEND.id]
+
+
+def test_a_network_to_be_removed_goes_with_the_last_address_on_it(sim: Simulation) -> None:
+    sim.networks[BACKEND.id] = replace(BACKEND, meta=Meta(version=7))
+    sim.put_service(service(task=on(BACKEND)))
+    sim.settle()
+    sim.remove_service()
+    sim.networks[BACKEND.id] = replace(sim.networks[BACKEND.id], removing=True)
+    sim.step()
+    assert BACKEND.id in sim.networks
+    sim.settle()
+    assert BACKEND.id not in sim.networks

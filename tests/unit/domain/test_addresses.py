@@ -103,3 +103,32 @@ def test_vnis_end() -> None:
         ResourceExhaustedError, match="no free VXLAN network identifier: 4096 to 4098 are all in use"
     ):
         next_vni((4096, 4097, 4098), last=4098)
+
+
+def test_a_part_of_the_subnet_may_be_given_out_and_the_gateway_may_be_anywhere() -> None:
+    part = IPv4Network("10.0.0.4/30")
+    pool = AddressPool(SMALL, (), within=part, router=IPv4Address("10.0.0.5"))
+    assert [str(pool.take()) for _ in range(2)] == ["10.0.0.4", "10.0.0.6"]
+    with pytest.raises(ResourceExhaustedError, match=r"no free address in 10\.0\.0\.4/30: all 2 are in use"):
+        pool.ensure_free()
+    whole = AddressPool(SMALL, (), router=IPv4Address("10.0.0.6"))
+    assert [str(whole.take()) for _ in range(5)] == [f"10.0.0.{last}" for last in range(1, 6)]
+
+
+def test_from_the_end_downwards_and_in_a_circle() -> None:
+    pool = AddressPool(SMALL, {IPv4Address("10.0.0.5")}, down=True, after=IPv4Address("10.0.0.4"))
+    assert [str(pool.take()) for _ in range(4)] == ["10.0.0.3", "10.0.0.2", "10.0.0.6", "10.0.0.4"]
+
+
+@given(st.sets(st.integers(0, 15)), st.integers(0, 15), st.booleans(), st.sampled_from((28, 29, 30, 31, 32)))
+def test_a_pool_gives_all_that_are_free_and_no_more(
+    used: set[int], after: int, down: bool, size: int
+) -> None:
+    subnet = IPv4Network("10.1.2.0/28")
+    part = next(subnet.subnets(new_prefix=size))
+    taken = {subnet[number] for number in used}
+    pool = AddressPool(subnet, taken, after=subnet[after], within=part, down=down)
+    free = set(part) - taken - {subnet[0], subnet[1], subnet[15]}
+    assert {pool.take() for _ in range(len(free))} == free
+    with pytest.raises(ResourceExhaustedError):
+        pool.take()

@@ -49,13 +49,17 @@ def test_the_same_set_costs_nothing_and_gives_nothing() -> None:
 
 
 def test_what_a_task_needs_comes_before_it() -> None:
-    delta = difference({}, {"task/t1": 1, "port/tcp/80": 1, "endpoint/n1/10.0.0.2": 1, "network/n1": 1})
-    assert [key for key, _ in delta.ordered_upserts()] == [
-        "network/n1",
-        "endpoint/n1/10.0.0.2",
-        "port/tcp/80",
-        "task/t1",
-    ]
+    items = ("task/t1", "port/tcp/80", "service/n1/s", "endpoint/n1/10.0.0.2", "peer/node", "network/n1")
+    order = ["network/n1", "peer/node", "endpoint/n1/10.0.0.2", "service/n1/s", "port/tcp/80", "task/t1"]
+    assert [key for key, _ in difference({}, dict.fromkeys(items, 1)).ordered_upserts()] == order
+    assert difference(dict.fromkeys(items, 1), {}).ordered_removals() == order[::-1]
+
+
+def test_one_item_can_be_left_out() -> None:
+    delta = Delta({"peer/a": 1, "peer/b": 1}, frozenset({"peer/c"}))
+    assert delta.without("peer/a") == Delta({"peer/b": 1}, frozenset({"peer/c"}))
+    assert delta.without("peer/c") == Delta({"peer/a": 1, "peer/b": 1})
+    assert delta.without("peer/d") is delta
 
 
 def test_a_task_goes_before_what_it_needed() -> None:

@@ -10,7 +10,9 @@ from minicommon.clock import SECOND, VirtualClock
 from minicommon.errors import ConflictError, MiniError
 from minicommon.supervise import Supervisor
 from minimanager.domain.objects import (
+    Network,
     NetworkAttachment,
+    NetworkSpec,
     NodeDescription,
     NodeState,
     NodeStatus,
@@ -330,3 +332,61 @@ async def test_a_removed_node_is_told_of() -> None:
         await core.commit(core.writer.begin().delete(present))
         await idle()
         assert removed == [WORKER]
+
+
+async def test_a_change_of_a_network_wakes_only_the_nodes_on_it() -> None:
+    backend = Network("backend", spec=NetworkSpec(name="backend"), subnet="10.9.0.0/24", gateway="10.9.0.1")
+    web = service()
+    here = replace(task(web), attachments=(NetworkAttachment(backend.id, "10.9.0.2"),))
+    async with running_core(node(), ready(), node("another"), ready("another"), backend, web, here) as (
+        core,
+        supervisor,
+    ):
+        feed = Feed(core.cache, lambda _: None)
+        supervisor.start("feed", feed.run())
+        on_it, elsewhere = feed.subscribe(WORKER), feed.subscribe("another")
+        assert f"network/{backend.id}" in (await on_it.next()).delta.upserts
+        assert f"network/{backend.id}" not in (await elsewhere.next()).delta.upserts
+        woken = [asyncio.create_task(on_it.next()), asyncio.create_task(elsewhere.next())]
+        await idle()
+        far = replace(
+            task(web, node_id="far", slot=2), attachments=(NetworkAttachment(backend.id, "10.9.0.3"),)
+        )
+        await core.commit(core.writer.begin().create(node("far")).create(ready("far")).create(far))
+        await idle()
+        assert [each.done() for each in woken] == [True, True]  # of the new node's address on ingress
+        woken = [asyncio.create_task(on_it.next()), asyncio.create_task(elsewhere.next())]
+        await idle()
+        await core.commit(core.writer.begin().delete(core.cache.snapshot().tasks[far.id]))
+        await idle()
+        assert [each.done() for each in woken] == [True, False]
+        assert woken[0].result().delta.removals == {f"endpoint/{backend.id}/10.9.0.3"}
+        woken[1].cancel()
+
+
+async def test_a_node_that_gets_its_first_task_on_a_network_is_told_all_of_it() -> None:
+    backend = Network("backend", spec=NetworkSpec(name="backend"), subnet="10.9.0.0/24", gateway="10.9.0.1")
+    web = service()
+    there = replace(
+        task(web, node_id="another", slot=2), attachments=(NetworkAttachment(backend.id, "10.9.0.3"),)
+    )
+    async with running_core(node(), ready(), node("another"), ready("another"), backend, web, there) as (
+        core,
+        supervisor,
+    ):
+        feed = Feed(core.cache, lambda _: None)
+        supervisor.start("feed", feed.run())
+        place = feed.subscribe(WORKER)
+        await place.next()
+        mine = replace(task(web), attachments=(NetworkAttachment(backend.id, "10.9.0.2"),))
+        await core.commit(core.writer.begin().create(mine))
+        update = await asyncio.wait_for(place.next(), 5)
+        told = {
+            f"network/{backend.id}",
+            f"endpoint/{backend.id}/10.9.0.2",
+            f"endpoint/{backend.id}/10.9.0.3",
+        }
+        assert set(update.delta.upserts) - {f"service/{backend.id}/{web.id}"} == told | {f"task/{mine.id}"}
+        await core.commit(core.writer.begin().delete(core.cache.snapshot().tasks[mine.id]))
+        update = await asyncio.wait_for(place.next(), 5)
+        assert told <= update.delta.removals

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from minicommon.errors import DeadlineError
 from minimanager import codec
-from minimanager.domain.objects import Cluster, Node, Object, Service, Task
+from minimanager.domain.objects import Cluster, NetworkAttachment, Node, Object, Service, Task
 from minimanager.store.api import CompactedError, Delete, EventBatch, Operation, Put
 from minimanager.store.cache import Cache
 from minimanager.store.keys import Keys, Kind
@@ -190,3 +190,15 @@ def test_following_the_changes_always_leads_to_the_snapshot(
         await asyncio.gather(following, return_exceptions=True)
 
     asyncio.run(story())
+
+
+async def test_tasks_are_found_by_the_networks_they_are_on(store: MemoryStore, cache: Cache) -> None:
+    both = (NetworkAttachment("a", "10.0.0.2"), NetworkAttachment("b", "10.0.1.2"))
+    await cache.wait_for(await write(store, Task("t", attachments=both), Task("u", attachments=both[:1])))
+    before = cache.snapshot()
+    await cache.wait_for(await write(store, Task("t", attachments=both[1:], slot=3)))
+    after = cache.snapshot()
+    await cache.wait_for(await remove(store, Task("t"), Task("u")))
+    assert (set(before.of_network("a")), set(before.of_network("b"))) == ({"t", "u"}, {"t"})
+    assert (set(after.of_network("a")), after.of_network("b")["t"].slot) == ({"u"}, 3)
+    assert not cache.snapshot().tasks_by_network

@@ -13,6 +13,7 @@ from minimanager.store.keys import (
     ObjectKey,
     ParsedKey,
     PortClaim,
+    TurnKey,
 )
 
 KEYS = Keys("c1")
@@ -29,6 +30,7 @@ KEYS = Keys("c1")
         (KEYS.address("n", "10.0.0.2"), "/mini/c1/address/n/10.0.0.2", AddressClaim("n", "10.0.0.2")),
         (KEYS.leader, "/mini/c1/leader", LeaderKey()),
         (KEYS.barrier, "/mini/c1/barrier", BarrierKey()),
+        (KEYS.turn(Kind.NETWORK), "/mini/c1/turn/network", TurnKey(Kind.NETWORK)),
     ],
 )
 def test_keys_read_back_as_what_they_stand_for(key: str, text: str, parsed: ParsedKey) -> None:
