@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from minimanager.decide.slots import is_released
-from minimanager.domain.names import container_name
 from minimanager.domain.objects import (
     Network,
     NetworkAttachment,
@@ -127,6 +127,9 @@ class TaskAssignment:
     attachments: tuple[NetworkAttachment, ...] = ()
     ports: tuple[PortConfig, ...] = ()
 
+
+REMEMBERED = 1 << 18
+"""Endpoints and backends that are not made anew for each snapshot, nor compared with themselves field by field."""
 
 Item = (
     NetworkAssignment
@@ -267,8 +270,17 @@ def _task_endpoints(snapshot: Snapshot, network: Network) -> Iterator[EndpointAs
     for task in snapshot.of_network(network.id).values():
         vtep = _vtep(snapshot, task.node_id)
         if vtep and not snapshot.state(task).finished:
-            address = address_on(task, network.id)
-            yield EndpointAssignment(network.id, address, task.node_id, vtep, task.id)
+            yield _endpoint(network.id, address_on(task, network.id), task.node_id, vtep, task.id)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _endpoint(network_id: str, address: str, node_id: str, vtep: str, task_id: str) -> EndpointAssignment:
+    return EndpointAssignment(network_id, address, node_id, vtep, task_id)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _backend(task_id: str, task_name: str, address: str, node_id: str, slot: int) -> ServiceBackendAssignment:
+    return ServiceBackendAssignment(task_id, address, node_id, slot, f"{task_name}.{task_id}")
 
 
 def _endpoint_key(endpoint: EndpointAssignment) -> str:
@@ -298,9 +310,7 @@ def _service_on(
     snapshot: Snapshot, service: Service, use: NetworkUse, tasks: Iterable[Task]
 ) -> ServiceAssignment:
     backends = [
-        ServiceBackendAssignment(
-            task.id, address_on(task, use.network), task.node_id, task.slot, container_name(task)
-        )
+        _backend(task.id, task.name, address_on(task, use.network), task.node_id, task.slot)
         for task in tasks
         if _serves(snapshot, task)
     ]
@@ -364,4 +374,7 @@ def _serves(snapshot: Snapshot, task: Task) -> bool:
 
 def address_on(task: Task, network_id: str) -> str:
     """The task's address on the network, or an empty string."""
-    return next((each.address for each in task.attachments if each.network_id == network_id), "")
+    for each in task.attachments:
+        if each.network_id == network_id:
+            return each.address
+    return ""

@@ -9,6 +9,7 @@ anywhere, have then had the longest time to expire.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network
 
 from minicommon.errors import InvalidArgumentError, ResourceExhaustedError
@@ -33,7 +34,7 @@ class AddressPool:
     def __init__(
         self,
         subnet: IPv4Network,
-        used: Iterable[IPv4Address],
+        used: Iterable[IPv4Address | str],
         *,
         after: IPv4Address | None = None,
         within: IPv4Network | None = None,
@@ -46,8 +47,8 @@ class AddressPool:
         self._last = min(highest, int(self._part.broadcast_address))
         own = int(router or gateway(subnet))
         self._size = max(0, self._last - self._first + 1 - self._has(own))
-        self._used = {int(address) for address in used} - {own}
-        self._free = self._size - sum(self._has(number) for number in self._used)
+        self._used = {_number(str(address)) for address in used} - {own}
+        self._free = self._size - sum(self._first <= number <= self._last for number in self._used)
         self._used.add(own)
         self._step = -1 if down else 1
         start = self._last if down else self._first
@@ -79,6 +80,12 @@ class AddressPool:
             self._next = following
         else:
             self._next = self._first if self._step > 0 else self._last
+
+
+@lru_cache(maxsize=1 << 18)
+def _number(address: str) -> int:
+    """The address as a number; remembered, for most of those of a network are the same in the next pass."""
+    return int(IPv4Address(address))
 
 
 def gateway(subnet: IPv4Network) -> IPv4Address:

@@ -19,11 +19,11 @@ from minimanager.domain.snapshot import Snapshot
 
 def task_pool(snapshot: Snapshot, network: Network) -> AddressPool:
     """The network's addresses for tasks, continued after the one that was given out last."""
-    newest: tuple[int, str, str] = (-1, "", "")
-    for task in snapshot.of_network(network.id).values():
-        address = next(each.address for each in task.attachments if each.network_id == network.id)
-        newest = max(newest, (task.meta.created_at_ns, task.id, address))
-    return _pool(snapshot, network, newest[2])
+    tasks = snapshot.of_network(network.id).values()
+    newest = max(tasks, key=lambda task: (task.meta.created_at_ns, task.id), default=None)
+    attachments = newest.attachments if newest is not None else ()
+    after = next((each.address for each in attachments if each.network_id == network.id), "")
+    return _pool(snapshot, network, after)
 
 
 def service_pool(snapshot: Snapshot, network: Network) -> AddressPool:
@@ -67,7 +67,9 @@ def present_network(snapshot: Snapshot, network_id: str) -> Network:
 def used_addresses(snapshot: Snapshot, network: Network) -> Iterator[str]:
     """The addresses of the network that are given out, those of stopped tasks that still hold theirs included."""
     for task in snapshot.of_network(network.id).values():
-        yield from (each.address for each in task.attachments if each.network_id == network.id)
+        for each in task.attachments:
+            if each.network_id == network.id:
+                yield each.address
     for _, address in _virtual(snapshot, network.id):
         yield address
     if network.spec.ingress:
@@ -93,7 +95,7 @@ def _new_address(snapshot: Snapshot, network_id: str) -> str:
 def _pool(snapshot: Snapshot, network: Network, after: str, *, down: bool = False) -> AddressPool:
     return AddressPool(
         IPv4Network(network.subnet),
-        (IPv4Address(address) for address in used_addresses(snapshot, network)),
+        used_addresses(snapshot, network),
         after=IPv4Address(after) if after else None,
         within=IPv4Network(network.spec.ip_range) if network.spec.ip_range else None,
         router=IPv4Address(network.gateway) if network.gateway else None,
