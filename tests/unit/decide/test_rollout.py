@@ -9,11 +9,15 @@ from minimanager.domain.belongings import Belongings
 from minimanager.domain.objects import (
     SECOND,
     FailureAction,
+    Network,
+    NetworkSpec,
+    NetworkUse,
     RestartPolicy,
     RolloutState,
     TaskState,
     UpdateConfig,
     UpdateOrder,
+    VirtualAddress,
 )
 from minimanager.domain.revisions import requested, revised
 from support.simulation import Simulation, service, task_spec
@@ -212,6 +216,37 @@ def test_rollback_returns_to_the_last_template_and_keeps_what_still_has_it() -> 
     kept = {task.slot: task.id for task in sim.running()}
     assert sum(kept[slot] == before[slot] for slot in before) == 3
     assert sim.services["web"].spec.task.force_update == 0
+
+
+def with_a_network(sim: Simulation) -> None:
+    """The service is on a network, and an update takes it off again."""
+    sim.networks["net"] = Network(
+        "net", spec=NetworkSpec(name="net"), subnet="10.9.0.0/24", gateway="10.9.0.1"
+    )
+    task = replace(sim.services["web"].spec.task, networks=(NetworkUse("net"),))
+    old = sim.services["web"]
+    sim.put_service(replace(old, spec=replace(old.spec, task=task)))
+    request(sim, task=task_spec(restart=CALM))
+    assert sim.services["web"].virtual_addresses == ()
+
+
+def test_rollback_joins_the_networks_of_the_last_template_again() -> None:
+    sim = settled(failure_action=FailureAction.ROLLBACK)
+    with_a_network(sim)
+    fail_new(sim)
+    sim.step()
+    back = sim.services["web"]
+    assert (back.rolling_back, back.virtual_addresses) == (True, (VirtualAddress("net", "10.9.0.254"),))
+
+
+def test_without_the_networks_of_the_last_template_there_is_no_way_back() -> None:
+    sim = settled(failure_action=FailureAction.ROLLBACK)
+    with_a_network(sim)
+    fail_new(sim)
+    del sim.networks["net"]
+    sim.step()
+    assert state(sim) is RolloutState.PAUSED
+    assert not sim.services["web"].rolling_back
 
 
 def test_no_progress_for_the_deadline_pauses() -> None:
