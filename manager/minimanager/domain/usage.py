@@ -29,5 +29,11 @@ def in_use_by(snapshot: Snapshot, network: Network) -> str:
     if services:
         names = ", ".join(service.spec.name for service in services)
         return f"service {names}" if len(services) == 1 else f"services {names}"
-    tasks = [task for task in tasks_on(snapshot, network) if task.desired_state < TaskState.SHUTDOWN]
+    tasks = [task for task in tasks_on(snapshot, network) if _stays(snapshot, task)]
     return f"task {container_name(tasks[0])}" if tasks else ""
+
+
+def _stays(snapshot: Snapshot, task: Task) -> bool:
+    """Whether the task is to run on. That of a service that is being removed is not, even before it is told so."""
+    service = snapshot.services.get(task.service_id)
+    return task.desired_state < TaskState.SHUTDOWN and service is not None and not service.removing

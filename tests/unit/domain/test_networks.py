@@ -129,5 +129,8 @@ def test_who_uses_a_network(sim: Simulation) -> None:
     for name in ("api", "web"):
         sim.put_service(replace(sim.services[name], spec=replace(sim.services[name].spec, task=task_spec())))
     assert in_use_by(sim.snapshot(), used) == f"task web.1.{task.id}"
+    sim.services["web"] = replace(sim.services["web"], removing=True)
+    assert in_use_by(sim.snapshot(), used) == ""
+    sim.services["web"] = replace(sim.services["web"], removing=False)
     sim.tasks[task.id] = replace(sim.tasks[task.id], desired_state=TaskState.SHUTDOWN)
     assert in_use_by(sim.snapshot(), used) == ""
