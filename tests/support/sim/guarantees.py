@@ -25,7 +25,7 @@ from minimanager.domain.objects import (
     UpdateOrder,
 )
 from minimanager.domain.snapshot import Snapshot
-from minimanager.rpc.claims import claims_of
+from minimanager.store.claims import claims_of
 from minimanager.store.keys import AddressClaim
 from support.sim.history import Moment, Place, State
 

@@ -198,9 +198,12 @@ class World:
         state = self.history.state
         by_service: dict[str, dict[str, object]] = {}
         by_node: dict[str, dict[str, object]] = {}
+        by_network: dict[str, dict[str, object]] = {}
         for task in state.tasks.values():
             by_service.setdefault(task.service_id, {})[task.id] = task
             by_node.setdefault(task.node_id, {})[task.id] = task
+            for attachment in task.attachments:
+                by_network.setdefault(attachment.network_id, {})[task.id] = task
         return Snapshot(
             cluster=replace(Cluster("sim"), spec=ClusterSpec(task_history_limit=self.history_limit)),
             nodes=state.nodes,
@@ -212,4 +215,5 @@ class World:
             statuses=state.statuses,
             tasks_by_service=by_service,  # type: ignore[arg-type]
             tasks_by_node=by_node,  # type: ignore[arg-type]
+            tasks_by_network=by_network,  # type: ignore[arg-type]
         )

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 from minimanager.decide.node_health import ORPHAN_AFTER_NS
 from minimanager.decide.restart import GATE_TIMEOUT_NS
+from minimanager.domain.belongings import Belongings
 from minimanager.domain.objects import (
     HOUR,
     SECOND,
@@ -157,7 +158,7 @@ def test_only_more_than_the_ratio_is_a_failed_update(failures: int, state: Rollo
     old = sim.services["web"]
     update = UpdateConfig(parallelism=0, max_failure_millionths=250_000)
     spec = replace(old.spec, task=task_spec(restart=policy, force_update=1), update=update)
-    sim.put_service(requested(revised(old, spec, ports=old.ports, now_ns=sim.now_ns)))
+    sim.put_service(requested(revised(old, spec, Belongings(old.ports), now_ns=sim.now_ns)))
     sim.settle()
     for task in sim.running()[:failures]:
         sim.report(task.id, TaskState.FAILED)
