@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from minimanager.decide.slots import is_released
 from minimanager.domain.objects import (
+    GenericResource,
     Network,
     NetworkAttachment,
     NodeDescription,
@@ -78,6 +79,9 @@ class TaskAssignment:
     desired_state: TaskState
     attachments: tuple[NetworkAttachment, ...] = ()
     ports: tuple[PortConfig, ...] = ()
+    resources: tuple[GenericResource, ...] = ()
+    sealed_registry_auth: bytes = b""
+    """Opened on its way to the node."""
 
 
 Item = NetworkAssignment | EndpointAssignment | PortAssignment | TaskAssignment
@@ -112,7 +116,7 @@ def own_assignments(snapshot: Snapshot, node_id: str) -> Mapping[str, Item]:
         items[f"network/{ingress.id}"] = NetworkAssignment(ingress, node.ingress_address)
     for task in snapshot.of_node(node_id).values():
         if not snapshot.state(task).finished:
-            items[f"task/{task.id}"] = _task(task, _expanded(snapshot, task))
+            items[f"task/{task.id}"] = _task(snapshot, task)
     return items
 
 
@@ -127,17 +131,20 @@ def _expanded(snapshot: Snapshot, task: Task) -> TaskSpec:
     return replace(task.spec, container=expand(container, context))
 
 
-def _task(task: Task, spec: TaskSpec) -> TaskAssignment:
+def _task(snapshot: Snapshot, task: Task) -> TaskAssignment:
+    service = snapshot.services.get(task.service_id)
     return TaskAssignment(
         id=task.id,
         name=task.name,
         service_id=task.service_id,
         service_name=task.service_name,
         slot=task.slot,
-        spec=spec,
+        spec=_expanded(snapshot, task),
         desired_state=task.desired_state,
         attachments=task.attachments,
         ports=task.ports,
+        resources=task.resources,
+        sealed_registry_auth=service.sealed_registry_auth if service is not None else b"",
     )
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 from minicommon.clock import SECOND, VirtualClock
-from miniworker.runtime.api import ContainerConfig, ImageError
+from miniworker.runtime.api import ContainerConfig, ImageError, RegistryUnreachableError
 from miniworker.runtime.oci import names
 from miniworker.runtime.oci.names import ImageName
 from miniworker.runtime.oci.open import open_oci
 from miniworker.runtime.oci.pull import Puller
 from miniworker.runtime.oci.registry.auth import Credentials
-from miniworker.runtime.oci.registry.client import RegistryClient, UnreachableError
+from miniworker.runtime.oci.registry.client import RegistryClient
 from miniworker.runtime.oci.runtime import OciRuntime
 from miniworker.runtime.oci.settings import OciSettings
 from support import images
@@ -231,7 +231,7 @@ async def test_a_silent_registry_is_not_asked_before_every_start(
         async def resolve(self, name: ImageName) -> str:
             asked.append(name.full)
             if clock.now_ns() < began + 90 * SECOND:
-                raise UnreachableError("registry does not answer: timed out")
+                raise RegistryUnreachableError("registry does not answer: timed out")
             return await super().resolve(name)
 
     began = clock.now_ns()

@@ -28,7 +28,7 @@ from miniworker.node.children import Child, ChildSpec, stop_all
 from miniworker.node.config import DaemonConfig
 from miniworker.node.etcd import EtcdMember, etcd_child
 from miniworker.node.membership import Membership
-from miniworker.runtime.api import Images, Runtime
+from miniworker.runtime.api import Images, Runtime, Volumes
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ class Site:
     config: DaemonConfig
     runtime: Runtime
     images: Images
+    volumes: Volumes
     open_data_plane: Callable[[], DataPlane]
     description: pb.NodeDescription
     clock: Clock

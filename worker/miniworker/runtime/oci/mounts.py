@@ -21,7 +21,7 @@ from miniworker.runtime.oci.records import ContainerFiles, ensure_directory
 
 OciMount: TypeAlias = dict[str, Any]
 
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")
+VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")
 
 _TMPFS_MODE = 0o1777
 """Docker's default."""
@@ -59,7 +59,7 @@ def _prepare(index: int, item: Mount, files: ContainerFiles, volumes: Path) -> O
 
 def _check_name(name: str) -> None:
     """It becomes a directory's: a template may have made it anything."""
-    if name and not _NAME.fullmatch(name):
+    if name and not VOLUME_NAME.fullmatch(name):
         raise RuntimeFaultError(
             f'"{name}" includes invalid characters for a local volume name, '
             'only "[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed'
