@@ -39,10 +39,29 @@ _UNRESOLVED = (
 """docker/cli's words."""
 
 
-def registry_auth(context: Context, spec: ServiceSpec, parsed: Parsed) -> RegistryAuth | None:
-    """What `--with-registry-auth` sends along; None without the flag, or where nobody has logged in."""
-    if not parsed["with-registry-auth"]:
-        return None
+class Prepared:
+    """What a request sends along for the image's registry, and what the user is told once it has been granted."""
+
+    __slots__ = ("auth", "warnings")
+
+    def __init__(self) -> None:
+        self.auth: RegistryAuth | None = None
+        self.warnings: list[str] = []
+
+
+def prepare(context: Context, spec: ServiceSpec, parsed: Parsed, *, new_image: bool = True) -> Prepared:
+    """Pin the image of `spec`, if it is new and unless told not to, and find the login that nodes shall use."""
+    prepared = Prepared()
+    if parsed["with-registry-auth"]:
+        prepared.auth = _auth(context, spec, prepared.warnings)
+    if new_image:
+        spec.placement.ClearField("platforms")
+        if not parsed["no-resolve-image"]:
+            _pin(context, spec, prepared)
+    return prepared
+
+
+def _auth(context: Context, spec: ServiceSpec, warnings: list[str]) -> RegistryAuth | None:
     from minicommon.reference import parse_reference
 
     image = spec.task.container.image
@@ -52,7 +71,7 @@ def registry_auth(context: Context, spec: ServiceSpec, parsed: Parsed) -> Regist
         return None  # the manager says what is wrong with it
     found = login(context.environment, domain)
     if found is None:
-        context.warn(
+        warnings.append(
             f"--with-registry-auth: nobody has logged in to {domain} here, so nodes will pull {image} as anybody"
         )
         return None
@@ -61,19 +80,18 @@ def registry_auth(context: Context, spec: ServiceSpec, parsed: Parsed) -> Regist
     return messages.RegistryAuth(username=found[0], password=found[1])
 
 
-def pin(context: Context, spec: ServiceSpec, auth: RegistryAuth | None) -> None:
+def _pin(context: Context, spec: ServiceSpec, prepared: Prepared) -> None:
     """Resolve the image of the specification, where its registry can be asked from this node."""
     from minicommon.reference import parse_reference
 
     container = spec.task.container
-    spec.placement.ClearField("platforms")
     try:
         image = parse_reference(container.image).tagged
     except InvalidArgumentError:
         return  # the manager says what is wrong with it
-    found = _resolve(context, image.familiar, auth)
+    found = _resolve(context, image.familiar, prepared.auth)
     if found is None:
-        context.warn(_UNRESOLVED.format(container.image))
+        prepared.warnings.append(_UNRESOLVED.format(container.image))
         return
     if not image.digest:
         container.image = f"{image.familiar}@{found.digest}"

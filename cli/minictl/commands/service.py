@@ -14,8 +14,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from miniproto.v1.objects_pb2 import RegistryAuth, ServiceSpec
-
     from minictl.context import Context
     from minictl.flags import Parsed
 
@@ -24,39 +22,19 @@ _UPDATE_ATTEMPTS = 5
 
 
 def _create(context: Context, parsed: Parsed) -> int:
+    from minictl import registry
     from minictl.client import messages
 
     spec = service_flags.new_spec(parsed, context.environment)
-    request = messages.CreateServiceRequest(spec=spec, **_about_image(context, spec, parsed))
+    prepared = registry.prepare(context, spec, parsed)
+    request = messages.CreateServiceRequest(spec=spec, registry_auth=prepared.auth)
     response = context.call("Services/Create", request)
-    for warning in response.warnings:
+    for warning in (*prepared.warnings, *response.warnings):
         context.warn(warning)
     context.print(response.id)
     if parsed["detach"]:
         return 0
     return _wait(context, response.id, response.revision, quiet=parsed["quiet"])
-
-
-def _about_image(context: Context, spec: ServiceSpec, parsed: Parsed) -> dict[str, RegistryAuth]:
-    """Pin the image of `spec`, unless told not to; what a request sends along for its registry."""
-    from minictl import registry
-
-    auth = registry.registry_auth(context, spec, parsed)
-    if parsed["no-resolve-image"]:
-        spec.placement.ClearField("platforms")
-    else:
-        registry.pin(context, spec, auth)
-    return {} if auth is None else {"registry_auth": auth}
-
-
-def _about_new_image(context: Context, spec: ServiceSpec, parsed: Parsed) -> dict[str, RegistryAuth]:
-    """The same for an update: an image that does not change stays as it was resolved."""
-    from minictl import registry
-
-    if parsed.changed("image"):
-        return _about_image(context, spec, parsed)
-    auth = registry.registry_auth(context, spec, parsed)
-    return {} if auth is None else {"registry_auth": auth}
 
 
 def _wait(
@@ -142,6 +120,7 @@ def _resume(context: Context, parsed: Parsed) -> int:
 
 
 def _update(context: Context, parsed: Parsed) -> int:
+    from minictl import registry
     from minictl.client import messages
 
     (ref,) = parsed.arguments
@@ -150,9 +129,12 @@ def _update(context: Context, parsed: Parsed) -> int:
     for attempt in range(1, _UPDATE_ATTEMPTS + 1):
         service = context.call("Services/Get", messages.GetRequest(ref=ref)).service
         service_flags.change_spec(service.spec, parsed, context.environment)
-        about = _about_new_image(context, service.spec, parsed)
+        prepared = registry.prepare(context, service.spec, parsed, new_image=parsed.changed("image"))
         request = messages.UpdateServiceRequest(
-            ref=service.id, version=service.meta.version, spec=service.spec, **about
+            ref=service.id,
+            version=service.meta.version,
+            spec=service.spec,
+            registry_auth=prepared.auth,
         )
         try:
             response = context.call("Services/Update", request)
@@ -160,7 +142,7 @@ def _update(context: Context, parsed: Parsed) -> int:
         except ConflictError:
             if attempt == _UPDATE_ATTEMPTS:
                 raise
-    for warning in response.warnings:
+    for warning in (*prepared.warnings, *response.warnings):
         context.warn(warning)
     context.print(ref)
     if parsed["detach"]:

@@ -162,7 +162,9 @@ def _has_label(item: Volume, text: str) -> bool:
     return name in item.labels and (not equals or item.labels[name] == value)
 
 
-_CLUSTER_FLAGS = "availability group limit-bytes required-bytes scope secret sharing topology-preferred topology-required type"
+_CLUSTER_FLAGS = """
+availability group limit-bytes required-bytes scope secret sharing topology-preferred topology-required type
+"""
 
 COMMANDS = (
     Command(
