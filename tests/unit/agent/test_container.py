@@ -5,7 +5,7 @@ from __future__ import annotations
 from miniproto.v1 import dispatcher_pb2 as dispatch
 from miniproto.v1 import objects_pb2 as pb
 from miniworker.agent.container import container_config
-from miniworker.runtime.api import Device, Limits, Mount, MountKind, Ulimit
+from miniworker.runtime.api import Device, Limits, LogLimits, Mount, MountKind, Ulimit
 
 
 def test_what_a_container_is_given_reaches_the_runtime() -> None:
@@ -55,3 +55,28 @@ def test_what_a_container_is_given_reaches_the_runtime() -> None:
         Mount(MountKind.VOLUME, "/v", "v", copy=False),
         Mount(MountKind.TMPFS, "/t", size_bytes=5, mode=0o700),
     )
+
+
+def test_resources_are_told_in_the_environment_and_limits_in_their_fields() -> None:
+    spec = pb.TaskSpec(
+        container=pb.ContainerSpec(image="whoami:1", env=["A=1"]),
+        resources=pb.Resources(limits=pb.ResourceLimits(swappiness=pb.Swappiness(percent=0))),
+        log_driver=pb.LogDriver(name="json-file", options={"max-size": "1k"}),
+    )
+    got = [pb.GenericResource(kind="nvidia-gpu", ids=["U1", "U2"]), pb.GenericResource(kind="SSD", count=3)]
+    task = dispatch.AssignedTask(id="t", name="web.1", spec=spec, resources=got)
+    config = container_config(task, node_id="n")
+    assert config.env == ("A=1", "DOCKER_RESOURCE_NVIDIA-GPU=U1,U2", "DOCKER_RESOURCE_SSD=3")
+    assert config.limits == Limits(swappiness=0)
+    assert config.logs == LogLimits(max_bytes=1024)
+
+
+def test_what_is_not_given_has_dockers_defaults() -> None:
+    spec = pb.TaskSpec(container=pb.ContainerSpec(image="whoami:1"))
+    config = container_config(dispatch.AssignedTask(id="t", name="web.1", spec=spec), node_id="n")
+    assert config.limits == Limits(swappiness=-1)
+    assert config.logs == LogLimits(keep=True, max_bytes=0)
+    assert config.stop_grace_period_ns == 10_000_000_000
+    spec.log_driver.name = "none"
+    config = container_config(dispatch.AssignedTask(id="t", name="web.1", spec=spec), node_id="n")
+    assert not config.logs.keep

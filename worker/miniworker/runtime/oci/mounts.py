@@ -83,17 +83,21 @@ def _tmpfs(item: Mount) -> OciMount:
 
 
 def _volume(item: Mount, folder: Path, rootfs: Path) -> Path:
-    """The directory with its data. A new one gets what the image has at the target, owner and mode too."""
+    """The directory with its data. An empty one gets what the image has at the target, owner and mode too."""
     for path in (folder.parent, folder):
         ensure_directory(path, 0o711)
     data, fresh = folder / "_data", folder / "_new"
+    image_has = rooted.resolve(rootfs, item.target)
+    grows = item.copy and image_has.is_dir()
     with _locked(folder):
-        if not data.exists():
+        if data.exists():
+            if grows and not any(data.iterdir()):  # made by hand, and not used yet
+                _copy(image_has, data)
+        else:
             # Renamed into place: one whose copying was interrupted is begun anew.
             subprocess.run(["rm", "-rf", "--", str(fresh)], check=True)
             fresh.mkdir(0o755)
-            image_has = rooted.resolve(rootfs, item.target)
-            if item.copy and image_has.is_dir():
+            if grows:
                 _copy(image_has, fresh)
             fresh.rename(data)
     return data

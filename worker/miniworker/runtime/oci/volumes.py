@@ -58,6 +58,7 @@ class OciVolumes:
             ensure_directory(self._root, 0o711)
             ensure_directory(folder, 0o711)
             (folder / "volume.json").write_text(json.dumps({"labels": dict(labels)}))
+            (folder / "_data").mkdir(0o755)
         return self._volume(folder)
 
     async def list_volumes(self) -> tuple[Volume, ...]:
