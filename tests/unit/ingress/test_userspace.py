@@ -10,8 +10,11 @@ from ipaddress import IPv4Address
 from typing import cast
 
 import pytest
-from minicommon.clock import SECOND, VirtualClock
+from minicommon.clock import SECOND, Clock, SystemClock, VirtualClock
 from miniworker.ingress.counters import Counters
+from miniworker.ingress.dialer import Dialer
+from miniworker.ingress.limits import Limits
+from miniworker.ingress.poller import Poller
 from miniworker.ingress.sockets import PortTakenError, bind_all
 from miniworker.ingress.table import Port, PortKey
 from miniworker.ingress.tcp import TcpPort
@@ -24,18 +27,39 @@ FIRST, SECOND_ADDRESS = IPv4Address("127.0.0.1"), IPv4Address("127.0.0.2")
 
 
 @asynccontextmanager
+async def opened(
+    target: int,
+    backends: tuple[IPv4Address, ...] = (FIRST,),
+    *,
+    limits: Limits | None = None,
+    clock: Clock | None = None,
+    **options: bool,
+) -> AsyncIterator[tuple[TcpPort, int]]:
+    """A published port that leads to `target` on `backends`, and its number."""
+    poller, key = Poller(), PortKey("tcp", free_port(socket.SOCK_STREAM))
+    poller.start()
+    dialer = Dialer(poller, clock=clock or SystemClock())
+    port = TcpPort(
+        key, poller=poller, dialer=dialer, limits=limits or Limits(maximum=1000), counters=Counters()
+    )
+    port.update(Port(key, target, "web", backends, **options))
+    await port.open(bind_all(key))
+    try:
+        yield port, key.port
+    finally:
+        await port.abort()
+        await dialer.close()
+        poller.close()
+
+
+@asynccontextmanager
 async def published(handler: Handler, *, backends: tuple[IPv4Address, ...] = (FIRST,)) -> AsyncIterator[int]:
     """The number of a published port that leads to `handler`, which listens only on the first address."""
     server = await asyncio.start_server(handler, str(FIRST), 0)
-    target = server.sockets[0].getsockname()[1]
-    key = PortKey("tcp", free_port(socket.SOCK_STREAM))
-    port = TcpPort(key, Counters())
-    port.update(Port(key, target, "web", backends))
-    await port.open(bind_all(key))
     try:
-        yield key.port
+        async with opened(server.sockets[0].getsockname()[1], backends) as (_, number):
+            yield number
     finally:
-        await port.abort()
         server.close()
 
 
@@ -121,20 +145,16 @@ async def test_a_connection_goes_on_when_the_port_is_closed() -> None:
         writer.close()
 
     server = await asyncio.start_server(echo, str(FIRST), 0)
-    key = PortKey("tcp", free_port(socket.SOCK_STREAM))
-    port = TcpPort(key, Counters())
-    port.update(Port(key, server.sockets[0].getsockname()[1], "web", (FIRST,)))
-    await port.open(bind_all(key))
-    reader, writer = await asyncio.open_connection("127.0.0.1", key.port)
-    writer.write(b"a")
-    assert await reader.read(1) == b"a"
-    port.close()
-    writer.write(b"b")
-    assert await reader.read(1) == b"b"
-    with pytest.raises(ConnectionRefusedError):
-        await asyncio.open_connection("127.0.0.1", key.port)
-    writer.close()
-    await port.abort()
+    async with opened(server.sockets[0].getsockname()[1]) as (port, number):
+        reader, writer = await asyncio.open_connection("127.0.0.1", number)
+        writer.write(b"a")
+        assert await reader.read(1) == b"a"
+        port.close()
+        writer.write(b"b")
+        assert await reader.read(1) == b"b"
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", number)
+        writer.close()
     server.close()
 
 

@@ -41,7 +41,7 @@ class UdpPort:
         self._expiry = asyncio.create_task(self._expire(), name=f"idle flows of {self._key}")
 
     def update(self, port: Port) -> None:
-        self._rotation.update(port.backends, port.target_port)
+        self._rotation.update(port.backends, port.target_port, sticky=port.sticky)
         allowed = {(str(address), port.target_port) for address in port.backends}
         for flow in tuple(self._flows.values()):
             if flow.backend not in allowed:
@@ -64,12 +64,14 @@ class UdpPort:
         """A datagram from a client."""
         flow = self._flows.get(client)
         if flow is None:
-            backend = next(self._rotation.order(), None)
+            backend = next(self._rotation.order(client[0]), None)
             if backend is None:
                 return
+            self._rotation.took(client[0], backend)
             while len(self._flows) >= MAX_FLOWS:
                 self._drop(next(iter(self._flows.values())))
-            flow = self._flows[client] = _Flow(listener, client, backend, self._clock)
+            target = str(backend), self._rotation.target_port
+            flow = self._flows[client] = _Flow(listener, client, target, self._clock)
             self._counters.opened()
         flow.send(data)
 
