@@ -23,7 +23,7 @@ def choose(
     return choose_ports(
         wanted,
         held or {},
-        is_free=lambda _, port: port not in busy,
+        is_free=lambda _, number: number not in busy,
         holder=lambda _, port: f"nginx (pid {port})",
     )
 

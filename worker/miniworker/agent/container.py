@@ -8,7 +8,7 @@ from minicommon.units import parse_bytes
 from miniproto.v1 import dispatcher_pb2 as dispatch
 from miniproto.v1 import objects_pb2 as pb
 
-from miniworker.agent.statuses import protocol_name
+from miniworker.agent.statuses import host_port
 from miniworker.network.api import HostPort
 from miniworker.runtime.api import (
     ContainerConfig,
@@ -140,11 +140,7 @@ def container_hostname(config: ContainerConfig) -> str:
 
 def host_ports(task: dispatch.AssignedTask) -> tuple[HostPort, ...]:
     """The ports that the task publishes on this node alone."""
-    return tuple(
-        HostPort(protocol_name(port.protocol), port.published_port, port.target_port)
-        for port in task.ports
-        if port.publish_mode == pb.PUBLISH_MODE_HOST
-    )
+    return tuple(host_port(port) for port in task.ports if port.publish_mode == pb.PUBLISH_MODE_HOST)
 
 
 def _swarm_labels(task: dispatch.AssignedTask, node_id: str) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Literal
 
 from minicommon.log import fields
 
@@ -15,8 +14,6 @@ from miniworker.network.errors import NetworkError
 from miniworker.network.names import INGRESS_TABLE
 
 logger = logging.getLogger(__name__)
-
-IngressPath = Literal["auto", "kernel", "userspace"]
 
 
 def kernel_path_works() -> bool:

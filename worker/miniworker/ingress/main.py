@@ -21,7 +21,7 @@ from minicommon.rpc.server import listen_unix, local_server
 from miniproto.v1 import ingress_pb2_grpc
 
 from miniworker.ingress.dns.server import DnsServer, DnsSettings
-from miniworker.ingress.kernel import IngressPath
+from miniworker.ingress.paths import IngressPath
 from miniworker.ingress.service import IngressPorts, IngressService
 
 logger = logging.getLogger(__name__)

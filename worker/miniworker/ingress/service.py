@@ -16,8 +16,9 @@ from miniproto.v1 import ingress_pb2_grpc
 from miniworker.ingress.counters import Counters
 from miniworker.ingress.dialer import Dialer
 from miniworker.ingress.dns.server import DnsServer
-from miniworker.ingress.kernel import IngressPath, KernelPath, kernel_path_works
+from miniworker.ingress.kernel import KernelPath, kernel_path_works
 from miniworker.ingress.limits import Limits, connection_limits, raise_descriptor_limit
+from miniworker.ingress.paths import IngressPath
 from miniworker.ingress.poller import Poller
 from miniworker.ingress.rules import ingress_rules
 from miniworker.ingress.sockets import PortTakenError, bind_all

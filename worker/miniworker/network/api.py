@@ -74,6 +74,8 @@ class HostPort:
     published_port: int
     """0: the data plane chooses one of 32768-60999 that is free."""
     target_port: int
+    host_ip: IPv4Address | None = None
+    """The only address of the node that leads there; None: all of them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import get_args
 
 from minicommon import __version__
 from minicommon.errors import InvalidArgumentError
@@ -19,6 +20,7 @@ from minicommon.paths import DEFAULT_DATA_DIR, DEFAULT_RUN_DIR, NodePaths
 from minicommon.settings import JOIN_PORT
 from miniproto.v1 import objects_pb2 as pb
 
+from miniworker.ingress.paths import IngressPath
 from miniworker.node.addresses import split_port
 
 MAX_COUNT = 1_000_000_000
@@ -66,6 +68,8 @@ class DaemonConfig:
     """What the node has besides processors and memory, as its owner says."""
     stop_all_on_exit: bool = False
     """Also stop containers and children when the daemon is told to end."""
+    ingress_path: IngressPath = "auto"
+    """How connections from elsewhere get to the tasks of published ports; auto: in the kernel where that works."""
     log_level: str = "info"
     log_format: Format = "text"
 
@@ -92,6 +96,7 @@ def parse_args(argv: Sequence[str] | None = None) -> DaemonConfig:
         allowed=frozenset(given.allow),
         generic_resources=resources,
         stop_all_on_exit=given.stop_all_on_exit,
+        ingress_path=given.ingress_path,
         log_level=given.log_level,
         log_format=given.log_format,
     )
@@ -200,6 +205,12 @@ def _parser() -> argparse.ArgumentParser:
         "--stop-all-on-exit",
         action="store_true",
         help="stop containers and child processes on SIGTERM too, as Ctrl-C does; by default they go on",
+    )
+    add(
+        "--ingress-path",
+        choices=get_args(IngressPath),
+        default="auto",
+        help="how connections from elsewhere get to tasks; auto: in the kernel where it can (default: %(default)s)",
     )
     add("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     add("--log-format", choices=("text", "json"), default="text")

@@ -138,7 +138,7 @@ def child_specs(membership: Membership, site: Site) -> tuple[ChildSpec, ...]:
         specs.append(_etcd(site))
     if membership.is_manager:
         specs.append(_our_own("mini-manager", site.config))
-    specs.append(_our_own("mini-ingress", site.config))
+    specs.append(_our_own("mini-ingress", site.config, f"--ingress-path={site.config.ingress_path}"))
     return tuple(specs)
 
 
@@ -156,7 +156,7 @@ def _etcd(site: Site) -> ChildSpec:
     return etcd_child(member, site.paths, version=site.etcd_version)
 
 
-def _our_own(name: str, config: DaemonConfig) -> ChildSpec:
+def _our_own(name: str, config: DaemonConfig, *more: str) -> ChildSpec:
     """One of our console scripts, from the installation that this process runs from."""
     argv = (
         str(Path(sys.executable).parent / name),
@@ -164,5 +164,6 @@ def _our_own(name: str, config: DaemonConfig) -> ChildSpec:
         f"--run-dir={config.paths.run_dir}",
         f"--log-level={config.log_level}",
         f"--log-format={config.log_format}",
+        *more,
     )
     return ChildSpec(name, argv, __version__)
