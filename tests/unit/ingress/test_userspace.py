@@ -33,7 +33,8 @@ async def opened(
     *,
     limits: Limits | None = None,
     clock: Clock | None = None,
-    **options: bool,
+    sticky: bool = False,
+    proxy_protocol: bool = False,
 ) -> AsyncIterator[tuple[TcpPort, int]]:
     """A published port that leads to `target` on `backends`, and its number."""
     poller, key = Poller(), PortKey("tcp", free_port(socket.SOCK_STREAM))
@@ -42,7 +43,7 @@ async def opened(
     port = TcpPort(
         key, poller=poller, dialer=dialer, limits=limits or Limits(maximum=1000), counters=Counters()
     )
-    port.update(Port(key, target, "web", backends, **options))
+    port.update(Port(key, target, "web", backends, sticky=sticky, proxy_protocol=proxy_protocol))
     await port.open(bind_all(key))
     try:
         yield port, key.port
