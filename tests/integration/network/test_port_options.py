@@ -361,6 +361,26 @@ def _told(asker: Host, address: str) -> str:
 # --- paths ---
 
 
+def test_a_datagram_is_answered_from_the_address_that_was_asked(site: Site) -> None:
+    node, second = site.nodes["core-01"], {"-4": "10.77.0.21", "-6": "fd77::21"}
+    lengths = {"-4": 24, "-6": 64}
+    for family, address in second.items():
+        node.host.run(["ip", family, "address", "add", f"{address}/{lengths[family]}", "dev", "eth0"])
+    try:
+        with userspace(node):
+            node.apply(published(PORT, TARGET, BACKENDS, protocol="udp"))
+            assert set(tasks_asked(site.lab.client, second["-4"], protocol="udp")) == set(TASKS)
+            eventually(lambda: _settled(node, second["-6"]), "the address may be used")
+            assert {task for task, _ in ask_ipv6(site.lab.client, second["-6"], "udp")} == set(TASKS)
+    finally:
+        for family, address in second.items():
+            node.host.run(["ip", family, "address", "del", f"{address}/{lengths[family]}", "dev", "eth0"])
+
+
+def _settled(node: Node, address: str) -> bool:
+    return "tentative" not in node.host.run(["ip", "-6", "address", "show", "to", address]).stdout
+
+
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_clients_from_elsewhere_over_ipv6_are_served_and_seen_as_the_node(site: Site, protocol: str) -> None:
     node = site.nodes["core-01"]

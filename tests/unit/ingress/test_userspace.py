@@ -367,7 +367,9 @@ async def test_a_udp_client_keeps_its_task_until_it_has_been_silent() -> None:
     transport, echo = await loop.create_datagram_endpoint(Echo, local_addr=("127.0.0.1", 0))
     clock, counters = VirtualClock(), Counters()
     key = PortKey("udp", free_port(socket.SOCK_DGRAM))
-    port = UdpPort(key, counters, clock=clock)
+    poller = Poller()
+    poller.start()
+    port = UdpPort(key, counters, poller=poller, clock=clock)
     port.update(Port(key, transport.get_extra_info("sockname")[1], "dns", (FIRST,)))
     await port.open(bind_all(key))
     with socket.socket(type=socket.SOCK_DGRAM) as client:
@@ -390,5 +392,6 @@ async def test_a_udp_client_keeps_its_task_until_it_has_been_silent() -> None:
         assert await ask() == b"?"
         assert counters.total == 2
     await port.abort()
+    poller.close()
     transport.close()
     assert counters.open == 0

@@ -117,7 +117,7 @@ class IngressPorts:
 
     def _new(self, key: PortKey) -> TcpPort | UdpPort:
         if key.protocol == "udp":
-            return UdpPort(key, self.counters, clock=self._clock)
+            return UdpPort(key, self.counters, poller=self._poller, clock=self._clock)
         return TcpPort(
             key, poller=self._poller, dialer=self._dialer, limits=self._limits, counters=self.counters
         )
