@@ -24,7 +24,7 @@ from support.ingress_site import NETWORK, SUBNET, Site, published
 
 from bench.ingress_rivals import Docker, start_haproxy
 
-ROUNDS = 7
+ROUNDS = 5
 SECONDS = 1
 
 FIRST_PORT, TARGET = 4567, 8000

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
+
+import pytest
+from minicommon.errors import InvalidArgumentError
 from miniproto.v1 import dispatcher_pb2 as dispatch
 from miniproto.v1 import objects_pb2 as pb
-from miniworker.agent.container import container_config
+from miniworker.agent.container import container_config, host_ports
+from miniworker.network.api import HostPort
 from miniworker.runtime.api import Device, Limits, LogLimits, Mount, MountKind, Ulimit
 
 
@@ -80,3 +85,28 @@ def test_what_is_not_given_has_dockers_defaults() -> None:
     spec.log_driver.name = "none"
     config = container_config(dispatch.AssignedTask(id="t", name="web.1", spec=spec), node_id="n")
     assert not config.logs.keep
+
+
+def test_the_ports_of_the_node_itself_are_those_in_host_mode() -> None:
+    host = pb.PUBLISH_MODE_HOST
+    ports = [
+        pb.PortConfig(target_port=80, published_port=8080, publish_mode=host),
+        pb.PortConfig(target_port=81, published_port=8081, publish_mode=host, host_ip="10.77.0.21"),
+        pb.PortConfig(target_port=82, published_port=8082, publish_mode=host, host_ip="0.0.0.0"),
+        pb.PortConfig(target_port=83, published_port=8083),
+    ]
+    assert host_ports(dispatch.AssignedTask(ports=ports)) == (
+        HostPort("tcp", 8080, 80),
+        HostPort("tcp", 8081, 81, IPv4Address("10.77.0.21")),
+        HostPort("tcp", 8082, 82),
+    )
+
+
+def test_a_host_mode_port_has_an_ipv4_address() -> None:
+    port = pb.PortConfig(
+        target_port=80, published_port=80, publish_mode=pb.PUBLISH_MODE_HOST, host_ip="fd77::1"
+    )
+    with pytest.raises(
+        InvalidArgumentError, match="host_ip: must be an IPv4 address for a port in host mode"
+    ):
+        host_ports(dispatch.AssignedTask(ports=[port]))

@@ -31,7 +31,10 @@ def test_the_unit_is_printed(capsys: pytest.CaptureFixture[str], monkeypatch: py
     assert "\nExecStart=/usr/local/bin/mini-worker\n" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [["--runtime", "podman"], ["--nonsense"], ["--log-level", "loud"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--runtime", "podman"], ["--nonsense"], ["--log-level", "loud"], ["--ingress-path", "sctp"]],
+)
 def test_what_is_not_known_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         parse_args(arguments)
