@@ -19,7 +19,7 @@ _IMAGE = "bench:1"
 
 _HAPROXY = """
 global
-  maxconn 20000
+  maxconn 4000
 defaults
   mode tcp
   timeout connect 3s

@@ -50,6 +50,13 @@ class KernelPath:
                 forget_udp(key.port, backends)
         self._applied = table
 
+    def repair(self) -> bool:
+        """Put the rules back if somebody has removed them; whether that was so. Raises NetworkError."""
+        if not self._rules or read_named(nft.list_names("inet", INGRESS_TABLE)) == self._named:
+            return False
+        self._replace(self._applied)
+        return True
+
     def clear(self) -> None:
         """Remove the rules that an earlier process may have left."""
         nft.delete_table("inet", INGRESS_TABLE)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 import grpc
-from minicommon.clock import Clock
+from minicommon.clock import SECOND, Clock
 from minicommon.log import fields
 from miniproto.v1 import ingress_pb2 as pb
 from miniproto.v1 import ingress_pb2_grpc
@@ -33,6 +33,10 @@ logger = logging.getLogger(__name__)
 _NUMBERS = {name: number for number, name in PROTOCOLS.items()}
 
 
+CHECK_NS = 10 * SECOND
+"""Between two looks whether the kernel still has the rules: a firewall that is reloaded may flush those of all."""
+
+
 class IngressPorts:
     """The published ports of this node. What it finds in the kernel stays until the first table comes."""
 
@@ -49,6 +53,7 @@ class IngressPorts:
         self._open: dict[PortKey, TcpPort | UdpPort] = {}
         self._bound: PortTable = {}
         """What the open listeners were made for."""
+        self._checks: asyncio.Task[None] | None = None
         self._closing: list[TcpPort] = []
 
     async def start(self) -> None:
@@ -64,6 +69,7 @@ class IngressPorts:
         elif not await asyncio.to_thread(kernel_path_works):
             return
         self._kernel = kernel
+        self._checks = asyncio.create_task(self._check(kernel), name="rules of published ports")
 
     async def apply(self, table: PortTable, *, revision: int) -> dict[PortKey, str]:
         """Make kernel and listeners follow; why some ports cannot be served here.
@@ -87,11 +93,26 @@ class IngressPorts:
 
     async def close(self) -> None:
         """Let go of listeners and connections. The kernel's rules stay: they serve until the next process comes."""
+        if self._checks is not None:
+            self._checks.cancel()
+            await asyncio.wait({self._checks})
         for port in (*self._open.values(), *self._closing):
             await port.abort()
         self._open.clear()
         await self._dialer.close()
         self._poller.close()
+
+    async def _check(self, kernel: KernelPath) -> None:
+        while True:
+            await self._clock.sleep_until(self._clock.now_ns() + CHECK_NS)
+            async with self._lock:
+                try:
+                    if await asyncio.to_thread(kernel.repair):
+                        logger.warning("Somebody had removed the rules of published ports; they are back.")
+                except NetworkError as error:
+                    logger.warning(
+                        "The rules of published ports cannot be checked.", extra=fields(error=error.message)
+                    )
 
     def _moved(self, key: PortKey, port: Port) -> bool:
         """Whether its listeners are open at other addresses than the port has now."""
