@@ -139,9 +139,7 @@ class Connection:
     def _close(self) -> None:
         self._open = False
         for side in (self._client, self._backend):
-            if side.events:
-                self._poller.forget(side.sock)
-            side.sock.close()
+            self._poller.close_socket(side.sock)
         self._ended(self)
 
 

@@ -57,8 +57,7 @@ class Dialer:
     def cancel(self, attempt: Attempt) -> None:
         self._attempts.pop(attempt, None)
         if attempt.sock is not None:
-            self._poller.forget(attempt.sock)
-            attempt.sock.close()
+            self._poller.close_socket(attempt.sock)
             attempt.sock = None
 
     def _next(self, attempt: Attempt) -> None:

@@ -47,10 +47,15 @@ class Poller:
         self._handlers[descriptor] = handler
 
     def forget(self, item: socket.socket) -> None:
-        """Before the socket is closed: its number is given to the next one."""
+        """Watch it no more."""
         descriptor = item.fileno()
         if self._handlers.pop(descriptor, None) is not None:
             self._epoll.unregister(descriptor)
+
+    def close_socket(self, item: socket.socket) -> None:
+        """Watch it no more and close it, with which the kernel forgets it by itself."""
+        self._handlers.pop(item.fileno(), None)
+        item.close()
 
     def _ready(self) -> None:
         handlers = self._handlers

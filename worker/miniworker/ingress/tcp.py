@@ -70,8 +70,7 @@ class TcpPort:
     def close(self) -> None:
         """Accept nothing more."""
         for item in self._listeners:
-            self._poller.forget(item)
-            item.close()
+            self._poller.close_socket(item)
         self._listeners.clear()
 
     async def abort(self) -> None:

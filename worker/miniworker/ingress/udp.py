@@ -120,8 +120,7 @@ class _Listener:
         poller.watch(sock, IN, self._ready)
 
     def close(self) -> None:
-        self._poller.forget(self._sock)
-        self._sock.close()
+        self._poller.close_socket(self._sock)
 
     def answer(self, data: bytes, client: _Address, asked: _Asked) -> None:
         try:
@@ -176,8 +175,7 @@ class _Flow:
             return  # the task's port is closed: for udp that is not the end, and the client hears nothing
 
     def close(self) -> None:
-        self._poller.forget(self._sock)
-        self._sock.close()
+        self._poller.close_socket(self._sock)
 
     def _ready(self) -> None:
         for _ in range(_BATCH):
