@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import zlib
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import ip_address
 
 REFUSED, PASSED = "refused", "passed"
@@ -84,6 +85,7 @@ class Table:
         return self._turns - 1
 
 
+@lru_cache
 def _pairs(text: str) -> dict[str, str]:
     inner = re.search(r"\{ (.*) \}", text)
     items = inner[1].split(", ") if inner else []
@@ -100,11 +102,18 @@ def _look_up(table: Table, packet: Packet, name: str) -> str | None:
 
 def _bucket(table: Table, packet: Packet, size: str, elements: str) -> str:
     number = zlib.crc32(packet.source.encode()) % int(size)
+    return _verdicts(elements)[number]
+
+
+@lru_cache
+def _verdicts(elements: str) -> list[str]:
+    """Of each bucket, from the ranges of them."""
+    verdicts: list[str] = []
     for key, verdict in _pairs(f"{{ {elements} }}").items():
-        first, last = key.split("-")
-        if int(first) <= number <= int(last):
-            return verdict
-    raise AssertionError(f"no verdict for bucket {number}")
+        first, last = map(int, key.split("-"))
+        assert first == len(verdicts), "the ranges follow each other"
+        verdicts += [verdict] * (last - first + 1)
+    return verdicts
 
 
 def _translate(table: Table, packet: Packet, choice: str, port: str) -> str:

@@ -10,9 +10,11 @@ for it, the same on every node, and a task that comes or goes moves only its own
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
+from functools import lru_cache
+from hashlib import shake_128
 from ipaddress import IPv4Address
 from itertools import groupby
 from typing import Any
@@ -148,7 +150,7 @@ def _sticky_choice(port: Port) -> str:
         f"    ip saddr @{_memory(port, address)} goto {_task_name(port, address)}\n"
         for address in port.backends
     )
-    owners = [max(port.backends, key=lambda item: _weight(item, bucket)) for bucket in range(_BUCKETS)]
+    owners = _owners(port.backends)
     ranges: list[str] = []
     for address, run in groupby(range(_BUCKETS), key=lambda bucket: owners[bucket]):
         numbers = list(run)
@@ -156,8 +158,16 @@ def _sticky_choice(port: Port) -> str:
     return f"{known}    jhash ip saddr mod {_BUCKETS} seed {_SEED:#x} vmap {{ {', '.join(ranges)} }}\n"
 
 
-def _weight(address: IPv4Address, bucket: int) -> bytes:
-    return blake2b(address.packed + bucket.to_bytes(2), digest_size=8).digest()
+@lru_cache(maxsize=256)
+def _owners(backends: tuple[IPv4Address, ...]) -> tuple[IPv4Address, ...]:
+    """Of each bucket the task with the highest weight for it."""
+    rows = zip(*(_weights(address) for address in backends), strict=True)
+    return tuple(backends[row.index(max(row))] for row in rows)
+
+
+def _weights(address: IPv4Address) -> tuple[int, ...]:
+    """One for each bucket."""
+    return struct.unpack(f"!{_BUCKETS}Q", shake_128(address.packed).digest(8 * _BUCKETS))
 
 
 def _translate(port: Port, choice: str) -> str:
