@@ -273,6 +273,16 @@ def test_turns_are_fair_and_every_task_is_tried(backends: tuple[IPv4Address, ...
     assert {firsts.count(item) for item in backends} == {rounds}
 
 
+@pytest.mark.parametrize("sticky", [False, True])
+def test_a_task_that_is_removed_meanwhile_is_not_tried(sticky: bool) -> None:
+    rotation = Rotation((ONE, TWO, THREE), 80, sticky=sticky)
+    order = rotation.order("10.77.0.99")
+    first = next(order)
+    left = next(item for item in (ONE, TWO, THREE) if item != first)
+    rotation.update((left,), 80, sticky=sticky)
+    assert list(order) == [left]
+
+
 def test_nobody_to_turn_to() -> None:
     assert list(Rotation().order("10.77.0.99")) == []
 

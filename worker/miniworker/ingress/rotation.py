@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from ipaddress import IPv4Address
 
@@ -33,8 +33,12 @@ class Rotation:
             self._remembered.clear()
 
     def order(self, client: str) -> Iterator[IPv4Address]:
-        """Every backend once: the one whose turn it is, then the others, for when it does not answer."""
-        return iter(self._sticky_order(client)) if self.sticky else self._in_turn()
+        """Every backend once: the one whose turn it is, then the others, for when it does not answer.
+
+        One that is gone by the time it would be tried is left out: whoever removed it was told that it gets no more.
+        """
+        chosen = self._sticky_order(client) if self.sticky else self._in_turn()
+        return (backend for backend in chosen if backend in self.backends)
 
     def took(self, client: str, backend: IPv4Address) -> None:
         """The backend has accepted the client."""
@@ -45,12 +49,12 @@ class Rotation:
         while len(self._remembered) > MAX_REMEMBERED:
             self._remembered.popitem(last=False)
 
-    def _in_turn(self) -> Iterator[IPv4Address]:
-        backends = self.backends
-        start = self._turn
+    def _in_turn(self) -> Sequence[IPv4Address]:
+        if not self.backends:
+            return ()
+        first = self._turn % len(self.backends)
         self._turn += 1
-        for offset in range(len(backends)):
-            yield backends[(start + offset) % len(backends)]
+        return self.backends[first:] + self.backends[:first]
 
     def _sticky_order(self, client: str) -> list[IPv4Address]:
         last = self._remembered.get(client)
