@@ -382,6 +382,15 @@ def _settled(node: Node, address: str) -> bool:
 
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_a_port_of_one_ipv6_address(site: Site, protocol: str) -> None:
+    node = site.nodes["core-01"]
+    port = published(PORT, TARGET, BACKENDS, host_ip=IPV6["core-01"], protocol=protocol)
+    assert not node.apply(port).problems
+    assert {task for task, _ in ask_ipv6(site.lab.client, IPV6["core-01"], protocol)} == set(TASKS)
+    assert refused(site.lab.client, node.host.address, protocol=protocol)
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_clients_from_elsewhere_over_ipv6_are_served_and_seen_as_the_node(site: Site, protocol: str) -> None:
     node = site.nodes["core-01"]
     node.apply(published(PORT, TARGET, BACKENDS, protocol=protocol))
