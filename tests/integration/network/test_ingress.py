@@ -293,7 +293,7 @@ def _routes(site: Site, name: str) -> str:
 
 
 def _kernel(site: Site, name: str) -> list[str]:
-    """Links, addresses, entries and rules, without what counts or ages, or what the kernel notes some time later."""
+    """Links, addresses, entries and rules, without what counts or ages."""
     commands = (
         ["ip", "-o", "link"],
         ["ip", "-o", "-4", "address"],
@@ -302,5 +302,4 @@ def _kernel(site: Site, name: str) -> list[str]:
         ["ip", "neighbor", "show", "nud", "permanent"],
         ["sysctl", "net.ipv4.ip_forward"],
     )
-    lines = (line for item in commands for line in site.lab[name].run(item).stdout.splitlines())
-    return sorted(line.replace(" linkdown", "") for line in lines)
+    return sorted(line for item in commands for line in site.lab[name].run(item).stdout.splitlines())
