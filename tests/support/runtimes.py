@@ -23,12 +23,14 @@ STUBBORN = ("sh", "-c", "trap '' TERM; while :; do sleep 60; done")
 FAILS = ("sh", "-c", "echo out; echo err >&2; exit 3")
 LINES = ("sh", "-c", "echo 1; echo 2; echo 3; echo 4")
 MISSING = ("nosuchprogram",)
+ECHO = ("cat",)
 
 BEHAVIORS: Mapping[tuple[str, ...], Behavior] = {
     RUNS: Behavior(on_stop=5, output=(("stdout", b"up"),), on_stop_output=(("stdout", b"bye"),)),
     STUBBORN: Behavior(on_stop=None),
     FAILS: Behavior(exit_code=3, output=(("stdout", b"out"), ("stderr", b"err"))),
     LINES: Behavior(exit_code=0, output=tuple(("stdout", str(n).encode()) for n in range(1, 5))),
+    ECHO: Behavior(echo=True),
     MISSING: Behavior(start_error='exec: "nosuchprogram": executable file not found in $PATH'),
 }
 

@@ -317,6 +317,7 @@ class ContainerSpec:
     host_pid: bool = False
     seccomp_unconfined: bool = False
     no_new_privileges: bool = False
+    open_stdin: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from miniworker.runtime.api import (
     LogLine,
     Mount,
     MountKind,
+    LogQuery,
     NoSuchContainerError,
     NoSuchVolumeError,
     RuntimeFaultError,
@@ -46,7 +48,14 @@ async def run(subject: Subject, command: tuple[str, ...] = RUNS, **changes: Any)
 
 
 async def lines(subject: Subject, **options: Any) -> list[LogLine]:
-    return [line async for line in subject.runtime.logs(ID, **options)]
+    found = subject.runtime.logs(ID, LogQuery(**options))
+    return [line async for batch in found for line in batch]
+
+
+async def following(subject: Subject) -> AsyncIterator[LogLine]:
+    async for batch in subject.runtime.logs(ID, LogQuery(follow=True)):
+        for line in batch:
+            yield line
 
 
 async def test_it_names_itself(empty: Subject) -> None:
@@ -186,7 +195,7 @@ async def test_logs_tail(subject: Subject, tail: int, expected: int) -> None:
 async def test_following_logs_ends_with_the_container(subject: Subject) -> None:
     await run(subject)
     seen: list[bytes] = []
-    async for line in subject.runtime.logs(ID, follow=True):
+    async for line in following(subject):
         seen.append(line.data)
         if line.data == b"up":
             await subject.runtime.stop(ID)
@@ -195,7 +204,7 @@ async def test_following_logs_ends_with_the_container(subject: Subject) -> None:
 
 async def test_following_logs_ends_when_it_is_removed(subject: Subject) -> None:
     await run(subject)
-    async for line in subject.runtime.logs(ID, follow=True):
+    async for line in following(subject):
         assert line.data == b"up"
         await subject.runtime.remove(ID)
 
@@ -215,7 +224,7 @@ async def test_a_pull_that_fails_takes_the_local_copy(empty: Subject, tmp_path: 
 
 async def _until_up(subject: Subject) -> None:
     """The trap is set once it says so."""
-    async for line in subject.runtime.logs(ID, follow=True):
+    async for line in following(subject):
         if line.data == b"up":
             return
 

@@ -49,7 +49,7 @@ async def _run(runtime: OciRuntime, script: str, **changes: Any) -> str:
         await runtime.create(config)
         await runtime.start(config.id)
         await runtime.wait(config.id)
-        return b"\n".join([line.data async for line in runtime.logs(config.id)]).decode()
+        return b"\n".join([line.data async for batch in runtime.logs(config.id) for line in batch]).decode()
     finally:
         await runtime.remove(config.id)
 

@@ -77,6 +77,7 @@ def container_config(task: dispatch.AssignedTask, *, node_id: str) -> ContainerC
         host_pid=spec.host_pid,
         seccomp_unconfined=spec.seccomp_unconfined,
         no_new_privileges=spec.no_new_privileges,
+        open_stdin=spec.open_stdin,
         logs=_logs(task.spec.log_driver),
     )
 

@@ -14,6 +14,8 @@ from typing import Protocol
 
 from minicommon.errors import MiniError
 
+from miniworker.runtime.interactive import Command, Conversation
+
 SECOND = 1_000_000_000
 """Nanoseconds."""
 
@@ -194,6 +196,8 @@ class ContainerConfig:
     no_new_privileges: bool = False
     """execve(2) gives nobody more than they have."""
     logs: LogLimits = KEEP_ALL
+    open_stdin: bool = False
+    """Its standard input can be attached to; it ends with the first that was. Else there is none."""
 
 
 class ContainerStatus(Enum):
@@ -236,6 +240,15 @@ class Container:
     """0 unless it runs."""
     exit: Exit | None = None
     """Set once it has exited."""
+    image: str = ""
+    """As it was asked for."""
+    arguments: tuple[str, ...] = ()
+    """What its first process was started with."""
+    created_at_ns: int = 0
+    started_at_ns: int = 0
+    """0: it was never started."""
+    tty: bool = False
+    open_stdin: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +278,58 @@ class Login:
 
     def __repr__(self) -> str:
         return f"Login({self.username!r}, ...)"
+
+
+@dataclass(frozen=True, slots=True)
+class LogQuery:
+    """Which lines of a container's output are wanted."""
+
+    follow: bool = False
+    """Also those to come, until it has exited."""
+    tail: int | None = None
+    """Of those that are there the last so many, before the times are looked at."""
+    since_ns: int = 0
+    until_ns: int = 0
+    """0: no end."""
+
+    def covers(self, line: LogLine) -> bool:
+        """Whether the line's time is within."""
+        return line.time_ns >= self.since_ns and (not self.until_ns or line.time_ns <= self.until_ns)
+
+
+ALL_LOGS = LogQuery()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a container uses, at one moment."""
+
+    time_ns: int
+    cpu_ns: int
+    """Since it started."""
+    memory_bytes: int
+    """Without the page cache that the kernel can take back at once."""
+    memory_limit_bytes: int
+    """The node's memory when it has no limit."""
+    received_bytes: int
+    sent_bytes: int
+    read_bytes: int
+    written_bytes: int
+    pids: int
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What a container is, beyond what `list` tells."""
+
+    image_id: str
+    arguments: tuple[str, ...]
+    env: tuple[str, ...]
+    dir: str
+    user: str
+    hostname: str
+    mounts: tuple[tuple[str, str, str, bool], ...]
+    """(kind, source, destination, read only)."""
 
 
 Progress = Callable[[str], None]
@@ -316,10 +381,32 @@ class Runtime(Protocol):
     async def list(self) -> tuple[Container, ...]:
         """Every container that this runtime's `create` made and `remove` has not removed."""
 
-    def logs(
-        self, container_id: str, *, follow: bool = False, tail: int | None = None
-    ) -> AsyncIterator[LogLine]:
-        """Its output, oldest first; the last `tail` lines; with `follow`, until it has exited and all was read."""
+    def logs(self, container_id: str, wanted: LogQuery = ALL_LOGS) -> AsyncIterator[tuple[LogLine, ...]]:
+        """Its output, oldest first, as many lines at a time as are there. Raises NoSuchContainerError."""
+
+    async def talk(self, container_id: str, command: Command) -> Conversation:
+        """Run a command in the running container; close the conversation in the end, which ends the command.
+
+        Raises NoSuchContainerError, RuntimeFaultError when the container does not run or the command cannot be started.
+        """
+
+    async def attach(
+        self, container_id: str, *, stdin: bool = False, from_start: bool = False
+    ) -> Conversation:
+        """Talk to its first process, also before it is started; closing the conversation leaves it running.
+
+        What it has written is read from the start or from now on. Raises NoSuchContainerError, RuntimeFaultError when
+        standard input is asked for and the container has none.
+        """
+
+    async def usage(self, container_id: str) -> Usage | None:
+        """What it uses; None unless it runs. Raises NoSuchContainerError."""
+
+    async def processes(self, container_id: str) -> tuple[int, ...]:
+        """The pids, on the node, of all its processes. Raises NoSuchContainerError."""
+
+    async def details(self, container_id: str) -> Details:
+        """Raises NoSuchContainerError."""
 
     async def close(self) -> None:
         """Let go of the runtime; containers go on."""

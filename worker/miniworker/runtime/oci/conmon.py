@@ -10,23 +10,19 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from miniworker.runtime.api import KEEP_ALL, Execution, LogLimits, RuntimeFaultError
+from miniworker.runtime.interactive import Command
 from miniworker.runtime.oci.execute import execute
+from miniworker.runtime.oci.explain import explain, has_complaint
 from miniworker.runtime.oci.records import ContainerFiles, ensure_directory
-
-_MESSAGE = re.compile(r'level=(?:error|fatal) msg="((?:[^"\\]|\\.)*)"')
-_NOISE = (
-    "runc create failed: ",
-    "exec failed: ",
-    "unable to start container process: ",
-    "OCI runtime create failed: ",
-)
+from miniworker.runtime.oci.talk import LOG, PID, Launch, Talk, talk
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +65,7 @@ class Supervisor:
         files: ContainerFiles,
         *,
         tty: bool = False,
+        stdin: bool = False,
         limits: LogLimits = KEEP_ALL,
     ) -> None:
         """Start conmon and through it the container, up to the point before its first program."""
@@ -79,7 +76,7 @@ class Supervisor:
         reader, writer = os.pipe2(os.O_CLOEXEC)
         try:
             process = await asyncio.create_subprocess_exec(
-                *self._conmon(container_id, name, files, tty=tty, limits=limits),
+                *self._conmon(container_id, name, files, tty=tty, stdin=stdin, limits=limits),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -117,8 +114,23 @@ class Supervisor:
                 timeout_ns=timeout_ns,
             )
         text = done.output.decode(errors="replace")
-        not_begun = done.code != 0 and bool(_MESSAGE.search(text))
+        not_begun = done.code != 0 and has_complaint(text)
         return replace(done, output=explain(text).encode()) if not_begun else done
+
+    async def talk(
+        self, container_id: str, process: Mapping[str, Any], files: ContainerFiles, command: Command
+    ) -> Talk:
+        """Start `process` inside the running container, for somebody to talk to."""
+        folder = tempfile.TemporaryDirectory(prefix="exec-", dir=files.root)
+        root = Path(folder.name)
+        document = root / "process.json"
+        document.write_text(json.dumps(process))
+        words = (
+            self._programs.runtime,
+            *("--root", str(self._root), "--log", str(root / LOG), "exec"),
+            *("--process", str(document), "--pid-file", str(root / PID), container_id),
+        )
+        return await talk(Launch(folder, words, container_id, command.tty, command.stdin, command.size))
 
     async def delete(self, container_id: str) -> None:
         """Remove what the runtime keeps of it, killing what is left."""
@@ -127,7 +139,7 @@ class Supervisor:
             raise RuntimeFaultError(explain(output))
 
     def _conmon(
-        self, container_id: str, name: str, files: ContainerFiles, *, tty: bool, limits: LogLimits
+        self, container_id: str, name: str, files: ContainerFiles, *, tty: bool, stdin: bool, limits: LogLimits
     ) -> tuple[str, ...]:
         return (
             self._programs.conmon,
@@ -148,6 +160,7 @@ class Supervisor:
             "--no-sync-log",
             "--full-attach",
             *(["--terminal"] if tty else []),
+            *(["--stdin"] if stdin else []),
         )
 
     async def _run(self, *arguments: str) -> tuple[int, str]:
@@ -182,17 +195,3 @@ def _check_answer(answer: bytes, errors: str) -> None:
     report = json.loads(answer)
     if int(report.get("data", -1)) <= 0:
         raise RuntimeFaultError(explain(str(report.get("message", "")) or errors))
-
-
-def explain(output: str) -> str:
-    """The runtime's complaint in one line, without its layers of prefixes.
-
-    What remains is what Docker users know: `exec: "foo": executable file not found in $PATH`.
-    """
-    messages = _MESSAGE.findall(output)
-    text = messages[-1] if messages else output.strip().rpartition("\n")[2]
-    if messages:
-        text = re.sub(r"\\(.)", r"\1", text)
-    for noise in _NOISE:
-        text = text.replace(noise, "")
-    return text or "the container runtime failed without a message"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +57,10 @@ def prepare(
         health=config.health.over(settings.health),
         volumes=named_volumes(config),
         logs=config.logs,
+        image=config.image,
+        arguments=bundle.arguments(config, settings),
+        open_stdin=config.open_stdin,
+        created_at_ns=time.time_ns(),
     )
     for directory in (files.root, files.etc):
         ensure_directory(directory)
@@ -72,7 +77,7 @@ def prepare(
     if config.init:
         own = (*own, _init(node.init))
     document = bundle.build(config, settings, identity, files=files, unified=node.unified, own_mounts=own)
-    (files.root / "config.json").write_text(json.dumps(document))
+    files.document.write_text(json.dumps(document))
     return record
 
 

@@ -28,6 +28,10 @@ class ContainerRecord:
     volumes: tuple[str, ...] = ()
     """The named ones that it was given."""
     logs: LogLimits = KEEP_ALL
+    image: str = ""
+    arguments: tuple[str, ...] = ()
+    open_stdin: bool = False
+    created_at_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,21 @@ class ContainerFiles:
     @property
     def conmon_pid(self) -> Path:
         return self.root / "conmon.pid"
+
+    @property
+    def document(self) -> Path:
+        """config.json, which the OCI runtime is told."""
+        return self.root / "config.json"
+
+    @property
+    def attach(self) -> Path:
+        """conmon's socket for standard input."""
+        return self.root / "attach"
+
+    @property
+    def control(self) -> Path:
+        """conmon takes the size of the terminal from this FIFO."""
+        return self.root / "ctl"
 
     @property
     def exits(self) -> Path:
@@ -137,6 +156,7 @@ def _read(path: Path) -> ContainerRecord:
             "health": _health(raw.get("health")),
             "volumes": tuple(raw.get("volumes", ())),
             "logs": LogLimits(**raw.get("logs", {})),
+            "arguments": tuple(raw.get("arguments", ())),
         }
     )
 

@@ -13,21 +13,27 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 
 from miniworker.runtime.api import (
+    ALL_LOGS,
     SECOND,
     Container,
     ContainerConfig,
     ContainerStatus,
+    Details,
     Execution,
     Exit,
     HealthCheck,
     Login,
     LogLine,
+    LogQuery,
     NoSuchContainerError,
     Progress,
     RuntimeFaultError,
     RuntimeInfo,
+    Usage,
 )
-from miniworker.runtime.oci import cgroups, logs, names, overlay, processes
+from miniworker.runtime.interactive import Command, Conversation
+from miniworker.runtime.oci import cgroups, logs, look, names, overlay, processes
+from miniworker.runtime.oci.attach import Attachment, connect
 from miniworker.runtime.oci.conmon import Programs, Supervisor
 from miniworker.runtime.oci.image_service import OciImages
 from miniworker.runtime.oci.image_store import ImageStore
@@ -120,7 +126,14 @@ class OciRuntime:
             if self._supervisor.is_known(record.id):
                 await self._supervisor.delete(record.id)
             await asyncio.to_thread(overlay.mount, files, self._store.lower(record.chain))
-            await self._supervisor.create(record.id, record.name, files, tty=record.tty, limits=record.logs)
+            await self._supervisor.create(
+                record.id,
+                record.name,
+                files,
+                tty=record.tty,
+                stdin=record.open_stdin,
+                limits=record.logs,
+            )
         pid = self._observer.pid(record.id)
         await self._supervisor.start(record.id)
         return pid
@@ -182,20 +195,76 @@ class OciRuntime:
         for record in self._containers.all():
             seen = self._observer.observe(record)
             pid = seen.pid if seen.status is ContainerStatus.RUNNING else 0
-            found.append(Container(record.id, record.name, seen.status, record.labels, pid, seen.exit))
+            found.append(
+                Container(
+                    id=record.id,
+                    name=record.name,
+                    status=seen.status,
+                    labels=record.labels,
+                    pid=pid,
+                    exit=seen.exit,
+                    image=record.image,
+                    arguments=record.arguments,
+                    created_at_ns=record.created_at_ns,
+                    started_at_ns=look.started_at_ns(self._containers.files(record.id), seen.status),
+                    tty=record.tty,
+                    open_stdin=record.open_stdin,
+                )
+            )
         return tuple(found)
 
     async def logs(
-        self, container_id: str, *, follow: bool = False, tail: int | None = None
-    ) -> AsyncIterator[LogLine]:
+        self, container_id: str, wanted: LogQuery = ALL_LOGS
+    ) -> AsyncIterator[tuple[LogLine, ...]]:
         self._record(container_id)
+        async for batch in self._lines(container_id, wanted):
+            yield batch
 
+    def _lines(
+        self, container_id: str, wanted: LogQuery, *, offset: int = 0
+    ) -> AsyncIterator[tuple[LogLine, ...]]:
         def ended() -> asyncio.Future[None]:
             return asyncio.ensure_future(self._gone(container_id))
 
-        path = self._containers.files(container_id).log
-        async for line in logs.read(path, follow=follow, tail=tail, ended=ended):
-            yield line
+        return logs.read(self._containers.files(container_id).log, wanted, ended=ended, offset=offset)
+
+    async def talk(self, container_id: str, command: Command) -> Conversation:
+        if self._observer.observe(self._record(container_id)).status is not ContainerStatus.RUNNING:
+            raise RuntimeFaultError(f"container {container_id} is not running")
+        files = self._containers.files(container_id)
+        process = await asyncio.to_thread(look.process_of, files, command)
+        return await self._supervisor.talk(container_id, process, files, command)
+
+    async def attach(
+        self, container_id: str, *, stdin: bool = False, from_start: bool = False
+    ) -> Conversation:
+        record = self._record(container_id)
+        files = self._containers.files(container_id)
+        if stdin and not record.open_stdin:
+            raise RuntimeFaultError(f"container {container_id} has no standard input to attach to")
+        offset = 0 if from_start else files.log.stat().st_size
+        return Attachment(
+            self._lines(container_id, LogQuery(follow=True), offset=offset),
+            files=files,
+            connection=connect(files, container_id) if stdin else None,
+            tty=record.tty,
+            ended=lambda: self.wait(container_id),
+            send=lambda number: self._observer.send(container_id, number),
+        )
+
+    async def usage(self, container_id: str) -> Usage | None:
+        seen = self._observer.observe(self._record(container_id))
+        if seen.status is not ContainerStatus.RUNNING:
+            return None
+        return await asyncio.to_thread(look.usage, container_id, seen.pid)
+
+    async def processes(self, container_id: str) -> tuple[int, ...]:
+        self._record(container_id)
+        return await asyncio.to_thread(cgroups.members, container_id)
+
+    async def details(self, container_id: str) -> Details:
+        record = self._record(container_id)
+        return await asyncio.to_thread(look.details, record, self._containers.files(container_id))
 
     async def _gone(self, container_id: str) -> None:
         """Return when it has exited or was removed."""
