@@ -2,7 +2,7 @@
 
 Most of it is the same for all nodes (every published port answers on every node), so there are two parts:
 `shared_assignments` is computed once per snapshot, `own_assignments` per node. The keys are those of the dispatcher's
-stream: `network/<id>`, `endpoint/<network>/<address>`, `port/<protocol>/<port>`, `task/<id>`.
+stream: `network/<id>`, `endpoint/<network>/<address>`, `port/<protocol>/<port>`, `task/<id>`, `kept/<task>`.
 """
 
 from __future__ import annotations
@@ -84,7 +84,14 @@ class TaskAssignment:
     """Opened on its way to the node."""
 
 
-Item = NetworkAssignment | EndpointAssignment | PortAssignment | TaskAssignment
+@dataclass(frozen=True, slots=True)
+class KeptAssignment:
+    """A task that has ended: its container stays, for its logs, until the task is forgotten."""
+
+    task_id: str
+
+
+Item = NetworkAssignment | EndpointAssignment | PortAssignment | TaskAssignment | KeptAssignment
 
 
 def assignments(snapshot: Snapshot, node_id: str) -> Mapping[str, Item]:
@@ -107,7 +114,7 @@ def shared_assignments(snapshot: Snapshot) -> Mapping[str, Item]:
 
 
 def own_assignments(snapshot: Snapshot, node_id: str) -> Mapping[str, Item]:
-    """What only this node is told: its tasks that have not ended, and the networks with its own address on them."""
+    """What only this node is told: its tasks, those that have ended too, and the networks with its own address."""
     items: dict[str, Item] = {}
     node = snapshot.nodes.get(node_id)
     if node is None:
@@ -117,6 +124,8 @@ def own_assignments(snapshot: Snapshot, node_id: str) -> Mapping[str, Item]:
     for task in snapshot.of_node(node_id).values():
         if not snapshot.state(task).finished:
             items[f"task/{task.id}"] = _task(snapshot, task)
+        elif task.desired_state < TaskState.REMOVE:
+            items[f"kept/{task.id}"] = KeptAssignment(task.id)
     return items
 
 

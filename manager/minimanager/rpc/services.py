@@ -146,14 +146,18 @@ class ServicesServicer(control_pb2_grpc.ServicesServicer):
         self, request: control_pb2.RemoveServiceRequest, context: Context
     ) -> control_pb2.Changed:
         check(request)
+        return control_pb2.Changed(revision=await self.remove(request.ref))
 
-        async def attempt(snapshot: Snapshot) -> control_pb2.Changed:
-            service = self._present(snapshot, request.ref)
+    async def remove(self, ref: str) -> int:
+        """Have the service removed; the revision from which on its name and ports are free."""
+
+        async def attempt(snapshot: Snapshot) -> int:
+            service = self._present(snapshot, ref)
             transaction = self._core.writer.begin()
             transaction.replace(replace(service, removing=True, meta=self._touched(service.meta)))
             for key in sorted(claims_of(self._core.keys, service)):
                 transaction.release(key)
-            return control_pb2.Changed(revision=await self._core.commit(transaction))
+            return await self._core.commit(transaction)
 
         return await self._core.retried(attempt)
 

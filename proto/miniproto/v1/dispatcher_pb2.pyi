@@ -504,6 +504,27 @@ class PublishedPort(_message.Message):
 Global___PublishedPort: _TypeAlias = PublishedPort  # noqa: Y015
 
 @_typing.final
+class KeptTask(_message.Message):
+    """A task that has ended and whose container is kept, since its logs may be asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeptTask: _TypeAlias = KeptTask  # noqa: Y015
+
+@_typing.final
 class Assignment(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -513,6 +534,7 @@ class Assignment(_message.Message):
     TASK_FIELD_NUMBER: _builtins.int
     SERVICE_FIELD_NUMBER: _builtins.int
     PEER_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def network(self) -> Global___AssignedNetwork: ...
     @_builtins.property
@@ -525,6 +547,8 @@ class Assignment(_message.Message):
     def service(self) -> Global___NetworkService: ...
     @_builtins.property
     def peer(self) -> Global___EncryptionPeer: ...
+    @_builtins.property
+    def kept(self) -> Global___KeptTask: ...
     def __init__(
         self,
         *,
@@ -534,12 +558,13 @@ class Assignment(_message.Message):
         task: Global___AssignedTask | None = ...,
         service: Global___NetworkService | None = ...,
         peer: Global___EncryptionPeer | None = ...,
+        kept: Global___KeptTask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "item", b"item", "network", b"network", "peer", b"peer", "port", b"port", "service", b"service", "task", b"task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "item", b"item", "kept", b"kept", "network", b"network", "peer", b"peer", "port", b"port", "service", b"service", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "item", b"item", "network", b"network", "peer", b"peer", "port", b"port", "service", b"service", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "item", b"item", "kept", b"kept", "network", b"network", "peer", b"peer", "port", b"port", "service", b"service", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_item: _TypeAlias = _typing.Literal["network", "endpoint", "port", "task", "service", "peer"]  # noqa: Y015
+    _WhichOneofReturnType_item: _TypeAlias = _typing.Literal["network", "endpoint", "port", "task", "service", "peer", "kept"]  # noqa: Y015
     _WhichOneofArgType_item: _TypeAlias = _typing.Literal["item", b"item"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_item) -> _WhichOneofReturnType_item | None: ...
 
@@ -554,7 +579,7 @@ class AssignmentChange(_message.Message):
     ASSIGNMENT_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """"network/<id>", "endpoint/<network>/<address>", "service/<network>/<service>", "peer/<node>", "port/tcp/80",
-    "task/<id>"
+    "task/<id>", "kept/<task>"
     """
     remove: _builtins.bool
     @_builtins.property

@@ -292,7 +292,7 @@ Global___CopyFromQuery: _TypeAlias = CopyFromQuery  # noqa: Y015
 
 @_typing.final
 class CopyToQuery(_message.Message):
-    """StreamInput.data is a tar archive to unpack in the directory at the path. The answer: one StreamOutput.done."""
+    """StreamInput.data is a tar archive to unpack in the directory at the path. There is no other answer than `done`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -535,7 +535,7 @@ class StreamInput(_message.Message):
     data: _builtins.bytes
     """standard input, or the bytes of an archive or a connection"""
     end: _builtins.bool
-    """no more of them"""
+    """no more of them; a call that ends without it was broken off"""
     signal: _builtins.int
     """for the container's first process, or the command"""
     @_builtins.property
@@ -603,7 +603,6 @@ class ContainerInfo(_message.Message):
     PORTS_FIELD_NUMBER: _builtins.int
     ATTACHMENTS_FIELD_NUMBER: _builtins.int
     ONE_OFF_FIELD_NUMBER: _builtins.int
-    HEALTH_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """the task's"""
     name: _builtins.str
@@ -627,8 +626,6 @@ class ContainerInfo(_message.Message):
     service_name: _builtins.str
     one_off: _builtins.bool
     """of `minictl run`: it goes by the name that it was given"""
-    health: _builtins.str
-    """"healthy", "unhealthy", "starting"; empty: it has no check"""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -659,11 +656,10 @@ class ContainerInfo(_message.Message):
         ports: _abc.Iterable[_objects_pb2.PortConfig] | None = ...,
         attachments: _abc.Iterable[_objects_pb2.NetworkAttachment] | None = ...,
         one_off: _builtins.bool = ...,
-        health: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "command", b"command", "created_at_ns", b"created_at_ns", "exit_code", b"exit_code", "finished_at_ns", b"finished_at_ns", "health", b"health", "id", b"id", "image", b"image", "labels", b"labels", "name", b"name", "node_hostname", b"node_hostname", "node_id", b"node_id", "one_off", b"one_off", "oom_killed", b"oom_killed", "open_stdin", b"open_stdin", "pid", b"pid", "ports", b"ports", "service_name", b"service_name", "started_at_ns", b"started_at_ns", "status", b"status", "task_name", b"task_name", "tty", b"tty"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "command", b"command", "created_at_ns", b"created_at_ns", "exit_code", b"exit_code", "finished_at_ns", b"finished_at_ns", "id", b"id", "image", b"image", "labels", b"labels", "name", b"name", "node_hostname", b"node_hostname", "node_id", b"node_id", "one_off", b"one_off", "oom_killed", b"oom_killed", "open_stdin", b"open_stdin", "pid", b"pid", "ports", b"ports", "service_name", b"service_name", "started_at_ns", b"started_at_ns", "status", b"status", "task_name", b"task_name", "tty", b"tty"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1083,7 +1079,9 @@ Global___Done: _TypeAlias = Done  # noqa: Y015
 
 @_typing.final
 class StreamOutput(_message.Message):
-    """From the container. The first that a node sends over NodeStreams.Open is `stream_id`; a failure is the last one."""
+    """From the container. The first that a node sends over NodeStreams.Open is `stream_id`, the last one `done` or `failure`:
+    a stream that ends without was broken off. Clients get neither of the three.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1691,7 +1689,10 @@ class CopyToInput(_message.Message):
 
     START_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
+    end: _builtins.bool
+    """the archive is complete"""
     @_builtins.property
     def start(self) -> Global___CopyToStart: ...
     def __init__(
@@ -1699,12 +1700,13 @@ class CopyToInput(_message.Message):
         *,
         start: Global___CopyToStart | None = ...,
         data: _builtins.bytes = ...,
+        end: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "message", b"message", "start", b"start"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "end", b"end", "message", b"message", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "message", b"message", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "end", b"end", "message", b"message", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["start", "data"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["start", "data", "end"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 

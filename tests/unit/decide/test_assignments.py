@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from minimanager.decide.assignments import (
     EndpointAssignment,
+    KeptAssignment,
     NetworkAssignment,
     PortAssignment,
     TaskAssignment,
@@ -82,10 +83,12 @@ def test_a_task_that_is_to_stop_leaves_the_backends_at_once(sim: Simulation) -> 
     )
 
 
-def test_a_task_that_has_ended_is_not_assigned_any_more(sim: Simulation) -> None:
+def test_of_a_task_that_has_ended_only_the_container_is_kept(sim: Simulation) -> None:
     (first, *_) = sim.running()
     sim.report(first.id, TaskState.FAILED)
-    assert f"task/{first.id}" not in own_assignments(sim.snapshot(), first.node_id)
+    told = own_assignments(sim.snapshot(), first.node_id)
+    assert f"task/{first.id}" not in told
+    assert told[f"kept/{first.id}"] == KeptAssignment(first.id)
     assert first.id not in backends(sim)
     assert f"endpoint/ingress-id/{address_on(first, INGRESS.id)}" not in shared_assignments(sim.snapshot())
 

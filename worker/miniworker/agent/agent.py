@@ -16,6 +16,7 @@ from minicommon.supervise import Supervisor
 from miniproto.v1 import dispatcher_pb2 as dispatch
 from miniproto.v1 import ingress_pb2
 from miniproto.v1 import objects_pb2 as pb
+from miniproto.v1 import streams_pb2 as streams
 
 from miniworker.agent.assignments import AssignmentSet, Change
 from miniworker.agent.executor import ContainerExecutor
@@ -31,6 +32,8 @@ from miniworker.agent.reporter import Reporter
 from miniworker.agent.session import Dial, Session, SessionState
 from miniworker.agent.state import AgentState
 from miniworker.agent.statuses import from_status, to_status
+from miniworker.agent.streams.registry import handlers
+from miniworker.agent.streams.server import StreamServer
 from miniworker.agent.task_machine import Progress
 from miniworker.agent.task_runner import TaskRunner
 from miniworker.network.api import DataPlane, Fabric
@@ -92,6 +95,7 @@ class Agent:
             node_id=identity.node_id,
             logins=self._logins,
         )
+        self._streams = StreamServer(handlers(parts.runtime, parts.clock), parts.dial)
         self._session = Session(
             self,
             self._reporter,
@@ -123,14 +127,17 @@ class Agent:
         await self._synced.wait()
 
     async def run(self) -> None:
-        async with self._group as group:
-            await self._restore()
-            group.start_eternal("fabric", self._fabric.run())
-            group.start_eternal("network check", self._parts.data_plane.watch())
-            group.start_eternal("ingress table", self._ingress.run())
-            group.start_eternal("ingress watch", self._parts.ingress.watch(self._ingress.again))
-            group.start_eternal("session", self._session.run())
-            group.start("strays", self._remove_strays())
+        try:
+            async with self._group as group:
+                await self._restore()
+                group.start_eternal("fabric", self._fabric.run())
+                group.start_eternal("network check", self._parts.data_plane.watch())
+                group.start_eternal("ingress table", self._ingress.run())
+                group.start_eternal("ingress watch", self._parts.ingress.watch(self._ingress.again))
+                group.start_eternal("session", self._session.run())
+                group.start("strays", self._remove_strays())
+        finally:
+            await self._streams.close()
 
     async def evict(self) -> None:
         """Stop and remove every container and everything in the kernel: the node leaves.
@@ -182,6 +189,9 @@ class Agent:
         if message.complete:
             self._synced.set()
 
+    def dial(self, manager: str, dial: streams.Dial) -> None:
+        self._streams.open(manager, dial)
+
     # --- inside ---
 
     async def _restore(self) -> None:
@@ -216,6 +226,10 @@ class Agent:
                 self._update_task(item.task)
         for task_id in [task_id for task_id in self._runners if not self._assignments.has_task(task_id)]:
             self._unassigned(task_id)
+        for key in change.removed:
+            kind, _, task_id = key.partition("/")
+            if kind == "kept" and task_id not in self._runners:
+                self._group.start(f"remains of {task_id}", self._discard(task_id))
 
     def _update_task(self, task: dispatch.AssignedTask) -> None:
         if runner := self._runners.get(task.id):
@@ -224,9 +238,12 @@ class Agent:
             self._start(task)
 
     def _unassigned(self, task_id: str) -> None:
-        """The manager has forgotten the task: its remains go, and nobody wants to hear of it."""
+        """The manager has forgotten the task, or knows its end: nobody wants to hear of it, and its remains go or stay."""
         self._reporter.forget(task_id)
         runner = self._runners[task_id]
+        if self._assignments.keeps(task_id):
+            runner.want(pb.TASK_STATE_SHUTDOWN)
+            return
         runner.want(pb.TASK_STATE_REMOVE)
         if runner.progress.removed:
             self._forget(task_id)
@@ -264,9 +281,17 @@ class Agent:
         """Containers that nobody wants any more: known only once the manager has told the complete set."""
         await self._synced.wait()
         for container in await self._parts.runtime.list():
-            if container.id not in self._runners:
+            if container.id not in self._runners and not self._assignments.keeps(container.id):
                 logger.info("Removing a container that is not assigned.", extra=fields(task_id=container.id))
                 await self._evict(container.id)
+
+    async def _discard(self, task_id: str) -> None:
+        """The container of a task that ended before this process began."""
+        try:
+            await self._evict(task_id)
+        except MiniError as error:
+            logger.error("A container could not be removed.", extra=fields(task_id=task_id, error=error))
+        self._parts.state.forget_status(task_id)
 
     async def _evict(self, task_id: str) -> None:
         try:

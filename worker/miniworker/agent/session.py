@@ -19,6 +19,7 @@ from minicommon.errors import DeadlineError, UnavailableError
 from minicommon.log import fields
 from miniproto.v1 import dispatcher_pb2 as dispatch
 from miniproto.v1 import dispatcher_pb2_grpc as rpc
+from miniproto.v1 import streams_pb2 as streams
 
 from miniworker.agent.reporter import Reporter
 from miniworker.agent.waiting import sleep_unless
@@ -50,6 +51,9 @@ class SessionSink(Protocol):
 
     def assignments(self, message: dispatch.Assignments) -> None:
         """The set or a change of it; first a complete one in each session."""
+
+    def dial(self, manager: str, dial: streams.Dial) -> None:
+        """The manager at this address asks for a stream."""
 
 
 @dataclass(slots=True)
@@ -144,6 +148,8 @@ class Session:
         try:
             while True:
                 message = await _read(call)
+                if message.HasField("dial"):
+                    self._sink.dial(self.state.manager, message.dial)
                 if not message.HasField("assignments"):
                     continue
                 self._sink.assignments(message.assignments)

@@ -124,6 +124,8 @@ class FakeRuntime:
         """(method, container id or image) in order."""
         self.logins: dict[str, Login | None] = {}
         """Who each image was pulled as, last time."""
+        self.talks: list[FakeTalk] = []
+        """The commands that were run, in order."""
         self._behaviors = dict(behaviors or {})
         self._registry = {names.parse(reference).full for reference in registry}
         self._clock = clock or SystemClock()
@@ -315,7 +317,8 @@ class FakeRuntime:
         behavior = self._behaviors.get(command.words, Behavior())
         if behavior.start_error:
             raise RuntimeFaultError(behavior.start_error)
-        return FakeTalk(command, behavior)
+        self.talks.append(FakeTalk(command, behavior))
+        return self.talks[-1]
 
     async def attach(
         self, container_id: str, *, stdin: bool = False, from_start: bool = False

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-_RANK = {"network": 0, "endpoint": 1, "port": 2, "task": 3}
+_RANK = {"network": 0, "endpoint": 1, "port": 2, "task": 3, "kept": 4}
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from minimanager.rpc.dispatcher.opener import Opener
 from minimanager.rpc.dispatcher.presence import RECONNECT_GRACE_NS, STOPPING, Presence
 from minimanager.rpc.dispatcher.reports import Reports
 from minimanager.rpc.dispatcher.session import SILENT, NodeSession
+from minimanager.rpc.node_streams import NodeStreams
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +48,12 @@ LOST = "the node's connection was lost"
 class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
     """Sessions of this manager. `run` must be going on while streams are served."""
 
-    def __init__(self, core: Core, supervisor: Supervisor, sealer: ClusterSealer) -> None:
+    def __init__(
+        self, core: Core, supervisor: Supervisor, sealer: ClusterSealer, streams: NodeStreams
+    ) -> None:
         self._core = core
         self._opener = Opener(sealer)
+        self._streams = streams
         self._records = NodeRecords(core)
         self._presence = Presence(self._records, core.clock, supervisor)
         self._feed = Feed(core.cache, self._forget)
@@ -97,14 +101,15 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
     async def _serve(self, session: NodeSession, messages: Messages, context: Context) -> None:
         subscription = self._feed.subscribe(session.node_id)
         try:
-            await session.run(
-                messages,
-                context.write,
-                subscription=subscription,
-                opener=self._opener,
-                reports=Reports(self._core, session.node_id),
-                describe=lambda description: self._records.describe(session.node_id, description),
-            )
+            with self._streams.reachable(session.node_id, session.dial):
+                await session.run(
+                    messages,
+                    context.write,
+                    subscription=subscription,
+                    opener=self._opener,
+                    reports=Reports(self._core, session.node_id),
+                    describe=lambda description: self._records.describe(session.node_id, description),
+                )
         finally:
             self._feed.unsubscribe(subscription)
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from minicommon.clock import Clock
 from minicommon.errors import DeadlineError, InvalidArgumentError, MiniError
-from miniproto.v1 import dispatcher_pb2
+from miniproto.v1 import dispatcher_pb2, streams_pb2
 
 from minimanager.codec import from_proto
 from minimanager.domain.objects import NodeDescription
@@ -39,12 +39,18 @@ class NodeSession:
         self._clock = clock
         self._silence_ns = MISSED_HEARTBEATS * period_ns
         self._deadline_ns = clock.now_ns() + self._silence_ns
+        self._dials: asyncio.Queue[streams_pb2.Dial] = asyncio.Queue()
+        self._sending = asyncio.Lock()
         self._closed: asyncio.Future[MiniError] = asyncio.get_running_loop().create_future()
 
     def close(self, reason: MiniError) -> None:
         """End the stream with this error. Only the first reason counts."""
         if not self._closed.done():
             self._closed.set_result(reason)
+
+    def dial(self, dial: streams_pb2.Dial) -> None:
+        """Ask the node to open a stream."""
+        self._dials.put_nowait(dial)
 
     @property
     def left_ns(self) -> int:
@@ -69,6 +75,7 @@ class NodeSession:
         jobs: list[asyncio.Task[None]] = [
             hearing,
             asyncio.create_task(self._tell(send, subscription, opener), name="session: tell"),
+            asyncio.create_task(self._ask(send), name="session: ask"),
             asyncio.create_task(reports.run(), name="session: reports"),
             asyncio.create_task(self._watch(), name="session: watch"),
             asyncio.create_task(self._until_closed(), name="session: until closed"),
@@ -108,7 +115,14 @@ class NodeSession:
     async def _tell(self, send: Send, subscription: Subscription, opener: Opener) -> None:
         while True:
             update = await subscription.next()
-            await send(wire.assignments(update, opener))
+            async with self._sending:
+                await send(wire.assignments(update, opener))
+
+    async def _ask(self, send: Send) -> None:
+        while True:
+            dial = await self._dials.get()
+            async with self._sending:
+                await send(dispatcher_pb2.ManagerMessage(dial=dial))
 
     async def _watch(self) -> None:
         while self.left_ns:

@@ -8,6 +8,7 @@ from minimanager.codec import to_proto
 from minimanager.decide.assignments import (
     EndpointAssignment,
     Item,
+    KeptAssignment,
     NetworkAssignment,
     PortAssignment,
     TaskAssignment,
@@ -42,6 +43,8 @@ def _item(item: Item, opener: Opener) -> dispatcher_pb2.Assignment:
             return dispatcher_pb2.Assignment(port=_port(item))
         case TaskAssignment():
             return dispatcher_pb2.Assignment(task=_task(item, opener))
+        case KeptAssignment():
+            return dispatcher_pb2.Assignment(kept=dispatcher_pb2.KeptTask(id=item.task_id))
 
 
 def _network(item: NetworkAssignment) -> dispatcher_pb2.AssignedNetwork:
