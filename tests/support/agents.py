@@ -62,6 +62,7 @@ class AgentNode:
             AgentIdentity(self.node_id, IPv4Address(f"10.77.0.{10 + number}"), description),
             AgentParts(
                 runtime=self.runtime,
+                images=self.runtime.images,
                 data_plane=FakeDataPlane(),
                 ingress=IdleIngress(),
                 state=self._state,

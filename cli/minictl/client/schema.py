@@ -116,7 +116,7 @@ MESSAGES: dict[str, str] = {
     "CopyFromQuery": "1 container_id string;2 path string;3 follow_link bool",
     "CopyToQuery": "1 container_id string;2 path string;3 keep_owners bool",
     "StatPathQuery": "1 container_id string;2 path string",
-    "CommitQuery": "1 container_id string;2 reference string;3 author string;4 message string;5 changes *string",
+    "CommitQuery": "1 container_id string;2 reference string;3 author string;4 message string;5 changes *string;6 no_pause bool",
     "ForwardQuery": "1 container_id string;2 port uint32",
     "ImageQuery": "1 reference string",
     "NodeRequest": "1 list ListQuery;2 inspect InspectQuery;3 logs LogsQuery;4 exec ExecQuery;5 attach AttachQuery;6 top TopQuery;7 stats StatsQuery;8 copy_from CopyFromQuery;9 copy_to CopyToQuery;10 stat_path StatPathQuery;11 commit CommitQuery;12 forward ForwardQuery;13 image ImageQuery",

@@ -6,7 +6,7 @@ from minicommon.errors import ConflictError, NotFoundError
 
 from minictl import service_flags, values
 from minictl.command import Command
-from minictl.commands import common
+from minictl.commands import common, log_flags
 from minictl.errors import ArgumentsError, CliError, FailedError
 from minictl.flags import Flag
 
@@ -291,6 +291,12 @@ def _scale_usage(argument: str) -> str:
     )
 
 
+def _logs(context: Context, parsed: Parsed) -> int:
+    from minictl.commands import logs
+
+    return logs.service_logs(context, parsed)
+
+
 _QUIET = Flag("quiet", "Suppress progress output", short="q")
 
 COMMANDS = (
@@ -358,6 +364,15 @@ COMMANDS = (
         least=1,
         most=None,
         flags=(common.INSPECT_FORMAT, common.PRETTY),
+    ),
+    Command(
+        "logs",
+        "Fetch the logs of a service or task",
+        _logs,
+        arguments="SERVICE|TASK",
+        least=1,
+        most=1,
+        flags=log_flags.SERVICE_FLAGS,
     ),
     Command(
         "ls",

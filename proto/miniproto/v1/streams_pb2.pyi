@@ -353,11 +353,14 @@ class CommitQuery(_message.Message):
     AUTHOR_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     CHANGES_FIELD_NUMBER: _builtins.int
+    NO_PAUSE_FIELD_NUMBER: _builtins.int
     container_id: _builtins.str
     reference: _builtins.str
     """of the new image; empty: it has only its id"""
     author: _builtins.str
     message: _builtins.str
+    no_pause: _builtins.bool
+    """it goes on meanwhile"""
     @_builtins.property
     def changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Dockerfile instructions: "ENV A=b" """
@@ -370,10 +373,11 @@ class CommitQuery(_message.Message):
         author: _builtins.str = ...,
         message: _builtins.str = ...,
         changes: _abc.Iterable[_builtins.str] | None = ...,
+        no_pause: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "changes", b"changes", "container_id", b"container_id", "message", b"message", "reference", b"reference"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "changes", b"changes", "container_id", b"container_id", "message", b"message", "no_pause", b"no_pause", "reference", b"reference"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

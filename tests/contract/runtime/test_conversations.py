@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from miniworker.runtime.api import (
+    Commit,
     ContainerConfig,
     ContainerStatus,
     LogQuery,
@@ -197,6 +198,16 @@ async def test_a_container_says_what_it_is(subject: Subject) -> None:
     (container,) = await subject.runtime.list()
     assert (container.image, container.arguments) == (IMAGE, RUNS)
     assert 0 < container.created_at_ns <= container.started_at_ns
+
+
+async def test_an_image_can_be_made_of_a_container(subject: Subject) -> None:
+    await run(subject)
+    image_id = await subject.runtime.commit(ID, Commit("made:1"))
+    (made,) = [image for image in await subject.images.list_images() if image.id == image_id]
+    assert (made.references, made.digests) == (("made:1",), ())
+    await subject.runtime.create(ContainerConfig(id="other", name="other", image="made:1", command=RUNS))
+    with pytest.raises(NoSuchContainerError, match="nobody"):
+        await subject.runtime.commit("nobody", Commit())
 
 
 @pytest.mark.parametrize("call", ["usage", "processes", "details", "attach"])

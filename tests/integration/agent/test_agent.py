@@ -88,6 +88,7 @@ class Machine:
             AgentIdentity(NODE, IPv4Address("10.77.0.12"), objects.NodeDescription(hostname="core-02")),
             AgentParts(
                 runtime=self.runtime,
+                images=self.runtime.images,
                 data_plane=self.data_plane,
                 ingress=self.ingress,
                 state=state,

@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from miniworker.runtime.api import ContainerConfig, RuntimeFaultError
+from miniworker.runtime.api import (
+    Commit,
+    ContainerConfig,
+    ContainerStatus,
+    LogQuery,
+    Mount,
+    MountKind,
+    RuntimeFaultError,
+)
 from miniworker.runtime.interactive import Command, Conversation, Size
 from miniworker.runtime.oci.runtime import OciRuntime
 from support import images
@@ -148,3 +156,43 @@ async def test_an_attached_terminal_takes_input_and_sizes(runtime: OciRuntime) -
     await _rest(attached)
     assert await attached.wait() == 7
     await attached.close()
+
+
+async def test_an_image_of_a_container_has_what_it_changed_and_nothing_that_was_mounted(
+    runtime: OciRuntime,
+) -> None:
+    script = (
+        "echo new > /new; mkdir /dir; echo x > /dir/file; ln /new /hard; ln -s /new /soft; rm /etc/group; "
+    )
+    script += (
+        "rm -r /home; mkdir /home; chown 7:8 /dir/file; echo secret > /run/secrets/s; echo ready; sleep 100"
+    )
+    secret = Mount(MountKind.TMPFS, "/run/secrets")
+    await _start(runtime, ("sh", "-c", script), mounts=(secret,), env=("TOKEN=canary",))
+    async for batch in runtime.logs("c", LogQuery(follow=True)):
+        if any(line.data == b"ready" for line in batch):
+            break
+    image_id = await runtime.commit("c", Commit("made:1", changes=('CMD ["cat", "/new"]', "ENV A=b")))
+    (status,) = await runtime.list()
+    assert status.status is ContainerStatus.RUNNING
+    look = "cat /new /hard /soft; ls /home /run/secrets; stat -c '%u %g' /dir/file; ls /etc; env"
+    await runtime.create(ContainerConfig(id="d", name="d", image="made:1", command=("sh", "-c", look)))
+    await runtime.start("d")
+    await runtime.wait("d")
+    text = b"\n".join([line.data async for batch in runtime.logs("d") for line in batch]).decode()
+    assert text.startswith("new\nnew\nnew\n/home:\n\n/run/secrets:\n7 8\n"), text
+    assert "group" not in text.split()
+    assert "A=b" in text
+    assert "canary" not in text
+    (made,) = [image for image in await runtime.images.list_images() if image.id == image_id]
+    assert made.references == ("made:1",)
+    await runtime.create(ContainerConfig(id="e", name="e", image=image_id))
+    await runtime.start("e")
+    assert (await runtime.wait("e")).code == 0
+
+
+async def test_a_change_that_is_none_is_refused(runtime: OciRuntime) -> None:
+    await _start(runtime)
+    with pytest.raises(RuntimeFaultError, match="change: RUN is not one of CMD"):
+        await runtime.commit("c", Commit(changes=("RUN true",)))
+    assert len(await runtime.images.list_images()) == 1

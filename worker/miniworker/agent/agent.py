@@ -37,7 +37,7 @@ from miniworker.agent.streams.server import StreamServer
 from miniworker.agent.task_machine import Progress
 from miniworker.agent.task_runner import TaskRunner
 from miniworker.network.api import DataPlane, Fabric
-from miniworker.runtime.api import NoSuchContainerError, Runtime, RuntimeFaultError
+from miniworker.runtime.api import Images, NoSuchContainerError, Runtime, RuntimeFaultError
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,7 @@ class AgentParts:
     """What the agent works with."""
 
     runtime: Runtime
+    images: Images
     data_plane: DataPlane
     ingress: IngressTables
     state: AgentState
@@ -95,7 +96,9 @@ class Agent:
             node_id=identity.node_id,
             logins=self._logins,
         )
-        self._streams = StreamServer(handlers(parts.runtime, parts.clock), parts.dial)
+        self._streams = StreamServer(
+            handlers(parts.runtime, parts.images, parts.data_plane, parts.clock), parts.dial
+        )
         self._session = Session(
             self,
             self._reporter,
@@ -238,7 +241,7 @@ class Agent:
             self._start(task)
 
     def _unassigned(self, task_id: str) -> None:
-        """The manager has forgotten the task, or knows its end: nobody wants to hear of it, and its remains go or stay."""
+        """The manager has forgotten the task or knows its end: nobody wants to hear of it; its remains go or stay."""
         self._reporter.forget(task_id)
         runner = self._runners[task_id]
         if self._assignments.keeps(task_id):

@@ -76,6 +76,7 @@ class Member:
             ),
             AgentParts(
                 runtime=site.runtime,
+                images=site.images,
                 data_plane=site.open_data_plane(),
                 ingress=IngressClient(self._ingress_channel, node_id=membership.node_id),
                 state=self._state,

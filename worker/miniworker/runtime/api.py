@@ -332,6 +332,20 @@ class Details:
     """(kind, source, destination, read only)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """How an image is to be made of a container."""
+
+    reference: str = ""
+    """Its name; empty: it has only its id."""
+    author: str = ""
+    message: str = ""
+    changes: tuple[str, ...] = ()
+    """Dockerfile instructions: "ENV A=b"."""
+    pause: bool = True
+    """The container stands still meanwhile."""
+
+
 Progress = Callable[[str], None]
 """Told what is being done, in a few words: "pulling whoami:1: 3.2MB/7.1MB"."""
 
@@ -398,6 +412,9 @@ class Runtime(Protocol):
         What it has written is read from the start or from now on. Raises NoSuchContainerError, RuntimeFaultError when
         standard input is asked for and the container has none.
         """
+
+    async def commit(self, container_id: str, commit: Commit) -> str:
+        """Make an image of it as it is; its id. Raises NoSuchContainerError, ImageError for a name that cannot be."""
 
     async def usage(self, container_id: str) -> Usage | None:
         """What it uses; None unless it runs. Raises NoSuchContainerError."""

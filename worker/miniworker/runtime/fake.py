@@ -20,6 +20,7 @@ from minicommon.errors import MiniError
 from miniworker.runtime.api import (
     ALL_LOGS,
     NO_HEALTH_CHECK,
+    Commit,
     Container,
     ContainerConfig,
     ContainerStatus,
@@ -338,6 +339,13 @@ class FakeRuntime:
         if entry.behavior.echo:
             for line in data.splitlines():
                 self.write(container_id, "stdout", line)
+
+    async def commit(self, container_id: str, commit: Commit) -> str:
+        entry = self._entry(container_id)
+        image_id = of_bytes(f"{entry.image_id} {container_id} {commit.changes}".encode())
+        reference = names.parse(commit.reference).full if commit.reference else ""
+        self.images.put(image_id, reference, self._clock.now_ns(), 0)
+        return image_id
 
     async def usage(self, container_id: str) -> Usage | None:
         entry = self._entry(container_id)

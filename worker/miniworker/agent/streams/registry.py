@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from minicommon.clock import Clock
 
+from miniworker.agent.health.probes import Sockets
 from miniworker.agent.streams.api import Handlers
+from miniworker.agent.streams.forwarding import Forwarding
+from miniworker.agent.streams.images import ImageQuestions
 from miniworker.agent.streams.looking import Looking
 from miniworker.agent.streams.talking import Talking
-from miniworker.runtime.api import Runtime
+from miniworker.runtime.api import Images, Runtime
 
 
-def handlers(runtime: Runtime, clock: Clock) -> Handlers:
+def handlers(runtime: Runtime, images: Images, sockets: Sockets, clock: Clock) -> Handlers:
     """Everything that this node answers."""
     looking, talking = Looking(runtime, clock), Talking(runtime)
+    image_questions, forwarding = ImageQuestions(runtime, images), Forwarding(sockets)
     return {
         "list": looking.list,
         "inspect": looking.inspect,
@@ -21,4 +25,7 @@ def handlers(runtime: Runtime, clock: Clock) -> Handlers:
         "stats": looking.stats,
         "exec": talking.exec,
         "attach": talking.attach,
+        "commit": image_questions.commit,
+        "image": image_questions.image,
+        "forward": forwarding.forward,
     }

@@ -96,9 +96,7 @@ class Supervisor:
 
     async def start(self, container_id: str) -> None:
         """Let the created container run."""
-        code, output = await self._run("--root", str(self._root), "start", container_id)
-        if code != 0:
-            raise RuntimeFaultError(explain(output))
+        await self._tell("start", container_id)
 
     async def exec(
         self, container_id: str, command: tuple[str, ...], files: ContainerFiles, *, timeout_ns: int
@@ -131,6 +129,18 @@ class Supervisor:
             *("--process", str(document), "--pid-file", str(root / PID), container_id),
         )
         return await talk(Launch(folder, words, container_id, command.tty, command.stdin, command.size))
+
+    async def pause(self, container_id: str) -> None:
+        """All its processes stand still, until `resume`."""
+        await self._tell("pause", container_id)
+
+    async def resume(self, container_id: str) -> None:
+        await self._tell("resume", container_id)
+
+    async def _tell(self, word: str, container_id: str) -> None:
+        code, output = await self._run("--root", str(self._root), word, container_id)
+        if code != 0:
+            raise RuntimeFaultError(explain(output))
 
     async def delete(self, container_id: str) -> None:
         """Remove what the runtime keeps of it, killing what is left."""

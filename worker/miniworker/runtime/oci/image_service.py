@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Protocol
 
-from miniworker.runtime.api import ImageError, ImageInfo, ImageRemoval, Login, ResolvedImage
+from miniworker.runtime.api import Commit, ImageError, ImageInfo, ImageRemoval, Login, ResolvedImage
 from miniworker.runtime.oci import compression, names
 from miniworker.runtime.oci import digest as digests
 from miniworker.runtime.oci import manifest as manifests
 from miniworker.runtime.oci.archive import Archive, ArchivedImage
+from miniworker.runtime.oci.commit import Origin, image_document
 from miniworker.runtime.oci.image_index import ImageRecord
 from miniworker.runtime.oci.image_store import ImageStore
 from miniworker.runtime.oci.records import ContainerRecord
@@ -62,6 +63,23 @@ class OciImages:
         if not loaded:
             raise ImageError("invalid archive: there is no image in it")
         return tuple(loaded)
+
+    async def commit(self, record: ContainerRecord, commit: Commit, *, write: Callable[[Path], None]) -> str:
+        """Enter an image of the container, whose own layer `write` writes into a file; the image's id."""
+        references = (names.parse(commit.reference).full,) if commit.reference else ()
+        config = await asyncio.to_thread(self._store.content.read, record.image_id)
+        blob = self._store.content.temporary()
+        self._store.adding += 1
+        try:
+            await asyncio.to_thread(write, blob)
+            diff_id = await asyncio.to_thread(digests.of_file, blob)
+            document = image_document(Origin(config, diff_id, record.arguments), commit)
+            chain = digests.chain_ids(manifests.image_config(document).diff_ids)
+            await self._store.layers.unpack(blob, chain, diff_id)
+            return self._store.add(document, references=references).id
+        finally:
+            self._store.adding -= 1
+            blob.unlink(missing_ok=True)
 
     async def resolve(self, ref: str, *, login: Login | None = None) -> ResolvedImage:
         return await self._resolver(names.parse(ref), login=login)

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 from miniworker.runtime.api import (
     ALL_LOGS,
     SECOND,
+    Commit,
     Container,
     ContainerConfig,
     ContainerStatus,
@@ -34,6 +35,7 @@ from miniworker.runtime.api import (
 from miniworker.runtime.interactive import Command, Conversation
 from miniworker.runtime.oci import cgroups, logs, look, names, overlay, processes
 from miniworker.runtime.oci.attach import Attachment, connect
+from miniworker.runtime.oci.commit import write_layer
 from miniworker.runtime.oci.conmon import Programs, Supervisor
 from miniworker.runtime.oci.image_service import OciImages
 from miniworker.runtime.oci.image_store import ImageStore
@@ -251,6 +253,19 @@ class OciRuntime:
             ended=lambda: self.wait(container_id),
             send=lambda number: self._observer.send(container_id, number),
         )
+
+    async def commit(self, container_id: str, commit: Commit) -> str:
+        record = self._record(container_id)
+        running = self._observer.observe(record).status is ContainerStatus.RUNNING
+        paused = commit.pause and running
+        if paused:
+            await self._supervisor.pause(container_id)
+        try:
+            upper = self._containers.files(container_id).upper
+            return await self.images.commit(record, commit, write=lambda path: write_layer(upper, path))
+        finally:
+            if paused:
+                await self._supervisor.resume(container_id)
 
     async def usage(self, container_id: str) -> Usage | None:
         seen = self._observer.observe(self._record(container_id))
