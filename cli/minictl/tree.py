@@ -30,6 +30,7 @@ SHORTCUTS = {
         "commit",
         "Create a new image from a container's changes, on the node that has the container",
     ),
+    "cp": ("container", "cp", "Copy files/folders between a container and the local filesystem"),
     "exec": ("container", "exec", "Execute a command in a running container"),
     "images": ("image", "ls", "List images"),
     "info": ("system", "info", "Display system-wide information"),

@@ -107,6 +107,12 @@ def _commit(context: Context, parsed: Parsed) -> int:
     return 0
 
 
+def _cp(context: Context, parsed: Parsed) -> int:
+    from minictl.commands import copying
+
+    return copying.copy(context, parsed)
+
+
 def _port_forward(context: Context, parsed: Parsed) -> int:
     from minictl.commands import forward
 
@@ -176,6 +182,19 @@ COMMANDS = (
             Flag("change", "Apply Dockerfile instruction to the created image", short="c", kind=values.LIST),
             Flag("message", "Commit message", short="m", kind=values.STRING),
             Flag("pause", "Pause container during commit", short="p", default=True, shown="true"),
+        ),
+    ),
+    Command(
+        "cp",
+        "Copy files/folders between a container and the local filesystem",
+        _cp,
+        arguments="CONTAINER:SRC_PATH DEST_PATH|- | SRC_PATH|- CONTAINER:DEST_PATH",
+        least=2,
+        most=2,
+        flags=(
+            Flag("archive", "Archive mode (copy all uid/gid information)", short="a"),
+            Flag("follow-link", "Always follow symbol link in SRC_PATH", short="L"),
+            Flag("quiet", "Suppress progress output during copy", short="q"),
         ),
     ),
     Command(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import stat
+import tarfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,6 +18,7 @@ from miniworker.runtime.api import (
     Mount,
     MountKind,
     NoSuchContainerError,
+    NoSuchPathError,
     RuntimeFaultError,
 )
 from miniworker.runtime.interactive import Command, Conversation
@@ -198,6 +202,46 @@ async def test_a_container_says_what_it_is(subject: Subject) -> None:
     (container,) = await subject.runtime.list()
     assert (container.image, container.arguments) == (IMAGE, RUNS)
     assert 0 < container.created_at_ns <= container.started_at_ns
+
+
+async def test_files_go_in_and_come_out(subject: Subject) -> None:
+    await run(subject)
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as archive:
+        info = tarfile.TarInfo("given")
+        info.size = 200_000
+        archive.addfile(info, io.BytesIO(b"x" * info.size))
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(data.getvalue()), 65536):
+            yield data.getvalue()[start : start + 65536]
+
+    await subject.runtime.write_path(ID, "/tmp", pieces())
+    about = await subject.runtime.stat_path(ID, "/tmp/given")
+    assert (about.name, about.size, stat.S_ISREG(about.mode)) == ("given", 200_000, True)
+    first, *rest = [part async for part in subject.runtime.read_path(ID, "/tmp/given")]
+    assert first == about
+    out = b"".join(part for part in rest if isinstance(part, bytes))
+    with tarfile.open(fileobj=io.BytesIO(out)) as archive:
+        (member,) = archive.getmembers()
+        file = archive.extractfile(member)
+        assert file is not None
+        assert (member.name, file.read()) == ("given", b"x" * 200_000)
+
+
+async def test_a_path_where_nothing_is(subject: Subject) -> None:
+    await run(subject)
+
+    async def nothing() -> AsyncIterator[bytes]:
+        for piece in ():
+            yield piece
+
+    with pytest.raises(NoSuchPathError, match="/nowhere: No such file or directory"):
+        await subject.runtime.stat_path(ID, "/nowhere")
+    with pytest.raises(NoSuchPathError, match="/nowhere: No such file or directory"):
+        await anext(aiter(subject.runtime.read_path(ID, "/nowhere")))
+    with pytest.raises(NoSuchPathError, match="/nowhere: No such file or directory"):
+        await subject.runtime.write_path(ID, "/nowhere", nothing())
 
 
 async def test_an_image_can_be_made_of_a_container(subject: Subject) -> None:

@@ -15,6 +15,7 @@ from miniworker.runtime.api import (
     LogQuery,
     Mount,
     MountKind,
+    NoSuchPathError,
     RuntimeFaultError,
 )
 from miniworker.runtime.interactive import Command, Conversation, Size
@@ -196,3 +197,31 @@ async def test_a_change_that_is_none_is_refused(runtime: OciRuntime) -> None:
     with pytest.raises(RuntimeFaultError, match="change: RUN is not one of CMD"):
         await runtime.commit("c", Commit(changes=("RUN true",)))
     assert len(await runtime.images.list_images()) == 1
+
+
+async def test_no_link_in_a_container_leads_out_of_it(runtime: OciRuntime, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("of the host")
+    script = f"mkdir -p {tmp_path}; ln -s {outside} /link; ln -s / /up; echo inside > {outside}; sleep 100"
+    await _start(runtime, ("sh", "-c", script))
+    while not await _there(runtime, str(outside)):
+        pass
+    parts = [part async for part in runtime.read_path("c", "/link", follow=True)]
+    assert b"inside" in b"".join(part for part in parts if isinstance(part, bytes))
+    parts = [part async for part in runtime.read_path("c", f"/up/../../..{outside}")]
+    assert b"inside" in b"".join(part for part in parts if isinstance(part, bytes))
+    assert outside.read_text() == "of the host"
+
+
+async def _there(runtime: OciRuntime, path: str) -> bool:
+    try:
+        return (await runtime.stat_path("c", path)).size > 0
+    except NoSuchPathError:
+        return False
+
+
+async def test_files_of_a_container_that_has_ended(runtime: OciRuntime) -> None:
+    await _start(runtime, ("sh", "-c", "echo left > /tmp/left"))
+    await runtime.wait("c")
+    parts = [part async for part in runtime.read_path("c", "/tmp/left")]
+    assert b"left\n" in b"".join(part for part in parts if isinstance(part, bytes))

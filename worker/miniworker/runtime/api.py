@@ -332,6 +332,24 @@ class Details:
     """(kind, source, destination, read only)."""
 
 
+class NoSuchPathError(MiniError):
+    """There is nothing at a path in a container; the text names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PathStat:
+    """What is at a path in a container."""
+
+    name: str
+    """Its last part."""
+    size: int
+    mode: int
+    """st_mode."""
+    modified_at_ns: int
+    link: str = ""
+    """Where a symbolic link leads."""
+
+
 @dataclass(frozen=True, slots=True)
 class Commit:
     """How an image is to be made of a container."""
@@ -412,6 +430,19 @@ class Runtime(Protocol):
         What it has written is read from the start or from now on. Raises NoSuchContainerError, RuntimeFaultError when
         standard input is asked for and the container has none.
         """
+
+    async def stat_path(self, container_id: str, path: str) -> PathStat:
+        """What is there, with the volumes of a container that runs. Raises NoSuchContainerError, NoSuchPathError."""
+
+    def read_path(
+        self, container_id: str, path: str, *, follow: bool = False
+    ) -> AsyncIterator[PathStat | bytes]:
+        """What is there, then a tar archive of it, named by its last part. Raises as `stat_path`."""
+
+    async def write_path(
+        self, container_id: str, path: str, archive: AsyncIterator[bytes], *, keep_owners: bool = False
+    ) -> None:
+        """Unpack a tar archive in the directory there. Raises as `stat_path`."""
 
     async def commit(self, container_id: str, commit: Commit) -> str:
         """Make an image of it as it is; its id. Raises NoSuchContainerError, ImageError for a name that cannot be."""

@@ -7,6 +7,9 @@ test may also step in: `finish` ends a container, `write` puts out a line, `fail
 from __future__ import annotations
 
 import asyncio
+import io
+import stat
+import tarfile
 import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -37,6 +40,8 @@ from miniworker.runtime.api import (
     LogQuery,
     NoSuchContainerError,
     NoSuchVolumeError,
+    NoSuchPathError,
+    PathStat,
     Progress,
     RegistryUnreachableError,
     ResolvedImage,
@@ -93,6 +98,7 @@ class _Entry:
     pid: int = 0
     exit: Exit | None = None
     input: bytes = b""
+    files: dict[str, bytes] = field(default_factory=dict)
     lines: list[LogLine] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -339,6 +345,38 @@ class FakeRuntime:
         if entry.behavior.echo:
             for line in data.splitlines():
                 self.write(container_id, "stdout", line)
+
+    async def stat_path(self, container_id: str, path: str) -> PathStat:
+        files = self._entry(container_id).files
+        if path in files:
+            return PathStat(path.rpartition("/")[2], len(files[path]), stat.S_IFREG | 0o644, 0)
+        if path in ("/", "/tmp"):
+            return PathStat(path.rpartition("/")[2] or "/", 0, stat.S_IFDIR | 0o755, 0)
+        raise NoSuchPathError(f"{path}: No such file or directory")
+
+    async def read_path(
+        self, container_id: str, path: str, *, follow: bool = False
+    ) -> AsyncIterator[PathStat | bytes]:
+        """Regular files only."""
+        about = await self.stat_path(container_id, path)
+        yield about
+        data = self._entry(container_id).files.get(path, b"")
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w") as tar:
+            info = tarfile.TarInfo(about.name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+        yield archive.getvalue()
+
+    async def write_path(
+        self, container_id: str, path: str, archive: AsyncIterator[bytes], *, keep_owners: bool = False
+    ) -> None:
+        await self.stat_path(container_id, path)
+        data = b"".join([chunk async for chunk in archive])
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            for member in tar:
+                if (file := tar.extractfile(member)) is not None:
+                    self._entry(container_id).files[f"{path.rstrip('/')}/{member.name}"] = file.read()
 
     async def commit(self, container_id: str, commit: Commit) -> str:
         entry = self._entry(container_id)

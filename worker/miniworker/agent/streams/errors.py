@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from minicommon.errors import FailedPreconditionError, NotFoundError
 
 from miniworker.network.errors import NetworkError
-from miniworker.runtime.api import ImageError, NoSuchContainerError, RuntimeFaultError
+from miniworker.runtime.api import ImageError, NoSuchContainerError, NoSuchPathError, RuntimeFaultError
 
 
 @contextmanager
@@ -16,7 +16,7 @@ def told(prefix: str = "") -> Iterator[None]:
     """What is raised inside is told to whoever asked, a fault of the runtime's with this before it."""
     try:
         yield
-    except NoSuchContainerError as error:
+    except (NoSuchContainerError, NoSuchPathError) as error:
         raise NotFoundError(error.message) from error
     except RuntimeFaultError as error:
         raise FailedPreconditionError(f"{prefix}{error.message}") from error

@@ -6,6 +6,7 @@ from minicommon.clock import Clock
 
 from miniworker.agent.health.probes import Sockets
 from miniworker.agent.streams.api import Handlers
+from miniworker.agent.streams.copying import Copying
 from miniworker.agent.streams.forwarding import Forwarding
 from miniworker.agent.streams.images import ImageQuestions
 from miniworker.agent.streams.looking import Looking
@@ -16,6 +17,7 @@ from miniworker.runtime.api import Images, Runtime
 def handlers(runtime: Runtime, images: Images, sockets: Sockets, clock: Clock) -> Handlers:
     """Everything that this node answers."""
     looking, talking = Looking(runtime, clock), Talking(runtime)
+    copying = Copying(runtime)
     image_questions, forwarding = ImageQuestions(runtime, images), Forwarding(sockets)
     return {
         "list": looking.list,
@@ -28,4 +30,7 @@ def handlers(runtime: Runtime, images: Images, sockets: Sockets, clock: Clock) -
         "commit": image_questions.commit,
         "image": image_questions.image,
         "forward": forwarding.forward,
+        "stat_path": copying.stat_path,
+        "copy_from": copying.copy_from,
+        "copy_to": copying.copy_to,
     }

@@ -11,6 +11,7 @@ import shutil
 import signal
 from collections import defaultdict
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from miniworker.runtime.api import (
     ALL_LOGS,
@@ -27,13 +28,14 @@ from miniworker.runtime.api import (
     LogLine,
     LogQuery,
     NoSuchContainerError,
+    PathStat,
     Progress,
     RuntimeFaultError,
     RuntimeInfo,
     Usage,
 )
 from miniworker.runtime.interactive import Command, Conversation
-from miniworker.runtime.oci import cgroups, logs, look, names, overlay, processes
+from miniworker.runtime.oci import cgroups, logs, look, names, overlay, processes, transfer
 from miniworker.runtime.oci.attach import Attachment, connect
 from miniworker.runtime.oci.commit import write_layer
 from miniworker.runtime.oci.conmon import Programs, Supervisor
@@ -253,6 +255,27 @@ class OciRuntime:
             ended=lambda: self.wait(container_id),
             send=lambda number: self._observer.send(container_id, number),
         )
+
+    async def stat_path(self, container_id: str, path: str) -> PathStat:
+        return await transfer.stat(self._root_of(container_id), path)
+
+    async def read_path(
+        self, container_id: str, path: str, *, follow: bool = False
+    ) -> AsyncIterator[PathStat | bytes]:
+        async for part in transfer.read(self._root_of(container_id), path, follow=follow):
+            yield part
+
+    async def write_path(
+        self, container_id: str, path: str, archive: AsyncIterator[bytes], *, keep_owners: bool = False
+    ) -> None:
+        await transfer.write(self._root_of(container_id), path, archive, keep_owners=keep_owners)
+
+    def _root_of(self, container_id: str) -> Path:
+        """Its file system, as its processes see it while there are any."""
+        seen = self._observer.observe(self._record(container_id))
+        if seen.status is ContainerStatus.RUNNING:
+            return Path(f"/proc/{seen.pid}/root")
+        return self._containers.files(container_id).rootfs
 
     async def commit(self, container_id: str, commit: Commit) -> str:
         record = self._record(container_id)
