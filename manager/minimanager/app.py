@@ -52,6 +52,7 @@ from minimanager.rpc.networks import NetworksServicer
 from minimanager.rpc.node_streams import NodeStreams
 from minimanager.rpc.nodes import NodesServicer
 from minimanager.rpc.one_offs import OneOffs
+from minimanager.rpc.peers import ManagerPeers
 from minimanager.rpc.services import ServicesServicer
 from minimanager.rpc.tasks import TasksServicer
 from minimanager.store.api import Store, StoreStatus
@@ -129,7 +130,7 @@ class Manager:
         join = JoinService(self.core, self._sealer, managers=self._managers)
         self._join: JoinListener = GrpcJoinListener(join, parts.credentials)
         self._tasks = TasksServicer(self.core)
-        self._streams = NodeStreams(self._hostname)
+        self._streams = NodeStreams(self._hostname, ManagerPeers(self.core, parts.credentials))
         self._one_offs = OneOffs(self.core, self._streams)
         self._containers = ContainersServicer(self.core, self._streams, self._one_offs)
         self._dispatcher: Dispatcher | None = None

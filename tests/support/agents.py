@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import grpc
 from minicommon.clock import SystemClock
@@ -96,7 +97,7 @@ class Site:
         self.manager = manager
         self.nodes = nodes
         self.local = local
-        self.containers = streams_pb2_grpc.ContainersStub(local.channel)
+        self.containers: Any = streams_pb2_grpc.ContainersStub(local.channel)
 
     def node(self, node_id: str) -> AgentNode:
         return next(node for node in self.nodes if node.node_id == node_id)

@@ -2,6 +2,8 @@
 
 The id of a stream is the proof that it was asked for: it is random, it goes to one node only, and it counts once. What
 arrives waits here only a few messages deep; after that the node waits, and so does what it reads from.
+
+A node whose session another manager holds is asked through that one, which relays the answer.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from grpc import aio
@@ -103,6 +105,45 @@ class NodeStream:
             await self._write(message)
 
 
+class Peers(Protocol):
+    """The other managers."""
+
+    def nodes(self) -> list[str]:
+        """The nodes whose sessions they hold."""
+
+    def address(self, node_id: str) -> str:
+        """host:port of the manager that holds the node's session; empty: none of them does."""
+
+    def dial(self, address: str) -> aio.Channel:
+        """A channel with this manager's certificate."""
+
+
+@asynccontextmanager
+async def fed(stream: NodeStream, inputs: AsyncIterator[pb.StreamInput]) -> AsyncIterator[None]:
+    """Meanwhile what comes in is sent to the node. An end without `end` is nobody's end of input."""
+
+    async def forward() -> None:
+        async for message in inputs:
+            await stream.send(message)
+
+    task = asyncio.create_task(forward(), name="forward input")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _relayed_outputs(call: Any) -> AsyncIterator[pb.StreamOutput]:
+    """What the other manager passes on; its error as a failure of the stream."""
+    try:
+        async for output in call:
+            yield output
+    except aio.AioRpcError as error:
+        failure = pb.StreamFailure(code=error.code().name, message=error.details() or "")
+        yield pb.StreamOutput(failure=failure)
+
+
 @dataclass(slots=True)
 class _Waiting:
     node_id: str
@@ -112,10 +153,11 @@ class _Waiting:
 
 
 class NodeStreams(streams_pb2_grpc.NodeStreamsServicer):
-    """`name_of` gives a node's host name for messages."""
+    """`name_of` gives a node's host name for messages, `peers` the managers that hold the sessions of other nodes."""
 
-    def __init__(self, name_of: Callable[[str], str]) -> None:
+    def __init__(self, name_of: Callable[[str], str], peers: Peers) -> None:
         self._name_of = name_of
+        self._peers = peers
         self._sessions: dict[str, Ask] = {}
         self._waiting: dict[str, _Waiting] = {}
         self._watchers: set[Callable[[], None]] = set()
@@ -143,8 +185,11 @@ class NodeStreams(streams_pb2_grpc.NodeStreamsServicer):
                 self._notify()
 
     def connected(self) -> list[str]:
-        """The nodes that can be asked."""
-        return list(self._sessions)
+        """The nodes that can be asked, here or through another manager."""
+        return [
+            *self._sessions,
+            *(node_id for node_id in self._peers.nodes() if node_id not in self._sessions),
+        ]
 
     @asynccontextmanager
     async def open(self, node_id: str, request: pb.NodeRequest) -> AsyncIterator[NodeStream]:
@@ -152,11 +197,35 @@ class NodeStreams(streams_pb2_grpc.NodeStreamsServicer):
 
         Raises UnavailableError or DeadlineError for a node that cannot be asked or does not answer.
         """
+        if node_id not in self._sessions and (address := self._peers.address(node_id)):
+            async with self._relayed(address, node_id, request) as stream:
+                yield stream
+            return
         stream = await self._dial(node_id, request)
         try:
             yield stream
         finally:
             stream.closed.set()
+
+    @asynccontextmanager
+    async def _relayed(
+        self, address: str, node_id: str, request: pb.NodeRequest
+    ) -> AsyncIterator[NodeStream]:
+        async with self._peers.dial(address) as channel:
+            call: Any = streams_pb2_grpc.NodeStreamsStub(channel).Relay()
+            await call.write(pb.RelayInput(start=pb.RelayStart(node_id=node_id, request=request)))
+            stream = NodeStream(
+                self._name_of(node_id),
+                _relayed_outputs(call),
+                lambda message: call.write(pb.RelayInput(input=message)),
+            )
+            serving = asyncio.create_task(stream.serve(), name="relayed stream")
+            try:
+                yield stream
+            finally:
+                stream.closed.set()
+                await serving
+                call.cancel()
 
     async def ask(self, node_id: str, request: pb.NodeRequest) -> pb.StreamOutput:
         """The one message of an answer that has no more."""
@@ -183,6 +252,22 @@ class NodeStreams(streams_pb2_grpc.NodeStreamsServicer):
         stream = NodeStream(self._name_of(node_id), request_iterator, context.write)
         waiting.arrived.set_result(stream)
         await stream.serve()
+
+    async def Relay(
+        self, request_iterator: AsyncIterator[pb.RelayInput], context: Context
+    ) -> AsyncIterator[pb.StreamOutput]:
+        """For another manager: only of nodes whose session is here, so that no question goes in circles."""
+        first = await anext(request_iterator, None)
+        if first is None or not first.HasField("start"):
+            raise InvalidArgumentError("message: the first one must be start")
+        stream = await self._dial(first.start.node_id, first.start.request)
+        try:
+            async with fed(stream, (message.input async for message in request_iterator)):
+                async for output in stream:
+                    yield output
+            yield pb.StreamOutput(done=pb.Done())
+        finally:
+            stream.closed.set()
 
     async def _dial(self, node_id: str, request: pb.NodeRequest) -> NodeStream:
         ask = self._sessions.get(node_id)

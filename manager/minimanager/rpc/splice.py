@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from grpc import aio
@@ -15,7 +13,7 @@ from minicommon.rpc.gate import identity
 from miniproto.v1 import streams_pb2 as pb
 
 from minimanager.domain.objects import Task
-from minimanager.rpc.node_streams import NodeStream
+from minimanager.rpc.node_streams import NodeStream, fed
 
 logger = logging.getLogger(__name__)
 
@@ -50,21 +48,7 @@ async def first(messages: AsyncIterator[T], field: str) -> T:
 async def spliced(
     stream: NodeStream, inputs: AsyncIterator[pb.StreamInput]
 ) -> AsyncIterator[pb.StreamOutput]:
-    """The node's answer, while the client's input goes the other way. A failure of the client's side ends it."""
-    async with _forwarded(stream, inputs):
+    """The node's answer, while the client's input goes the other way."""
+    async with fed(stream, inputs):
         async for output in stream:
             yield output
-
-
-@asynccontextmanager
-async def _forwarded(stream: NodeStream, inputs: AsyncIterator[pb.StreamInput]) -> AsyncIterator[None]:
-    async def forward() -> None:
-        async for message in inputs:
-            await stream.send(message)
-
-    task = asyncio.create_task(forward(), name="forward input")
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)

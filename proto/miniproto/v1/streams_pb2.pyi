@@ -1166,6 +1166,59 @@ class StreamOutput(_message.Message):
 Global___StreamOutput: _TypeAlias = StreamOutput  # noqa: Y015
 
 @_typing.final
+class RelayStart(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    @_builtins.property
+    def request(self) -> Global___NodeRequest: ...
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        request: Global___NodeRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RelayStart: _TypeAlias = RelayStart  # noqa: Y015
+
+@_typing.final
+class RelayInput(_message.Message):
+    """A manager asks another one, which holds the node's session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def start(self) -> Global___RelayStart:
+        """first"""
+
+    @_builtins.property
+    def input(self) -> Global___StreamInput: ...
+    def __init__(
+        self,
+        *,
+        start: Global___RelayStart | None = ...,
+        input: Global___StreamInput | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "message", b"message", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "message", b"message", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["start", "input"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___RelayInput: _TypeAlias = RelayInput  # noqa: Y015
+
+@_typing.final
 class ListContainersRequest(_message.Message):
     """A container is named by its task's id or the beginning of it, its task's name ("web.2": the one that is to run), its
     own name ("web.2.<task id>"), or the name given to `minictl run`.

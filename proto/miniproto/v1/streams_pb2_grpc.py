@@ -40,6 +40,11 @@ class NodeStreamsStub:
                 request_serializer=miniproto_dot_v1_dot_streams__pb2.StreamOutput.SerializeToString,
                 response_deserializer=miniproto_dot_v1_dot_streams__pb2.StreamInput.FromString,
                 _registered_method=True)
+        self.Relay = channel.stream_stream(
+                '/mini.v1.NodeStreams/Relay',
+                request_serializer=miniproto_dot_v1_dot_streams__pb2.RelayInput.SerializeToString,
+                response_deserializer=miniproto_dot_v1_dot_streams__pb2.StreamOutput.FromString,
+                _registered_method=True)
 
 
 class NodeStreamsServicer:
@@ -52,6 +57,12 @@ class NodeStreamsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Relay(self, request_iterator, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodeStreamsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -59,6 +70,11 @@ def add_NodeStreamsServicer_to_server(servicer, server):
                     servicer.Open,
                     request_deserializer=miniproto_dot_v1_dot_streams__pb2.StreamOutput.FromString,
                     response_serializer=miniproto_dot_v1_dot_streams__pb2.StreamInput.SerializeToString,
+            ),
+            'Relay': grpc.stream_stream_rpc_method_handler(
+                    servicer.Relay,
+                    request_deserializer=miniproto_dot_v1_dot_streams__pb2.RelayInput.FromString,
+                    response_serializer=miniproto_dot_v1_dot_streams__pb2.StreamOutput.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -89,6 +105,33 @@ class NodeStreams:
             '/mini.v1.NodeStreams/Open',
             miniproto_dot_v1_dot_streams__pb2.StreamOutput.SerializeToString,
             miniproto_dot_v1_dot_streams__pb2.StreamInput.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Relay(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/mini.v1.NodeStreams/Relay',
+            miniproto_dot_v1_dot_streams__pb2.RelayInput.SerializeToString,
+            miniproto_dot_v1_dot_streams__pb2.StreamOutput.FromString,
             options,
             channel_credentials,
             insecure,

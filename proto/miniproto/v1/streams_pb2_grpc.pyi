@@ -34,6 +34,7 @@ class NodeStreamsStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> NodeStreamsAsyncStub: ...
     Open: _grpc.StreamStreamMultiCallable[_streams_pb2.StreamOutput, _streams_pb2.StreamInput]
+    Relay: _grpc.StreamStreamMultiCallable[_streams_pb2.RelayInput, _streams_pb2.StreamOutput]
 
 @_typing.type_check_only
 class NodeStreamsAsyncStub(NodeStreamsStub):
@@ -41,6 +42,7 @@ class NodeStreamsAsyncStub(NodeStreamsStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Open: _aio.StreamStreamMultiCallable[_streams_pb2.StreamOutput, _streams_pb2.StreamInput]  # type: ignore[assignment]
+    Relay: _aio.StreamStreamMultiCallable[_streams_pb2.RelayInput, _streams_pb2.StreamOutput]  # type: ignore[assignment]
 
 class NodeStreamsServicer(metaclass=_abc_1.ABCMeta):
     """How a node answers. The stream id must be one that this manager has given to this node."""
@@ -51,6 +53,13 @@ class NodeStreamsServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_streams_pb2.StreamOutput],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_streams_pb2.StreamInput], _abc.AsyncIterator[_streams_pb2.StreamInput]]: ...
+
+    @_abc_1.abstractmethod
+    def Relay(
+        self,
+        request_iterator: _MaybeAsyncIterator[_streams_pb2.RelayInput],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_streams_pb2.StreamOutput], _abc.AsyncIterator[_streams_pb2.StreamOutput]]: ...
 
 def add_NodeStreamsServicer_to_server(servicer: NodeStreamsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

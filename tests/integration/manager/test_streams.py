@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
+import tarfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from minicommon.errors import NotFoundError
 from minicommon.identity.names import Caller
+from minicommon.rpc.channel import manager_channel
+from minimanager.rpc.node_streams import NodeStreams
 from miniproto.v1 import streams_pb2 as pb
 from miniproto.v1 import streams_pb2_grpc as rpc
 from support.agents import Site, site
@@ -27,13 +32,13 @@ async def three(tmp_path: Path) -> AsyncIterator[Site]:
 
 
 async def _exec(
-    containers: rpc.ContainersStub,
+    containers: Any,
     ref: str,
     command: tuple[str, ...],
     stdin: bytes | None = None,
     **options: Any,
 ) -> list[pb.StreamOutput]:
-    call = containers.Exec(timeout=PATIENCE)
+    call: Any = containers.Exec(timeout=PATIENCE)
     query = pb.ExecQuery(command=command, stdin=stdin is not None, **options)
     await call.write(pb.ExecInput(start=pb.ExecStart(ref=ref, options=query)))
     if stdin is not None:
@@ -95,7 +100,7 @@ async def test_refusals_say_why(
 async def test_a_client_that_goes_away_ends_its_command(three: Site) -> None:
     (view,) = await three.create("web", RUNS)
     runtime = three.node(view.task.node_id).runtime
-    call = three.containers.Exec()
+    call: Any = three.containers.Exec()
     query = pb.ExecQuery(command=ECHO, stdin=True)
     await call.write(pb.ExecInput(start=pb.ExecStart(ref="web.1", options=query)))
     started: Any = await call.read()
@@ -108,7 +113,7 @@ async def test_a_client_that_goes_away_ends_its_command(three: Site) -> None:
 async def test_a_node_that_goes_away_ends_the_call_with_its_name(three: Site) -> None:
     (view,) = await three.create("web", RUNS)
     node = three.node(view.task.node_id)
-    call = three.containers.Exec(timeout=PATIENCE)
+    call: Any = three.containers.Exec(timeout=PATIENCE)
     query = pb.ExecQuery(command=ECHO, stdin=True)
     await call.write(pb.ExecInput(start=pb.ExecStart(ref="web.1", options=query)))
     await call.read()
@@ -129,7 +134,7 @@ async def test_only_the_node_that_was_asked_may_open_the_stream(
     other = three.nodes[0]
     async with other.dial(f"127.0.0.1:{three.manager.control_port}") as channel:
         for stream_id in ("", "made-up"):
-            call = rpc.NodeStreamsStub(channel).Open(timeout=PATIENCE)
+            call: Any = rpc.NodeStreamsStub(channel).Open(timeout=PATIENCE)
             await call.write(pb.StreamOutput(stream_id=stream_id))
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await call.read()
@@ -198,7 +203,7 @@ async def test_inspect_and_stats(three: Site) -> None:
 async def test_attach_hears_a_container_and_leaves_it_running(three: Site) -> None:
     (view,) = await three.create("web", RUNS)
     runtime = three.node(view.task.node_id).runtime
-    call = three.containers.Attach(timeout=PATIENCE)
+    call: Any = three.containers.Attach(timeout=PATIENCE)
     await call.write(pb.AttachInput(start=pb.AttachStart(ref="web.1")))
     started: Any = await call.read()
     assert started.HasField("started")
@@ -208,3 +213,98 @@ async def test_attach_hears_a_container_and_leaves_it_running(three: Site) -> No
     runtime.finish(view.task.id, 9)
     exited: Any = await call.read()
     assert exited.exited.code == 9
+
+
+async def test_a_port_is_forwarded_from_inside_the_container(three: Site) -> None:
+    await three.create("web", RUNS)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write((await reader.read()).upper())
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        call: Any = three.containers.Forward(timeout=PATIENCE)
+        await call.write(pb.ForwardInput(start=pb.ForwardStart(ref="web.1", port=port)))
+        await call.write(pb.ForwardInput(input=pb.StreamInput(data=b"x" * 300_000)))
+        await call.write(pb.ForwardInput(input=pb.StreamInput(end=True)))
+        data = b"".join([output.data async for output in call])
+    assert data == b"X" * 300_000
+    refused: Any = three.containers.Forward(timeout=PATIENCE)
+    await refused.write(pb.ForwardInput(start=pb.ForwardStart(ref="web.1", port=port)))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await refused.read()
+    assert "Connection refused" in (caught.value.details() or "")
+
+
+async def test_files_are_copied_and_images_made_where_the_container_is(three: Site) -> None:
+    (view,) = await three.create("web", RUNS)
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        info = tarfile.TarInfo("file")
+        info.size = 5
+        tar.addfile(info, io.BytesIO(b"bytes"))
+    start = pb.CopyToStart(ref="web.1", path="/tmp")
+    parts = [pb.CopyToInput(start=start), pb.CopyToInput(data=archive.getvalue())]
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await three.containers.CopyTo(iter(parts), timeout=2)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED, (
+        "an archive that is broken off is not unpacked"
+    )
+    await three.containers.CopyTo(iter([*parts, pb.CopyToInput(end=True)]), timeout=PATIENCE)
+    outputs = [
+        each async for each in three.containers.CopyFrom(pb.CopyFromRequest(ref="web.1", path="/tmp/file"))
+    ]
+    assert outputs[0].path.name == "file"
+    assert b"bytes" in b"".join(each.data for each in outputs)
+    options = pb.CommitQuery(reference="made:1")
+    image = await three.containers.Commit(pb.CommitRequest(ref="web.1", options=options))
+    node = three.node(view.task.node_id)
+    assert (image.node_id, image.node_hostname) == (node.node_id, node.hostname)
+    assert any(image.id == each.id for each in await node.runtime.images.list_images())
+
+
+class OneManager:
+    """Knows of one other manager, which holds every session."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    def nodes(self) -> list[str]:
+        return [node.node_id for node in self._site.nodes]
+
+    def address(self, node_id: str) -> str:
+        return f"127.0.0.1:{self._site.manager.control_port}"
+
+    def dial(self, address: str) -> grpc.aio.Channel:
+        return manager_channel(address, self._site.manager.home.credentials(Caller.MANAGER, "m" * 25))
+
+
+async def test_a_node_of_another_manager_is_asked_through_that_one(three: Site) -> None:
+    (view,) = await three.create("web", RUNS)
+    elsewhere = NodeStreams(lambda node_id: node_id, OneManager(three))
+    assert set(elsewhere.connected()) == {node.node_id for node in three.nodes}
+    query = pb.NodeRequest(exec=pb.ExecQuery(container_id=view.task.id, command=ECHO, stdin=True))
+    async with elsewhere.open(view.task.node_id, query) as stream:
+        started = await stream.receive()
+        assert started is not None
+        await stream.send(pb.StreamInput(data=b"through two"))
+        heard = await stream.receive()
+        assert heard is not None
+        assert heard.stdout == b"through two"
+        await stream.send(pb.StreamInput(end=True))
+        exited = await stream.receive()
+        assert exited is not None
+        assert exited.HasField("exited")
+        assert await stream.receive() is None
+    missing = pb.NodeRequest(inspect=pb.InspectQuery(container_id="nothing"))
+    with pytest.raises(NotFoundError, match="No such container: nothing"):
+        await elsewhere.ask(view.task.node_id, missing)
+
+
+async def test_only_managers_relay(three: Site) -> None:
+    async with three.nodes[0].dial(f"127.0.0.1:{three.manager.control_port}") as channel:
+        call: Any = rpc.NodeStreamsStub(channel).Relay(timeout=PATIENCE)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED

@@ -37,8 +37,9 @@ class Copying:
             await self._runtime.write_path(
                 query.container_id, query.path, _archive(inputs), keep_owners=query.keep_owners
             )
-        for nothing in ():
-            yield nothing  # a handler is a generator, also one that has nothing to tell
+        none: tuple[pb.StreamOutput, ...] = ()
+        for output in none:
+            yield output  # a handler is a generator, also one that has nothing to tell
 
 
 async def _archive(inputs: Inputs) -> AsyncIterator[bytes]:
