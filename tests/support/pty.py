@@ -32,6 +32,7 @@ class OnTerminal:
         )
         os.close(slave)
         self.shown = b""
+        self._rest = b""
 
     def __enter__(self) -> Self:
         return self
@@ -52,9 +53,9 @@ class OnTerminal:
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def until(self, text: bytes, *, timeout: float = 30) -> bytes:
-        """What it has shown since the last call, once that has `text` in it."""
+        """What it has shown since the last call, up to and with `text`."""
         deadline = time.monotonic() + timeout
-        seen = b""
+        seen = self._rest
         while text not in seen:
             left = deadline - time.monotonic()
             ready, _, _ = select.select([self._master], [], [], max(left, 0))
@@ -67,8 +68,10 @@ class OnTerminal:
             if not data:
                 raise AssertionError(f"it ended without showing {text!r}: {self.shown + seen!r}")
             seen += data
-        self.shown += seen
-        return seen
+        end = seen.index(text) + len(text)
+        self._rest = seen[end:]
+        self.shown += seen[:end]
+        return seen[:end]
 
     def ended(self, *, timeout: float = 30) -> int:
         """Its exit code, once it has ended and all it showed is read."""
