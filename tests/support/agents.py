@@ -14,8 +14,9 @@ import grpc
 from minicommon.clock import SystemClock
 from minicommon.identity.names import Caller
 from minicommon.rpc.channel import manager_channel
-from miniproto.v1 import control_pb2, dispatcher_pb2, objects_pb2, streams_pb2_grpc
+from miniproto.v1 import control_pb2, objects_pb2, streams_pb2_grpc
 from miniworker.agent.agent import Agent, AgentIdentity, AgentParts
+from miniworker.agent.ingress_client import IngressWant
 from miniworker.agent.state import AgentState
 from miniworker.network.fake import FakeDataPlane
 from miniworker.runtime.fake import FakeRuntime
@@ -30,7 +31,7 @@ MEMORY = 4 << 30
 class IdleIngress:
     """Takes every table."""
 
-    async def apply(self, ports: tuple[dispatcher_pb2.PublishedPort, ...]) -> None:
+    async def apply(self, want: IngressWant) -> None:
         return
 
     async def watch(self, lost: Callable[[], None]) -> None:
