@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.cluster import BIN, Cluster, eventually
+from support.cluster import BIN, Cluster, eventually, http_get
 from support.pty import OnTerminal
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
@@ -60,6 +60,20 @@ def test_a_container_found_by_ps_is_executed_in_wherever_it_is(cluster: Cluster)
         assert cluster.ctl("core-01", "exec", identity, "hostname").stdout == f"{identity}\n"
     done = cluster.ctl("core-01", "exec", "web.2", "sh", "-c", "echo out; echo err >&2; exit 4", check=False)
     assert (done.returncode, done.stdout, done.stderr) == (4, "out\n", "err\n")
+
+
+def test_a_worker_sees_its_own_containers(cluster: Cluster) -> None:
+    out = cluster.ctl("core-02", "ps", "--format", "{{.ID}} {{.Task}}").stdout
+    ((identity, task),) = [line.split() for line in out.splitlines()]
+    assert _node_of(cluster, task) == "core-02"
+    assert cluster.ctl("core-02", "exec", task, "hostname").stdout == f"{identity}\n"
+    assert cluster.ctl("core-02", "exec", "-i", identity, "cat", input="typed\n").stdout == "typed\n"
+    assert "line 1\n" in cluster.ctl("core-02", "logs", task).stdout
+    other = next(name for name in ("web.1", "web.2", "web.3") if name != task)
+    done = cluster.ctl("core-02", "exec", other, "true", check=False)
+    assert f"No such container on this node: {other}" in done.stderr
+    run = cluster.ctl("core-02", "run", "busybox", "true", check=False)
+    assert (run.returncode, "This node is not a swarm manager." in run.stderr) == (125, True)
 
 
 def test_exec_gives_input_user_directory_and_environment(cluster: Cluster) -> None:
@@ -175,6 +189,50 @@ def test_a_container_that_is_kept_keeps_its_logs(cluster: Cluster) -> None:
     assert "Exited (0)" in cluster.ctl("core-01", "ps", "-a", "--filter", "name=^kept$").stdout
     cluster.ctl("core-01", "rm", "kept")
     eventually(lambda: "kept" not in _names(cluster), "its container is gone")
+
+
+def test_an_image_made_of_a_container_is_run_where_it_is(cluster: Cluster) -> None:
+    cluster.ctl("core-01", "exec", "web.2", "sh", "-c", "echo changed > /tmp/file")
+    out = cluster.ctl("core-01", "commit", "-c", "ENV A=b", "web.2", "made").stdout
+    assert re.fullmatch(r"sha256:[0-9a-f]{64}\n", out)
+    done = cluster.ctl("core-01", "run", "--rm", "made", "sh", "-c", "cat /tmp/file; echo $A")
+    assert done.stdout == "changed\nb\n"
+
+
+def test_files_are_copied_in_and_out(cluster: Cluster, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "small").write_text("text")
+    (folder / "large").write_bytes(bytes(range(256)) * 20_000)
+    cluster.ctl("core-01", "cp", str(folder), "web.3:/tmp")
+    assert cluster.ctl("core-01", "exec", "web.3", "cat", "/tmp/folder/small").stdout == "text"
+    cluster.ctl("core-01", "cp", "web.3:/tmp/folder", str(tmp_path / "back"))
+    for name in ("small", "large"):
+        assert (tmp_path / "back" / name).read_bytes() == (folder / name).read_bytes()
+    cluster.ctl("core-01", "cp", str(folder / "small"), "web.3:/tmp/renamed")
+    cluster.ctl("core-01", "cp", "web.3:/tmp/renamed", str(tmp_path))
+    assert (tmp_path / "renamed").read_text() == "text"
+    missing = cluster.ctl("core-01", "cp", "web.3:/nowhere", str(tmp_path), check=False)
+    assert missing.returncode == 1
+    assert "/nowhere: No such file or directory" in missing.stderr
+
+
+def test_a_port_is_forwarded(cluster: Cluster) -> None:
+    serve = "while :; do echo -e 'HTTP/1.0 200 OK\\r\\n\\r\\nfrom inside' | nc -l -p 8000; done"
+    cluster.ctl(
+        "core-01", "run", "-d", "--rm", "--name", "server", "--node", "core-03", "busybox", "sh", "-c", serve
+    )
+    host = cluster.lab["core-01"]
+    forward = host.start([str(BIN / "minictl"), "port-forward", "server", "8080:8000"], log="forward.log")
+    eventually(lambda: "Forwarding from 127.0.0.1:8080 -> 8000" in host.log("forward.log"), "it listens")
+    for _ in range(3):
+        eventually(
+            lambda: http_get(host, "http://127.0.0.1:8080/") == "from inside\n", "the container answers"
+        )
+    forward.terminate()
+    forward.wait()
+    cluster.ctl("core-01", "rm", "-f", "server")
+    eventually(lambda: "server" not in _names(cluster), "it is gone")
 
 
 def test_run_refuses_what_cannot_be(cluster: Cluster) -> None:

@@ -11,6 +11,7 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 from grpc import aio
+from minicommon.container_filters import filter_containers
 from minicommon.errors import DeadlineError, InvalidArgumentError, MiniError, UnavailableError
 from miniproto.v1 import streams_pb2 as pb
 from miniproto.v1 import streams_pb2_grpc
@@ -19,7 +20,6 @@ from minimanager.domain.objects import NodeState, Task
 from minimanager.domain.snapshot import Snapshot
 from minimanager.rpc import container_refs as refs
 from minimanager.rpc import views
-from minimanager.rpc.container_filters import filter_containers
 from minimanager.rpc.core import Core
 from minimanager.rpc.log_reader import LogReader
 from minimanager.rpc.node_streams import NodeStreams

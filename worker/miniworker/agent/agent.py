@@ -96,9 +96,9 @@ class Agent:
             node_id=identity.node_id,
             logins=self._logins,
         )
-        self._streams = StreamServer(
-            handlers(parts.runtime, parts.images, parts.data_plane, parts.clock), parts.dial
-        )
+        self.answers = handlers(parts.runtime, parts.images, parts.data_plane, parts.clock)
+        """To questions about this node's containers."""
+        self._streams = StreamServer(self.answers, parts.dial)
         self._session = Session(
             self,
             self._reporter,

@@ -1,4 +1,5 @@
 """The daemon's socket: LocalNode, Images, Volumes, and everything else passed on to the manager."""
+"""The daemon's socket: LocalNode, Images, a worker's own containers, and everything else passed on to the manager."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from minicommon.rpc.guard import Guard
 from minicommon.rpc.server import add_health, add_reflection, listen_unix, new_server
 from miniproto.v1 import node_pb2_grpc
 
+from miniworker.node.containers_api import ContainersService, LocalContainers
 from miniworker.node.daemon import NodeDaemon
 from miniworker.node.images_api import ImagesService
 from miniworker.node.local_api import LocalNodeService
@@ -32,7 +34,8 @@ async def serve_local(daemon: NodeDaemon, site: Site) -> AsyncIterator[None]:
     node_pb2_grpc.add_VolumesServicer_to_server(VolumesService(site.volumes), server)
     health = add_health(server)
     add_reflection(server, [service.full_name for service in access.services()])
-    server.add_generic_rpc_handlers((ManagerProxy(daemon.upstream),))
+    containers = LocalContainers(ContainersService(daemon.answers), daemon.is_worker)
+    server.add_generic_rpc_handlers((containers, ManagerProxy(daemon.upstream)))
     path = site.paths.local_socket
     listen_unix(server, path)
     await server.start()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from minicommon.errors import InvalidArgumentError
 from miniproto.v1 import streams_pb2 as pb
+
+from minicommon.errors import InvalidArgumentError
 
 Test = Callable[[pb.ContainerInfo, str], bool]
 
