@@ -15,7 +15,7 @@ from typing import Any
 
 import grpc
 from miniproto.v1 import control_pb2 as control
-from miniproto.v1 import control_pb2_grpc, node_pb2, node_pb2_grpc, streams_pb2, streams_pb2_grpc
+from miniproto.v1 import control_pb2_grpc, node_pb2, node_pb2_grpc, streams_pb2
 from miniproto.v1 import objects_pb2 as objects
 from support import canned
 
@@ -299,6 +299,7 @@ class _Volumes(node_pb2_grpc.VolumesServicer):
         del self.world.volumes[request.name]
         return node_pb2.RemoveVolumeResponse(freed_bytes=2_000_000)
 class _Containers(streams_pb2_grpc.ContainersServicer):
+class _Containers:
     """Every command echoes what it is told, and ends with 7."""
 
     def __init__(self, world: World) -> None:
@@ -307,19 +308,21 @@ class _Containers(streams_pb2_grpc.ContainersServicer):
     async def Exec(
         self, request_iterator: AsyncIterator[streams_pb2.ExecInput], context: Context
     ) -> AsyncIterator[streams_pb2.StreamOutput]:
+        ended = False
         try:
             async for message in request_iterator:
                 if message.HasField("start"):
                     self._world.requests.append(message.start)
                     yield streams_pb2.StreamOutput(started=streams_pb2.Done())
                 elif message.input.HasField("end"):
+                    ended = True
                     yield streams_pb2.StreamOutput(exited=streams_pb2.Exited(code=7))
                     return
                 else:
                     yield streams_pb2.StreamOutput(stdout=message.input.data)
-        except asyncio.CancelledError:
-            self._world.canceled.set()
-            raise
+        finally:
+            if not ended:
+                self._world.canceled.set()
 
 
 class ControlServer:
@@ -363,6 +366,13 @@ class ControlServer:
         node_pb2_grpc.add_ImagesServicer_to_server(_Images(self.world), server)
         node_pb2_grpc.add_VolumesServicer_to_server(_Volumes(self.world), server)
         streams_pb2_grpc.add_ContainersServicer_to_server(_Containers(self.world), server)
+        execute = grpc.stream_stream_rpc_method_handler(
+            _Containers(self.world).Exec,
+            request_deserializer=streams_pb2.ExecInput.FromString,
+            response_serializer=streams_pb2.StreamOutput.SerializeToString,
+        )
+        containers = grpc.method_handlers_generic_handler("mini.v1.Containers", {"Exec": execute})
+        server.add_generic_rpc_handlers((containers,))
         for address in self._addresses:
             if self._credentials is None:
                 self.ports.append(server.add_insecure_port(address))
