@@ -76,7 +76,7 @@ class Raw:
         import tty
 
         self._before = termios.tcgetattr(self._descriptor)
-        tty.setraw(self._descriptor)
+        tty.setraw(self._descriptor, termios.TCSANOW)  # what has been typed already is kept
         return self
 
     def __exit__(
