@@ -233,7 +233,8 @@ async def test_a_path_where_nothing_is(subject: Subject) -> None:
     await run(subject)
 
     async def nothing() -> AsyncIterator[bytes]:
-        for piece in ():
+        none: tuple[bytes, ...] = ()
+        for piece in none:
             yield piece
 
     with pytest.raises(NoSuchPathError, match="/nowhere: No such file or directory"):

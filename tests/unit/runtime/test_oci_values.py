@@ -17,6 +17,7 @@ from miniworker.runtime.oci import (
     conmon,
     digest,
     etcfiles,
+    explain,
     manifest,
     names,
     seccomp,
@@ -266,8 +267,8 @@ def test_runtime_complaints_lose_their_prefixes() -> None:
         'time="x" level=error msg="runc create failed: unable to start container process: '
         'exec: \\"foo\\": executable file not found in $PATH"\n'
     )
-    assert conmon.explain(text) == 'exec: "foo": executable file not found in $PATH'
-    assert conmon.explain("first\nlast line\n") == "last line"
+    assert explain.explain(text) == 'exec: "foo": executable file not found in $PATH'
+    assert explain.explain("first\nlast line\n") == "last line"
 
 
 # --- logs ---
