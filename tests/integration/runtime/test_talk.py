@@ -153,6 +153,8 @@ async def test_an_attached_terminal_takes_input_and_sizes(runtime: OciRuntime) -
     await _until(attached, b"ready")
     attached.resize(Size(50, 132))
     await _until(attached, b"50 132")
+    await attached.close()
+    attached = await runtime.attach("c", stdin=True)
     await attached.write(b"end\n")
     await _rest(attached)
     assert await attached.wait() == 7

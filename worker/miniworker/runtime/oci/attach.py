@@ -1,7 +1,8 @@
 """Talking to a container's first process: its output is read from the log, its input goes through conmon's socket.
 
 The log is read at the reader's own pace, so one who does not read holds up nobody, and nothing that was written before
-somebody came is lost. conmon closes the process's standard input when whoever is attached to it goes.
+somebody came is lost. conmon closes the process's standard input when whoever is attached to it goes, unless that is a
+terminal.
 """
 
 from __future__ import annotations

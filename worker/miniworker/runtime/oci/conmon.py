@@ -171,6 +171,8 @@ class Supervisor:
             "--full-attach",
             *(["--terminal"] if tty else []),
             *(["--stdin"] if stdin else []),
+            # A terminal is detached from and attached to again; its end of input is a character that is typed.
+            *(["--leave-stdin-open"] if stdin and tty else []),
         )
 
     async def _run(self, *arguments: str) -> tuple[int, str]:
