@@ -131,7 +131,8 @@ class Manager:
         self._join: JoinListener = GrpcJoinListener(join, parts.credentials)
         self._tasks = TasksServicer(self.core)
         self._streams = NodeStreams(self._hostname, ManagerPeers(self.core, parts.credentials))
-        self._one_offs = OneOffs(self.core, self._streams)
+        self._services = ServicesServicer(self.core, self._sealer)
+        self._one_offs = OneOffs(self.core, self._streams, self._services)
         self._containers = ContainersServicer(self.core, self._streams, self._one_offs)
         self._dispatcher: Dispatcher | None = None
         self._election: asyncio.Task[None] | None = None
@@ -210,7 +211,7 @@ class Manager:
         clusters = ClustersServicer(core, self._parts.settings, self._sealer)
         control_pb2_grpc.add_ClustersServicer_to_server(clusters, server)
         control_pb2_grpc.add_NodesServicer_to_server(NodesServicer(core), server)
-        control_pb2_grpc.add_ServicesServicer_to_server(ServicesServicer(core, self._sealer), server)
+        control_pb2_grpc.add_ServicesServicer_to_server(self._services, server)
         control_pb2_grpc.add_TasksServicer_to_server(self._tasks, server)
         control_pb2_grpc.add_NetworksServicer_to_server(NetworksServicer(core), server)
         dispatcher_pb2_grpc.add_DispatcherServicer_to_server(dispatcher, server)

@@ -298,7 +298,8 @@ class _Volumes(node_pb2_grpc.VolumesServicer):
             )
         del self.world.volumes[request.name]
         return node_pb2.RemoveVolumeResponse(freed_bytes=2_000_000)
-class _Containers(streams_pb2_grpc.ContainersServicer):
+
+
 class _Containers:
     """Every command echoes what it is told, and ends with 7."""
 
@@ -365,7 +366,6 @@ class ControlServer:
         node_pb2_grpc.add_LocalNodeServicer_to_server(_LocalNode(self.world), server)
         node_pb2_grpc.add_ImagesServicer_to_server(_Images(self.world), server)
         node_pb2_grpc.add_VolumesServicer_to_server(_Volumes(self.world), server)
-        streams_pb2_grpc.add_ContainersServicer_to_server(_Containers(self.world), server)
         execute = grpc.stream_stream_rpc_method_handler(
             _Containers(self.world).Exec,
             request_deserializer=streams_pb2.ExecInput.FromString,

@@ -47,10 +47,10 @@ GONE_SECONDS = 5.0
 class OneOffs:
     """Runs containers for clients. `run_forever` must be going on, too: it removes what is to be removed."""
 
-    def __init__(self, core: Core, nodes: NodeStreams) -> None:
+    def __init__(self, core: Core, nodes: NodeStreams, services: ServicesServicer) -> None:
         self._core = core
         self._nodes = nodes
-        self._services = ServicesServicer(core)
+        self._services = services
         self._attached: set[str] = set()
         self._known: set[str] = set()
         self._wake = asyncio.Event()

@@ -14,6 +14,7 @@ from miniworker.runtime.api import (
     Device,
     Limits,
     LogLimits,
+    LogQuery,
     Mount,
     MountKind,
     RuntimeFaultError,
@@ -279,7 +280,8 @@ async def test_output_beyond_its_limit_begins_anew_and_a_reader_follows(runtime:
 
 
 async def _lines(runtime: OciRuntime, *, follow: bool = False) -> list[bytes]:
-    return [line.data async for line in runtime.logs("c1", follow=follow)]
+    found = runtime.logs("c1", LogQuery(follow=follow))
+    return [line.data async for batch in found for line in batch]
 
 
 async def test_output_may_be_kept_nowhere(runtime: OciRuntime) -> None:

@@ -14,7 +14,6 @@ from miniworker.runtime.oci import (
     bundle,
     capabilities,
     cgroups,
-    conmon,
     digest,
     etcfiles,
     explain,

@@ -1,5 +1,4 @@
-"""The daemon's socket: LocalNode, Images, Volumes, and everything else passed on to the manager."""
-"""The daemon's socket: LocalNode, Images, a worker's own containers, and everything else passed on to the manager."""
+"""The daemon's socket: LocalNode, Images, Volumes, a worker's own containers; all else is passed on to the manager."""
 
 from __future__ import annotations
 

@@ -36,20 +36,20 @@ from miniworker.runtime.api import (
     ImageRemoval,
     Login,
     LogLine,
-    MountKind,
     LogQuery,
+    MountKind,
     NoSuchContainerError,
-    NoSuchVolumeError,
     NoSuchPathError,
+    NoSuchVolumeError,
     PathStat,
     Progress,
     RegistryUnreachableError,
     ResolvedImage,
     RuntimeFaultError,
     RuntimeInfo,
+    Usage,
     Volume,
     VolumeError,
-    Usage,
 )
 from miniworker.runtime.interactive import Command, Conversation, Size
 from miniworker.runtime.oci import names

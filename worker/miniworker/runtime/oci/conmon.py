@@ -149,7 +149,14 @@ class Supervisor:
             raise RuntimeFaultError(explain(output))
 
     def _conmon(
-        self, container_id: str, name: str, files: ContainerFiles, *, tty: bool, stdin: bool, limits: LogLimits
+        self,
+        container_id: str,
+        name: str,
+        files: ContainerFiles,
+        *,
+        tty: bool,
+        stdin: bool,
+        limits: LogLimits,
     ) -> tuple[str, ...]:
         return (
             self._programs.conmon,
