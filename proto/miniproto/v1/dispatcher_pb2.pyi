@@ -193,6 +193,7 @@ class AssignedTask(_message.Message):
     DESIRED_STATE_FIELD_NUMBER: _builtins.int
     ATTACHMENTS_FIELD_NUMBER: _builtins.int
     PORTS_FIELD_NUMBER: _builtins.int
+    WITHDRAWN_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     name: _builtins.str
     """web.1"""
@@ -200,6 +201,8 @@ class AssignedTask(_message.Message):
     service_name: _builtins.str
     slot: _builtins.int
     desired_state: _objects_pb2.TaskState.ValueType
+    withdrawn: _builtins.bool
+    """no living node sends it new connections any more: it may be drained and stopped"""
     @_builtins.property
     def spec(self) -> _objects_pb2.TaskSpec: ...
     @_builtins.property
@@ -218,10 +221,11 @@ class AssignedTask(_message.Message):
         desired_state: _objects_pb2.TaskState.ValueType = ...,
         attachments: _abc.Iterable[_objects_pb2.NetworkAttachment] | None = ...,
         ports: _abc.Iterable[_objects_pb2.PortConfig] | None = ...,
+        withdrawn: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "desired_state", b"desired_state", "id", b"id", "name", b"name", "ports", b"ports", "service_id", b"service_id", "service_name", b"service_name", "slot", b"slot", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "desired_state", b"desired_state", "id", b"id", "name", b"name", "ports", b"ports", "service_id", b"service_id", "service_name", b"service_name", "slot", b"slot", "spec", b"spec", "withdrawn", b"withdrawn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -107,6 +107,15 @@ class AttachedSandbox:
     """Who answers for the names of the task's networks: the gateway of the first; None: it is on no such network."""
 
 
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """TCP connections that others have opened to a task."""
+
+    open: int = 0
+    closing: int = 0
+    """Ended by the task, but the other side has not got everything yet."""
+
+
 class DataPlane(Protocol):
     """Level-triggered: state what should be, and the kernel follows. Raises `network.errors.NetworkError`."""
 
@@ -121,6 +130,9 @@ class DataPlane(Protocol):
 
     async def open_socket(self, task_id: str) -> socket.socket:
         """A TCP socket inside the task's namespace, not connected and not blocking."""
+
+    async def connections(self, task_id: str) -> Connections:
+        """Those there are now; none when there is no such sandbox."""
 
     async def detach(self, task_id: str) -> None:
         """Remove the task's namespace and host ports. Unknown: nothing."""

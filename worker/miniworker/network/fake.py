@@ -7,7 +7,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from miniworker.network.api import AttachedSandbox, Fabric, HostPort, Sandbox
+from miniworker.network.api import AttachedSandbox, Connections, Fabric, HostPort, Sandbox
 from miniworker.network.errors import PortInUseError, UnknownNetworkError
 
 _FIRST_CHOSEN_PORT = 32768
@@ -20,6 +20,8 @@ class FakeDataPlane:
         self._netns_dir = netns_dir
         self.fabric: Fabric | None = None
         self.sandboxes: dict[str, Sandbox] = {}
+        self.open: dict[str, Connections] = {}
+        """What a test says about who is connected to which task."""
 
     async def set_fabric(self, fabric: Fabric) -> None:
         self.fabric = fabric
@@ -44,6 +46,9 @@ class FakeDataPlane:
         opened = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         opened.setblocking(False)
         return opened
+
+    async def connections(self, task_id: str) -> Connections:
+        return self.open.get(task_id, Connections())
 
     async def detach(self, task_id: str) -> None:
         self.sandboxes.pop(task_id, None)

@@ -19,8 +19,9 @@ from minicommon.clock import Clock, SystemClock
 from minicommon.log import fields
 from pyroute2 import IPRoute
 
-from miniworker.network.api import AttachedSandbox, Fabric, HostPort, Sandbox
+from miniworker.network.api import AttachedSandbox, Connections, Fabric, HostPort, Sandbox
 from miniworker.network.apply import Applier
+from miniworker.network.connections import connections_here
 from miniworker.network.conntrack import forget_udp
 from miniworker.network.delta import delta
 from miniworker.network.gateway import PortForward, choose_address
@@ -29,7 +30,7 @@ from miniworker.network.host_ports import choose_ports, forwards_of, ports_of
 from miniworker.network.leaving import LeavingLinks
 from miniworker.network.model import EMPTY, Bridge, KernelState, Operation
 from miniworker.network.names import bridge_name
-from miniworker.network.namespaces import in_namespace, remove_namespace
+from miniworker.network.namespaces import in_namespace, is_namespace, remove_namespace
 from miniworker.network.observe import observe
 from miniworker.network.plan import VXLAN_PORT, plan, return_paths
 from miniworker.network.ports import port_holder, port_is_free
@@ -81,6 +82,12 @@ class KernelDataPlane:
 
     async def open_socket(self, task_id: str) -> socket.socket:
         return await asyncio.to_thread(in_namespace, self._path(task_id), _tcp_socket)
+
+    async def connections(self, task_id: str) -> Connections:
+        path = self._path(task_id)
+        if not is_namespace(path):
+            return Connections()
+        return await asyncio.to_thread(in_namespace, path, connections_here)
 
     async def detach(self, task_id: str) -> None:
         await _to_the_end(self._detach(task_id))
