@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from minimanager.decide.slots import is_released
+from minimanager.decide.slots import is_active, is_released
 from minimanager.domain.objects import (
     Network,
     NetworkAttachment,
@@ -78,6 +78,10 @@ class TaskAssignment:
     desired_state: TaskState
     attachments: tuple[NetworkAttachment, ...] = ()
     ports: tuple[PortConfig, ...] = ()
+    left_at: int = 0
+    """The revision at which it left the tables for good, though it still runs; 0: it has not, or was in none."""
+    withdrawn: bool = False
+    """No node may send it anything new any more. From here it is what is known without the nodes."""
 
 
 Item = NetworkAssignment | EndpointAssignment | PortAssignment | TaskAssignment
@@ -112,7 +116,7 @@ def own_assignments(snapshot: Snapshot, node_id: str) -> Mapping[str, Item]:
         items[f"network/{ingress.id}"] = NetworkAssignment(ingress, node.ingress_address)
     for task in snapshot.of_node(node_id).values():
         if not snapshot.state(task).finished:
-            items[f"task/{task.id}"] = _task(task, _expanded(snapshot, task))
+            items[f"task/{task.id}"] = _task(snapshot, task)
     return items
 
 
@@ -127,18 +131,35 @@ def _expanded(snapshot: Snapshot, task: Task) -> TaskSpec:
     return replace(task.spec, container=expand(container, context))
 
 
-def _task(task: Task, spec: TaskSpec) -> TaskAssignment:
+def _task(snapshot: Snapshot, task: Task) -> TaskAssignment:
+    left_at = left_tables_at(snapshot, task)
     return TaskAssignment(
         id=task.id,
         name=task.name,
         service_id=task.service_id,
         service_name=task.service_name,
         slot=task.slot,
-        spec=spec,
+        spec=_expanded(snapshot, task),
         desired_state=task.desired_state,
         attachments=task.attachments,
         ports=task.ports,
+        left_at=left_at,
+        withdrawn=not is_active(task) and not left_at,
     )
+
+
+def left_tables_at(snapshot: Snapshot, task: Task) -> int:
+    """The revision at which a task that runs went out of everybody's tables for good.
+
+    0: it is not to stop, does not run yet, or nobody could send it anything. A later write of the task makes it later
+    than it was, which only makes the wait for the nodes a moment longer.
+    """
+    status = snapshot.statuses.get(task.id)
+    if not task.attachments or status is None or status.state is not TaskState.RUNNING:
+        return 0
+    if status.unhealthy:
+        return status.meta.version
+    return 0 if is_active(task) else task.meta.version
 
 
 def _endpoints(snapshot: Snapshot, network: Network) -> Iterator[EndpointAssignment]:
@@ -183,8 +204,8 @@ def _backends(snapshot: Snapshot, service: Service, ingress: Network) -> tuple[B
 
 
 def _serves(snapshot: Snapshot, task: Task) -> bool:
-    """Whether traffic may be sent to the task: it runs and is well, should go on, and its node is not lost."""
-    if not is_released(task) or snapshot.state(task) is not TaskState.RUNNING:
+    """Whether traffic may be sent to the task: it runs, is well and ready, should go on, and its node is not lost."""
+    if not is_released(task) or not snapshot.up(task):
         return False
     observed = snapshot.statuses.get(task.id)
     if observed is not None and observed.unhealthy:

@@ -141,9 +141,11 @@ class ContainerExecutor:
         """With its exit code, where it still can be had."""
         try:
             await self._runtime.stop(task_id)
-            return machine.Exited(await self._runtime.wait(task_id))
+            exited = machine.Exited(await self._runtime.wait(task_id))
         except NoSuchContainerError:
             return machine.Done(Step.STOP)
+        await self._drain.closing(task_id)
+        return exited
 
     async def _clean(self, task_id: str, progress: Progress) -> None:
         self._watches.pop(task_id, None)

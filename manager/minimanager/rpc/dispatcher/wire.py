@@ -92,4 +92,5 @@ def _task(item: TaskAssignment) -> dispatcher_pb2.AssignedTask:
         desired_state=objects_pb2.TaskState.ValueType(item.desired_state),
         attachments=[to_proto(attachment) for attachment in item.attachments],
         ports=[to_proto(port) for port in item.ports],
+        withdrawn=item.withdrawn,
     )

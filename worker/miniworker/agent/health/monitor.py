@@ -21,7 +21,7 @@ class Change:
 
 
 class Watch:
-    """One check of one container. It remembers what its probes have shown, so that it may be left and taken up again."""
+    """One check of one container. It remembers what its probes have shown: it may be left and taken up again."""
 
     def __init__(
         self,
