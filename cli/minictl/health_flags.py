@@ -1,6 +1,7 @@
-"""The flags of a service's health and readiness checks. Besides Docker's there are checks that need nothing in the image.
+"""The flags of a service's health and readiness checks. Besides Docker's, there are checks without need of the image.
 
-Both kinds have the same flags. A health check says whether a container lives, a readiness check whether it gets traffic.
+Both kinds have the same flags. A health check says whether a container lives, a readiness check whether it gets
+traffic.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class StopTimes:
 
 
 def stop_text(view: TaskView) -> str:
-    """`web.2 stopped: removed from tables at revision 81, acknowledged after 9ms, drained after 0s, stopped after 0s`."""
+    """`web.2 stopped: removed from tables at revision 8, acknowledged after 9ms, drained after ...`."""
     task, stop = view.task, view.status.stop
     name = f"{task.service_name}.{task.bound_node_id or task.slot}"
     acknowledged = "not acknowledged by all nodes, given up" if stop.unacknowledged else "acknowledged"

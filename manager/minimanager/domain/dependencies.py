@@ -55,7 +55,7 @@ def ensure_dependencies(
 def _reached(present: Mapping[str, Service], spec: ServiceSpec) -> list[Service]:
     """All services that `spec` depends on, directly or not."""
     found: dict[str, Service] = {}
-    paths = [(spec.name, each.service) for each in spec.depends_on]
+    paths: list[tuple[str, ...]] = [(spec.name, each.service) for each in spec.depends_on]
     while paths:
         path = paths.pop()
         name = path[-1]

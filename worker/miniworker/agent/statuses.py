@@ -58,7 +58,7 @@ def from_status(status: pb.TaskStatus) -> Progress:
         exit_code=status.exit_code,
         oom_killed=status.oom_killed,
         unhealthy=status.unhealthy,
-        not_ready=status.not_ready,
+        not_ready=status.not_ready and status.state > pb.TASK_STATE_STARTING,
         stop=Stop(
             told_at_ns=status.stop.told_at_ns,
             withdrawn_at_ns=status.stop.withdrawn_at_ns,

@@ -210,7 +210,7 @@ def _forward(desired: State, progress: Progress) -> Step:
         case pb.TASK_STATE_READY:
             return Step.LAUNCH if desired > pb.TASK_STATE_READY else Step.WAIT
         case pb.TASK_STATE_STARTING:
-            return Step.WATCH if progress.awaited else Step.START
+            return Step.WATCH if progress.awaited or progress.not_ready else Step.START
         case pb.TASK_STATE_RUNNING:
             return Step.WATCH
         case _:
