@@ -144,5 +144,7 @@ def test_our_own_processes_may_be_killed_and_restarted(web: Cluster, program: st
         else:
             _replace_child(web, "core-01", program, signal)
         eventually(lambda: _ready(web) and len(_running(web)) == 3, "all is as it was")
-    if program != "mini-worker":  # a daemon that needs more than 3 s to come back under this load loses its tasks
+    if (
+        program != "mini-worker"
+    ):  # a daemon that needs more than 3 s to come back under this load loses its tasks
         assert set(_lines(web, *running)) == before
