@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.cluster import Cluster, eventually
+from support.images import whoami, write_docker_archive
 from support.load import Load
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
@@ -61,23 +62,29 @@ def _load(cluster: Cluster) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def web(cluster: Cluster, archives: dict[str, Path]) -> Cluster:
+def web(cluster: Cluster, archives: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     """A cluster with a service of three tasks that have both kinds of checks."""
+    second = write_docker_archive(tmp_path_factory.mktemp("images") / "whoami-2.tar", whoami("whoami:2"))
     cluster.ctl("core-01", "swarm", "init", "--advertise-addr", "10.77.0.11")
     token = cluster.ctl("core-01", "swarm", "join-token", "-q", "worker").stdout.strip()
     for name in NODES[1:]:
         cluster.ctl(name, "swarm", "join", "--token", token, "10.77.0.11:2377")
     for name in NODES:
-        cluster.ctl(name, "image", "load", "-i", str(archives["whoami:1"]))
+        for path in (archives["whoami:1"], second):
+            cluster.ctl(name, "image", "load", "-i", str(path))
     create = ("service", "create", "--name", "web", "--replicas", "3", "-p", f"{PORT}:{PORT}")
     cluster.ctl("core-01", *create, "--update-monitor", "500ms", *CHECKS, "whoami:1")
     return cluster
 
 
 def test_a_rolling_update_loses_nothing_and_tells_how_long_each_step_took(web: Cluster) -> None:
+    """Row 8 of the tutorial."""
     with _load(web):
-        out = web.ctl("core-01", "service", "update", "--progress=plain", "--env-add", "V=2", "web").stdout
+        update = ("service", "update", "--progress=plain", "--image", "whoami:2", "web")
+        out = web.ctl("core-01", *update).stdout
         _settled(web, 3)
+    history = _lines(web, "service", "ps", "web")
+    assert sum("whoami:1" in line and r" \_ web." in line and "Shutdown" in line for line in history) == 3
     duration = r"[0-9.]+m?s"
     steps = re.findall(
         rf"^web\.[123] stopped: removed from tables at revision \d+, acknowledged after ({duration}), "
@@ -102,12 +109,14 @@ def test_scaling_up_and_down_loses_nothing(web: Cluster) -> None:
 
 
 def test_draining_a_node_loses_nothing(web: Cluster) -> None:
+    """Row 19 of the tutorial."""
     with _load(web):
-        web.ctl("core-01", "node", "update", "--availability", "drain", "core-03")
-        eventually(lambda: len(_running(web)) == 3 and "core-03" not in _running(web), "core-03 is empty")
-        web.ctl("core-01", "node", "update", "--availability", "active", "core-03")
+        web.ctl("core-01", "node", "update", "--availability", "drain", "core-02")
+        eventually(lambda: len(_running(web)) == 3 and "core-02" not in _running(web), "core-02 is empty")
+        web.ctl("core-01", "node", "update", "--availability", "active", "core-02")
         web.ctl("core-01", "service", "update", "--force", "web")
         _settled(web, 3)
+    assert "core-02" in _running(web)
 
 
 def _process(cluster: Cluster, name: str, program: str) -> str:
