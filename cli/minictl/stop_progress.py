@@ -33,7 +33,8 @@ def stop_text(view: TaskView) -> str:
     task, stop = view.task, view.status.stop
     name = f"{task.service_name}.{task.bound_node_id or task.slot}"
     acknowledged = "not acknowledged by all nodes, given up" if stop.unacknowledged else "acknowledged"
-    left = f", {stop.open_connections} connections left" if stop.open_connections else ""
+    plural = "s" if stop.open_connections > 1 else ""
+    left = f", {stop.open_connections} connection{plural} left" if stop.open_connections else ""
     return (
         f"{name} stopped: removed from tables at revision {task.meta.version}, "
         f"{acknowledged} after {_between(stop.told_at_ns, stop.withdrawn_at_ns)}, "

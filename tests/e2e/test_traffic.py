@@ -88,11 +88,27 @@ def test_a_rolling_update_loses_nothing_and_tells_how_long_each_step_took(web: C
     duration = r"[0-9.]+m?s"
     steps = re.findall(
         rf"^web\.[123] stopped: removed from tables at revision \d+, acknowledged after ({duration}), "
-        rf"drained after {duration}(?:, \d+ connections left)?, stopped after {duration}$",
+        rf"drained after {duration}(?:, \d+ connections? left)?, stopped after {duration}$",
         out,
         re.MULTILINE,
     )
     assert len(steps) == 3, out
+
+
+def test_only_a_connection_that_stays_open_is_waited_for_and_not_for_ever(web: Cluster) -> None:
+    client = web.lab.client
+    hold = f"exec 3<>/dev/tcp/{web.lab['core-01'].address}/{PORT} && echo connected && exec sleep 600"
+    holder = client.start(["bash", "-c", hold], log="holder.log")
+    eventually(lambda: "connected" in client.log("holder.log"), "a connection is open")
+    update = ("service", "update", "--progress=plain", "--drain-timeout", "1s", "web")
+    first = web.ctl("core-01", *update).stdout  # its old tasks still have the default
+    second = web.ctl("core-01", "service", "update", "--progress=plain", "--force", "web").stdout
+    holder.terminate()
+    (drained,) = re.findall(r"drained after ([0-9.]+)s, 1 connection left", first)
+    assert 2 <= float(drained) < 3, first
+    assert "left" not in second, second
+    waits = [float(each) for each in re.findall(r"drained after (\d+)ms", second)]
+    assert all(each < 500 for each in waits), second
 
 
 def test_an_update_that_starts_first_loses_nothing(web: Cluster) -> None:
