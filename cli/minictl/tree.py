@@ -15,6 +15,7 @@ GROUPS = (
     Group("service", "Manage Swarm services", "service"),
     Group("swarm", "Manage Swarm", "swarm"),
     Group("task", "Manage Swarm tasks", "task"),
+    Group("volume", "Manage volumes", "volume"),
 )
 
 SHORTCUTS = {
@@ -26,7 +27,7 @@ SHORTCUTS = {
 }
 """Commands at the top: the module and name of the command that they are."""
 
-MANAGEMENT = ("image", "network")
+MANAGEMENT = ("image", "network", "volume")
 SWARM = ("node", "service", "swarm", "task")
 
 GLOBAL_FLAGS = (

@@ -229,6 +229,6 @@ def test_a_container_has_of_the_node_what_its_owner_allows(cluster: Cluster, sha
     assert lines[0] != "sh"
     assert lines[1] == "3"
     _create(cluster, "mighty", "--restart-condition", "none", "--privileged", "busybox:latest")
-    text = "this node does not allow privileged: start its mini-worker with --allow privileged"
-    eventually(lambda: text in _ps(cluster, "mighty"), "it is rejected")
+    text = "no suitable node (privileged not allowed on 1 node)"
+    eventually(lambda: text in _ps(cluster, "mighty"), "it waits for a node that allows it")
     _remove(cluster, "mighty")

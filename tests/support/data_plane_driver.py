@@ -28,7 +28,7 @@ class RemoteError(Exception):
 
 
 class Driver:
-    """Calls the methods of a `KernelDataPlane` that lives in a process of its own on `host`."""
+    """Calls the methods of a `KernelDataPlane` that lives in a process of its own on `host`, or reads a property."""
 
     def __init__(self, host: Host, netns_dir: Path) -> None:
         command = [sys.executable, str(Path(__file__)), str(netns_dir)]
@@ -76,7 +76,8 @@ async def _serve(netns_dir: Path) -> None:
 
     async def answer(method: str, *arguments: Any) -> tuple[str, Any]:
         try:
-            return "", await getattr(plane, method)(*arguments)
+            member = getattr(plane, method)
+            return "", await member(*arguments) if callable(member) else member
         except MiniError as error:
             return type(error).__name__, str(error)
 

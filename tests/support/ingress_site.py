@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -28,7 +29,7 @@ from support.hosts import Host, Lab
 NETWORK = "ingress0aaaaaaaaaaaaaaaaa"
 SUBNET = IPv4Network("10.0.0.0/24")
 
-_SERVER = """
+SERVER = """
 import socket, sys, threading
 name, port = sys.argv[1], int(sys.argv[2])
 tcp = socket.create_server(("0.0.0.0", port), backlog=64)
@@ -49,7 +50,7 @@ while True:
     threading.Thread(target=connection, args=tcp.accept(), daemon=True).start()
 """
 
-_ASK = """
+ASK = """
 import socket, sys
 protocol, address, port, count = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 for _ in range(count):
@@ -96,13 +97,27 @@ class Node:
     def netns_dir(self) -> Path:
         return self.run_dir / "netns"
 
-    def start_ingress(self) -> None:
-        command = [str(BIN / "mini-ingress"), f"--data-dir={self.run_dir}", f"--run-dir={self.run_dir}"]
+    def start_ingress(self, *options: str) -> None:
+        directories = (f"--data-dir={self.run_dir}", f"--run-dir={self.run_dir}")
+        command = [str(BIN / "mini-ingress"), *directories, *options]
         self.ingress = self.host.start(command, log="mini-ingress.log")
+
+    def kill_ingress(self) -> None:
+        """The process itself, which is a child of what was started, and wait until it is gone."""
+        assert self.ingress is not None
+        listed = self.host.run(["pgrep", "-f", f"mini-ingress --data-dir={self.run_dir}"]).stdout.split()
+        self.host.run(["kill", "-9", *listed])
+        self.ingress.wait()
+
+    def restart_ingress(self, *options: str) -> None:
+        """As after `kill -9`."""
+        self.kill_ingress()
+        self.start_ingress(*options)
 
     def apply(self, *ports: dispatch.PublishedPort) -> ingress_pb2.IngressApplied:
         stub = ingress_pb2_grpc.IngressStub(self.channel)
-        return stub.Apply(ingress_pb2.IngressTable(ports=ports), timeout=20, wait_for_ready=True)
+        table = ingress_pb2.IngressTable(ports=ports, node_id=self.host.name)
+        return stub.Apply(table, timeout=20, wait_for_ready=True)
 
 
 class Site:
@@ -155,7 +170,7 @@ class Site:
         return attached
 
     def serve(self, node: Node, task: str, netns: Path, *, port: int) -> None:
-        command = ["nsenter", f"--net={netns}", sys.executable, "-I", "-c", _SERVER, task, str(port)]
+        command = ["nsenter", f"--net={netns}", sys.executable, "-I", "-c", SERVER, task, str(port)]
         node.servers[task] = node.host.start(command, log=f"{task}.log")
         eventually(lambda: "ready" in node.host.log(f"{task}.log"), f"{task} serves")
 
@@ -178,17 +193,31 @@ def published(
     *,
     protocol: str = "tcp",
     service: str = "whoami",
+    nodes: Mapping[str, str] | None = None,
+    host_ip: str = "",
+    locality: pb.PortLocality.ValueType = pb.PORT_LOCALITY_ANY,
+    sticky: bool = False,
+    proxy_protocol: int = 0,
 ) -> dispatch.PublishedPort:
+    """`nodes` tells where each of the tasks in `backends` is, where that matters."""
+    places = nodes or {}
     return dispatch.PublishedPort(
         protocol=pb.PORT_PROTOCOL_TCP if protocol == "tcp" else pb.PORT_PROTOCOL_UDP,
         published_port=port,
         target_port=target,
         service_name=service,
-        backends=[dispatch.Backend(task_id=task, address=str(item)) for task, item in backends.items()],
+        backends=[
+            dispatch.Backend(task_id=task, address=str(item), node_id=places.get(task, ""))
+            for task, item in backends.items()
+        ],
+        host_ip=host_ip,
+        locality=locality,
+        sticky=sticky,
+        proxy_protocol=proxy_protocol,
     )
 
 
 def ask(host: Host, address: str, port: int, *, protocol: str = "tcp", count: int = 1) -> list[Answer]:
     """What comes back from `count` questions asked on `host`. Raises CalledProcessError when one is not answered."""
-    command = [sys.executable, "-I", "-c", _ASK, protocol, address, str(port), str(count)]
+    command = [sys.executable, "-I", "-c", ASK, protocol, address, str(port), str(count)]
     return [Answer(*line.split()) for line in host.run(command).stdout.splitlines()]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from miniworker.runtime.api import Images, Runtime
+from miniworker.runtime.api import Images, Runtime, Volumes
 from miniworker.runtime.fake import Behavior, FakeRuntime
 from miniworker.runtime.oci.runtime import OciRuntime
 from miniworker.runtime.oci.settings import OciSettings
@@ -43,6 +43,7 @@ class Subject:
 
     runtime: Runtime
     images: Images
+    volumes: Volumes
     archive: Path
 
     async def load(self) -> tuple[str, ...]:
@@ -68,11 +69,11 @@ async def empty(request: pytest.FixtureRequest, tmp_path: Path, archive: Path) -
     """A runtime without images."""
     if request.param == "fake":
         fake = FakeRuntime(BEHAVIORS)
-        yield Subject(fake, fake.images, archive)
+        yield Subject(fake, fake.images, fake.volumes, archive)
         return
     settings = RuntimeSettings(OciSettings(tmp_path / "data", tmp_path / "run"), kind="oci")
-    runtime, images_ = await open_runtime(settings)
-    yield Subject(runtime, images_, archive)
+    runtime, images_, volumes = await open_runtime(settings)
+    yield Subject(runtime, images_, volumes, archive)
     for container in await runtime.list():
         await runtime.remove(container.id)
     await runtime.close()

@@ -22,11 +22,14 @@ _UPDATE_ATTEMPTS = 5
 
 
 def _create(context: Context, parsed: Parsed) -> int:
+    from minictl import registry
     from minictl.client import messages
 
     spec = service_flags.new_spec(parsed, context.environment)
-    response = context.call("Services/Create", messages.CreateServiceRequest(spec=spec))
-    for warning in response.warnings:
+    prepared = registry.prepare(context, spec, parsed)
+    request = messages.CreateServiceRequest(spec=spec, registry_auth=prepared.auth)
+    response = context.call("Services/Create", request)
+    for warning in (*prepared.warnings, *response.warnings):
         context.warn(warning)
     context.print(response.id)
     if parsed["detach"]:
@@ -123,6 +126,7 @@ def _resume(context: Context, parsed: Parsed) -> int:
 
 
 def _update(context: Context, parsed: Parsed) -> int:
+    from minictl import registry
     from minictl.client import messages
 
     (ref,) = parsed.arguments
@@ -131,8 +135,12 @@ def _update(context: Context, parsed: Parsed) -> int:
     for attempt in range(1, _UPDATE_ATTEMPTS + 1):
         service = context.call("Services/Get", messages.GetRequest(ref=ref)).service
         service_flags.change_spec(service.spec, parsed, context.environment)
+        prepared = registry.prepare(context, service.spec, parsed, new_image=parsed.changed("image"))
         request = messages.UpdateServiceRequest(
-            ref=service.id, version=service.meta.version, spec=service.spec
+            ref=service.id,
+            version=service.meta.version,
+            spec=service.spec,
+            registry_auth=prepared.auth,
         )
         try:
             response = context.call("Services/Update", request)
@@ -140,7 +148,7 @@ def _update(context: Context, parsed: Parsed) -> int:
         except ConflictError:
             if attempt == _UPDATE_ATTEMPTS:
                 raise
-    for warning in response.warnings:
+    for warning in (*prepared.warnings, *response.warnings):
         context.warn(warning)
     context.print(ref)
     if parsed["detach"]:

@@ -13,7 +13,14 @@ if TYPE_CHECKING:
     from typing import Any
 
     from miniproto.v1.control_pb2 import ServiceView
-    from miniproto.v1.objects_pb2 import ContainerSpec, Placement, PortConfig, ServiceSpec, TaskSpec
+    from miniproto.v1.objects_pb2 import (
+        ContainerSpec,
+        Placement,
+        PortConfig,
+        ResourceLimits,
+        ServiceSpec,
+        TaskSpec,
+    )
 
 LAYOUT = Layout(
     {
@@ -101,7 +108,11 @@ def task_json(task: TaskSpec) -> dict[str, Any]:
     limits, reservations = task.resources.limits, task.resources.reservations
     resources = {
         "Limits": _set(NanoCPUs=limits.nano_cpus, MemoryBytes=limits.memory_bytes, Pids=limits.pids),
-        "Reservations": _set(NanoCPUs=reservations.nano_cpus, MemoryBytes=reservations.memory_bytes),
+        "Reservations": _set(
+            NanoCPUs=reservations.nano_cpus,
+            MemoryBytes=reservations.memory_bytes,
+            GenericResources=common.generic_json(reservations.generic),
+        ),
     }
     restart = task.restart
     policy = {
@@ -115,12 +126,22 @@ def task_json(task: TaskSpec) -> dict[str, Any]:
         "Resources": {
             **{name: value for name, value in resources.items() if value},
             **_set(SwapBytes=limits.swap_bytes),
+            **_swappiness(limits),
         },
         "RestartPolicy": policy,
         "Placement": {},
         "ForceUpdate": task.force_update,
+        **_set(
+            LogDriver=_set(Name=task.log_driver.name, Options=dict(sorted(task.log_driver.options.items())))
+        ),
         "Runtime": "container",
     }
+
+
+def _swappiness(limits: ResourceLimits) -> dict[str, int]:
+    """0 is a setting, and so shown; -1 is none."""
+    given = limits.HasField("swappiness") and limits.swappiness.percent >= 0
+    return {"MemorySwappiness": limits.swappiness.percent} if given else {}
 
 
 def placement_json(placement: Placement) -> dict[str, Any]:
@@ -129,6 +150,7 @@ def placement_json(placement: Placement) -> dict[str, Any]:
         Constraints=list(placement.constraints),
         Preferences=[{"Spread": {"SpreadDescriptor": key}} for key in placement.spread_over],
         MaxReplicas=placement.max_replicas,
+        Platforms=[_set(Architecture=each.architecture, OS=each.os) for each in placement.platforms],
         Strategy=common.strategy_name(placement.strategy) if placement.strategy else "",
         Affinity=list(placement.affinity),
         AntiAffinity=list(placement.anti_affinity),

@@ -78,8 +78,9 @@ def _container(container: ContainerSpec) -> list[str]:
 def _resources(resources: Resources) -> list[str]:
     lines: list[str] = []
     reservations, limits = resources.reservations, resources.limits
-    if reservations.nano_cpus or reservations.memory_bytes:
+    if reservations.nano_cpus or reservations.memory_bytes or reservations.generic:
         lines += [" Reservations:", *_amounts(reservations.nano_cpus, reservations.memory_bytes)]
+        lines += [f"  {each.kind}:\t\t{each.count}" for each in reservations.generic]
     if limits.nano_cpus or limits.memory_bytes:
         lines += [" Limits:", *_amounts(limits.nano_cpus, limits.memory_bytes)]
     if lines or limits.pids:

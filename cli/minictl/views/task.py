@@ -145,4 +145,5 @@ def to_json(view: TaskView) -> dict[str, Any]:
             {"Network": {"ID": attachment.network_id}, "Addresses": [attachment.address]}
             for attachment in task.attachments
         ],
+        **({"GenericResources": common.generic_json(task.resources)} if task.resources else {}),
     }

@@ -156,7 +156,8 @@ def _health(status: Object | None) -> object:
         return None
     told = status.description
     known = (told.hostname, told.os, told.architecture, dict(told.engine_labels))
-    return status.state, status.address, told.resources, known
+    offered = (told.resources, told.generic_resources, told.allowed)
+    return status.state, status.address, offered, known
 
 
 def _history(cluster: Object | None) -> object:

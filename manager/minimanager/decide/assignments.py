@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from minimanager.decide.slots import is_active, is_released
 from minimanager.domain.objects import (
+    GenericResource,
     Network,
     NetworkAttachment,
     NodeDescription,
@@ -82,6 +83,9 @@ class TaskAssignment:
     """The revision at which it left the tables for good, though it still runs; 0: it has not, or was in none."""
     withdrawn: bool = False
     """No node may send it anything new any more. From here it is what is known without the nodes."""
+    resources: tuple[GenericResource, ...] = ()
+    sealed_registry_auth: bytes = b""
+    """Opened on its way to the node."""
 
 
 Item = NetworkAssignment | EndpointAssignment | PortAssignment | TaskAssignment
@@ -133,6 +137,7 @@ def _expanded(snapshot: Snapshot, task: Task) -> TaskSpec:
 
 def _task(snapshot: Snapshot, task: Task) -> TaskAssignment:
     left_at = left_tables_at(snapshot, task)
+    service = snapshot.services.get(task.service_id)
     return TaskAssignment(
         id=task.id,
         name=task.name,
@@ -145,6 +150,8 @@ def _task(snapshot: Snapshot, task: Task) -> TaskAssignment:
         ports=task.ports,
         left_at=left_at,
         withdrawn=not is_active(task) and not left_at,
+        resources=task.resources,
+        sealed_registry_auth=service.sealed_registry_auth if service is not None else b"",
     )
 
 

@@ -116,6 +116,21 @@ class NodeResources:
 
 
 @dataclass(frozen=True, slots=True)
+class GenericResource:
+    """Something that a node has so many of, or these by name; and what a task reserves or has got of it."""
+
+    kind: str = ""
+    ids: tuple[str, ...] = ()
+    count: int = 0
+    """Of one without names, and in a reservation."""
+
+    @property
+    def amount(self) -> int:
+        """How many, named or not."""
+        return len(self.ids) or self.count
+
+
+@dataclass(frozen=True, slots=True)
 class NodeDescription:
     hostname: str = ""
     os: str = ""
@@ -125,6 +140,9 @@ class NodeDescription:
     runtime: str = ""
     runtime_version: str = ""
     engine_labels: Mapping[str, str] = field(default_factory=_labels)
+    generic_resources: tuple[GenericResource, ...] = ()
+    allowed: tuple[str, ...] = ()
+    """What containers may have of the node (`minicommon.grants`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,17 +198,28 @@ class RestartPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Swappiness:
+    """How readily the kernel swaps a container out."""
+
+    percent: int = -1
+    """0 to 100; -1: the node's own setting (Docker's default)."""
+
+
+@dataclass(frozen=True, slots=True)
 class ResourceLimits:
     nano_cpus: int = 0
     memory_bytes: int = 0
     pids: int = 0
     swap_bytes: int = 0
+    swappiness: Swappiness = Swappiness()
 
 
 @dataclass(frozen=True, slots=True)
 class ResourceReservations:
     nano_cpus: int = 0
     memory_bytes: int = 0
+    generic: tuple[GenericResource, ...] = ()
+    """By kind and count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,12 +330,21 @@ class NetworkUse:
 
 
 @dataclass(frozen=True, slots=True)
+class LogDriver:
+    """Where a container's output goes: "json-file", as when the name is empty, or "none"."""
+
+    name: str = ""
+    options: Mapping[str, str] = field(default_factory=_labels)
+
+
+@dataclass(frozen=True, slots=True)
 class TaskSpec:
     container: ContainerSpec = ContainerSpec()
     resources: Resources = Resources()
     restart: RestartPolicy = RestartPolicy()
     force_update: int = 0
     networks: tuple[NetworkUse, ...] = ()
+    log_driver: LogDriver = LogDriver()
 
 
 class PortProtocol(IntEnum):
@@ -337,6 +375,15 @@ class PortConfig:
     proxy_protocol: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """What an image is made for; what is empty may be any."""
+
+    os: str = ""
+    architecture: str = ""
+    """As images or `uname -m` name it."""
+
+
 class PlacementStrategy(IntEnum):
     SPREAD = 0
     BINPACK = 1
@@ -358,6 +405,8 @@ class Placement:
     """Names of services: only where a task of each of them is to run."""
     anti_affinity: tuple[str, ...] = ()
     """Names of services: not where a task of one of them is, and neither they where a task of this one is."""
+    platforms: tuple[Platform, ...] = ()
+    """A node must be of one of them; none: of any."""
 
 
 class UpdateOrder(IntEnum):
@@ -417,6 +466,17 @@ class Dependency:
 
 
 @dataclass(frozen=True, slots=True)
+class RegistryAuth:
+    """How to log in to a registry. Only ever on its way to a node, never stored in clear."""
+
+    username: str = ""
+    password: str = ""
+
+    def __repr__(self) -> str:
+        return f"RegistryAuth({self.username!r}, ...)"
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceSpec:
     name: str = ""
     labels: Mapping[str, str] = field(default_factory=_labels)
@@ -461,6 +521,8 @@ class Service:
     update_paused: bool = False
     virtual_addresses: tuple[VirtualAddress, ...] = ()
     """One per network of the task template, in vip mode."""
+    sealed_registry_auth: bytes = b""
+    """A `RegistryAuth` for its image's registry, encrypted with the cluster key."""
 
 
 class RolloutState(IntEnum):
@@ -558,6 +620,8 @@ class Task:
     """How many tries before it, one right after the other, ended soon."""
     held: bool = False
     """No node gets it before the delay is over: the last try could not even be prepared."""
+    resources: tuple[GenericResource, ...] = ()
+    """Of its node's, what it alone has while it has not ended."""
 
     @property
     def place(self) -> int | str:

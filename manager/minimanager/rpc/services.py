@@ -13,8 +13,9 @@ from typing import Any
 
 from grpc import aio
 from minicommon.errors import FailedPreconditionError
-from miniproto.v1 import control_pb2, control_pb2_grpc
+from miniproto.v1 import control_pb2, control_pb2_grpc, objects_pb2
 
+from minimanager.ca.sealer import ClusterSealer
 from minimanager.codec import from_proto, to_proto
 from minimanager.domain.dependencies import ensure_dependencies
 from minimanager.domain.filters import filter_services
@@ -26,14 +27,15 @@ from minimanager.domain.validate_mode import ensure_scalable
 from minimanager.rpc import views
 from minimanager.rpc.claims import claims_of, ensure_name_free, published
 from minimanager.rpc.core import Core
-from minimanager.rpc.requests import check, ensure_version, filters_of, find_service
+from minimanager.rpc.requests import check, check_registry_auth, ensure_version, filters_of, find_service
 
 Context = aio.ServicerContext[Any, Any]
 
 
 class ServicesServicer(control_pb2_grpc.ServicesServicer):
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, sealer: ClusterSealer) -> None:
         self._core = core
+        self._sealer = sealer
 
     async def Create(
         self, request: control_pb2.CreateServiceRequest, context: Context
@@ -45,11 +47,13 @@ class ServicesServicer(control_pb2_grpc.ServicesServicer):
             ensure_name_free(snapshot, spec.name)
             needed = ensure_dependencies(snapshot.services, spec)
             now_ns = self._core.clock.now_ns()
+            service_id = self._core.new_id()
             service = Service(
-                id=self._core.new_id(),
+                id=service_id,
                 meta=Meta(created_at_ns=now_ns, updated_at_ns=now_ns),
                 spec=spec,
                 ports=published(snapshot, spec),
+                sealed_registry_auth=self._sealed(service_id, request),
             )
             transaction = self._core.writer.begin()
             transaction.create(service)
@@ -90,6 +94,8 @@ class ServicesServicer(control_pb2_grpc.ServicesServicer):
             ensure_may_change(service.spec, spec)
             needed = ensure_dependencies(snapshot.services, spec, before=service.spec.depends_on)
             changed = requested(self._revised(snapshot, service, spec))
+            if request.HasField("registry_auth"):
+                changed = replace(changed, sealed_registry_auth=self._sealed(service.id, request))
             return control_pb2.Changed(revision=await self._replace(service, changed, needed))
 
         return await self._core.retried(attempt)
@@ -157,6 +163,16 @@ class ServicesServicer(control_pb2_grpc.ServicesServicer):
             return control_pb2.Changed(revision=await self._core.commit(transaction))
 
         return await self._core.retried(attempt)
+
+    def _sealed(
+        self, service_id: str, request: control_pb2.CreateServiceRequest | control_pb2.UpdateServiceRequest
+    ) -> bytes:
+        """What the request gives for the registry, as it may be stored; nothing for nothing."""
+        auth: objects_pb2.RegistryAuth = request.registry_auth
+        if not auth.username and not auth.password:
+            return b""
+        check_registry_auth(auth)
+        return self._sealer.seal_registry_auth(service_id, auth.SerializeToString())
 
     def _revised(self, snapshot: Snapshot, service: Service, spec: ServiceSpec) -> Service:
         ports = published(snapshot, spec, service)

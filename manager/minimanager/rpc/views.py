@@ -60,11 +60,14 @@ def running(snapshot: Snapshot, value: Service) -> int:
 
 
 def service(snapshot: Snapshot, value: Service) -> control_pb2.ServiceView:
-    """The service without its former revisions, which are asked for by themselves, and its rollout if it has one."""
+    """The service with its rollout, if it has one.
+
+    Without its former revisions, which are asked for by themselves, and what its nodes show the registry.
+    """
     wanted = wants(snapshot, value)
     rollout = snapshot.rollouts.get(value.id)
     return control_pb2.ServiceView(
-        service=to_proto(replace(value, revisions=())),
+        service=to_proto(replace(value, revisions=(), sealed_registry_auth=b"")),
         rollout=None if rollout is None else to_proto(rollout),
         running=running(snapshot, value),
         desired=wanted.now,

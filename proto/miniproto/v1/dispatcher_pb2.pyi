@@ -194,6 +194,9 @@ class AssignedTask(_message.Message):
     ATTACHMENTS_FIELD_NUMBER: _builtins.int
     PORTS_FIELD_NUMBER: _builtins.int
     WITHDRAWN_FIELD_NUMBER: _builtins.int
+    RESOURCES_FIELD_NUMBER: _builtins.int
+    REGISTRY_AUTH_FIELD_NUMBER: _builtins.int
+    NEEDS_REGISTRY_AUTH_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     name: _builtins.str
     """web.1"""
@@ -203,12 +206,22 @@ class AssignedTask(_message.Message):
     desired_state: _objects_pb2.TaskState.ValueType
     withdrawn: _builtins.bool
     """no living node sends it new connections any more: it may be drained and stopped"""
+    needs_registry_auth: _builtins.bool
+    """so a node that has lost it waits to be told again"""
     @_builtins.property
     def spec(self) -> _objects_pb2.TaskSpec: ...
     @_builtins.property
     def attachments(self) -> _containers.RepeatedCompositeFieldContainer[_objects_pb2.NetworkAttachment]: ...
     @_builtins.property
     def ports(self) -> _containers.RepeatedCompositeFieldContainer[_objects_pb2.PortConfig]: ...
+    @_builtins.property
+    def resources(self) -> _containers.RepeatedCompositeFieldContainer[_objects_pb2.GenericResource]:
+        """of the node's, what it alone has"""
+
+    @_builtins.property
+    def registry_auth(self) -> _objects_pb2.RegistryAuth:
+        """for its image's registry; the node never writes it down"""
+
     def __init__(
         self,
         *,
@@ -222,10 +235,13 @@ class AssignedTask(_message.Message):
         attachments: _abc.Iterable[_objects_pb2.NetworkAttachment] | None = ...,
         ports: _abc.Iterable[_objects_pb2.PortConfig] | None = ...,
         withdrawn: _builtins.bool = ...,
+        resources: _abc.Iterable[_objects_pb2.GenericResource] | None = ...,
+        registry_auth: _objects_pb2.RegistryAuth | None = ...,
+        needs_registry_auth: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["registry_auth", b"registry_auth", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "desired_state", b"desired_state", "id", b"id", "name", b"name", "ports", b"ports", "service_id", b"service_id", "service_name", b"service_name", "slot", b"slot", "spec", b"spec", "withdrawn", b"withdrawn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "desired_state", b"desired_state", "id", b"id", "name", b"name", "needs_registry_auth", b"needs_registry_auth", "ports", b"ports", "registry_auth", b"registry_auth", "resources", b"resources", "service_id", b"service_id", "service_name", b"service_name", "slot", b"slot", "spec", b"spec", "withdrawn", b"withdrawn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

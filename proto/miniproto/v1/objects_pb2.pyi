@@ -619,6 +619,38 @@ class NodeResources(_message.Message):
 Global___NodeResources: _TypeAlias = NodeResources  # noqa: Y015
 
 @_typing.final
+class GenericResource(_message.Message):
+    """Something that a node has so many of, as its owner says, or these by name; and what a task reserves or has got of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """"GPU" """
+    count: _builtins.int
+    """of a resource without names, and in a reservation: how many"""
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of a named resource: which ones"""
+
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        ids: _abc.Iterable[_builtins.str] | None = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "ids", b"ids", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenericResource: _TypeAlias = GenericResource  # noqa: Y015
+
+@_typing.final
 class NodeDescription(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -650,6 +682,8 @@ class NodeDescription(_message.Message):
     RUNTIME_FIELD_NUMBER: _builtins.int
     RUNTIME_VERSION_FIELD_NUMBER: _builtins.int
     ENGINE_LABELS_FIELD_NUMBER: _builtins.int
+    GENERIC_RESOURCES_FIELD_NUMBER: _builtins.int
+    ALLOWED_FIELD_NUMBER: _builtins.int
     hostname: _builtins.str
     os: _builtins.str
     """"linux" """
@@ -665,6 +699,12 @@ class NodeDescription(_message.Message):
     def resources(self) -> Global___NodeResources: ...
     @_builtins.property
     def engine_labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def generic_resources(self) -> _containers.RepeatedCompositeFieldContainer[Global___GenericResource]: ...
+    @_builtins.property
+    def allowed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """what containers may have of the node: "device", "privileged", ..."""
+
     def __init__(
         self,
         *,
@@ -676,10 +716,12 @@ class NodeDescription(_message.Message):
         runtime: _builtins.str = ...,
         runtime_version: _builtins.str = ...,
         engine_labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        generic_resources: _abc.Iterable[Global___GenericResource] | None = ...,
+        allowed: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "engine_labels", b"engine_labels", "engine_version", b"engine_version", "hostname", b"hostname", "os", b"os", "resources", b"resources", "runtime", b"runtime", "runtime_version", b"runtime_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "architecture", b"architecture", "engine_labels", b"engine_labels", "engine_version", b"engine_version", "generic_resources", b"generic_resources", "hostname", b"hostname", "os", b"os", "resources", b"resources", "runtime", b"runtime", "runtime_version", b"runtime_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -771,6 +813,27 @@ class RestartPolicy(_message.Message):
 Global___RestartPolicy: _TypeAlias = RestartPolicy  # noqa: Y015
 
 @_typing.final
+class Swappiness(_message.Message):
+    """How readily the kernel swaps a container out: 0 to 100; -1, as when absent: the node's own setting."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERCENT_FIELD_NUMBER: _builtins.int
+    percent: _builtins.int
+    def __init__(
+        self,
+        *,
+        percent: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["percent", b"percent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Swappiness: _TypeAlias = Swappiness  # noqa: Y015
+
+@_typing.final
 class ResourceLimits(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -778,11 +841,14 @@ class ResourceLimits(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     PIDS_FIELD_NUMBER: _builtins.int
     SWAP_BYTES_FIELD_NUMBER: _builtins.int
+    SWAPPINESS_FIELD_NUMBER: _builtins.int
     nano_cpus: _builtins.int
     memory_bytes: _builtins.int
     pids: _builtins.int
     swap_bytes: _builtins.int
     """besides memory_bytes; 0: the kernel's default; -1: no limit"""
+    @_builtins.property
+    def swappiness(self) -> Global___Swappiness: ...
     def __init__(
         self,
         *,
@@ -790,10 +856,11 @@ class ResourceLimits(_message.Message):
         memory_bytes: _builtins.int = ...,
         pids: _builtins.int = ...,
         swap_bytes: _builtins.int = ...,
+        swappiness: Global___Swappiness | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["swappiness", b"swappiness"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_bytes", b"memory_bytes", "nano_cpus", b"nano_cpus", "pids", b"pids", "swap_bytes", b"swap_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_bytes", b"memory_bytes", "nano_cpus", b"nano_cpus", "pids", b"pids", "swap_bytes", b"swap_bytes", "swappiness", b"swappiness"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -805,17 +872,23 @@ class ResourceReservations(_message.Message):
 
     NANO_CPUS_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    GENERIC_FIELD_NUMBER: _builtins.int
     nano_cpus: _builtins.int
     memory_bytes: _builtins.int
+    @_builtins.property
+    def generic(self) -> _containers.RepeatedCompositeFieldContainer[Global___GenericResource]:
+        """by kind and count"""
+
     def __init__(
         self,
         *,
         nano_cpus: _builtins.int = ...,
         memory_bytes: _builtins.int = ...,
+        generic: _abc.Iterable[Global___GenericResource] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_bytes", b"memory_bytes", "nano_cpus", b"nano_cpus"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generic", b"generic", "memory_bytes", b"memory_bytes", "nano_cpus", b"nano_cpus"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1254,6 +1327,54 @@ class NetworkUse(_message.Message):
 Global___NetworkUse: _TypeAlias = NetworkUse  # noqa: Y015
 
 @_typing.final
+class LogDriver(_message.Message):
+    """Where a container's output goes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class OptionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"json-file" when empty, or "none" """
+    @_builtins.property
+    def options(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """json-file: max-size, max-file"""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        options: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "options", b"options"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogDriver: _TypeAlias = LogDriver  # noqa: Y015
+
+@_typing.final
 class TaskSpec(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1262,6 +1383,7 @@ class TaskSpec(_message.Message):
     RESTART_FIELD_NUMBER: _builtins.int
     FORCE_UPDATE_FIELD_NUMBER: _builtins.int
     NETWORKS_FIELD_NUMBER: _builtins.int
+    LOG_DRIVER_FIELD_NUMBER: _builtins.int
     force_update: _builtins.int
     @_builtins.property
     def container(self) -> Global___ContainerSpec: ...
@@ -1271,6 +1393,8 @@ class TaskSpec(_message.Message):
     def restart(self) -> Global___RestartPolicy: ...
     @_builtins.property
     def networks(self) -> _containers.RepeatedCompositeFieldContainer[Global___NetworkUse]: ...
+    @_builtins.property
+    def log_driver(self) -> Global___LogDriver: ...
     def __init__(
         self,
         *,
@@ -1279,10 +1403,11 @@ class TaskSpec(_message.Message):
         restart: Global___RestartPolicy | None = ...,
         force_update: _builtins.int = ...,
         networks: _abc.Iterable[Global___NetworkUse] | None = ...,
+        log_driver: Global___LogDriver | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "resources", b"resources", "restart", b"restart"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "log_driver", b"log_driver", "resources", b"resources", "restart", b"restart"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "force_update", b"force_update", "networks", b"networks", "resources", b"resources", "restart", b"restart"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "force_update", b"force_update", "log_driver", b"log_driver", "networks", b"networks", "resources", b"resources", "restart", b"restart"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1334,6 +1459,32 @@ class PortConfig(_message.Message):
 Global___PortConfig: _TypeAlias = PortConfig  # noqa: Y015
 
 @_typing.final
+class Platform(_message.Message):
+    """What an image is made for; empty means any."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OS_FIELD_NUMBER: _builtins.int
+    ARCHITECTURE_FIELD_NUMBER: _builtins.int
+    os: _builtins.str
+    """"linux" """
+    architecture: _builtins.str
+    """as images or `uname -m` name it: "amd64", "x86_64" """
+    def __init__(
+        self,
+        *,
+        os: _builtins.str = ...,
+        architecture: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "os", b"os"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Platform: _TypeAlias = Platform  # noqa: Y015
+
+@_typing.final
 class Placement(_message.Message):
     """Which nodes may have a service's tasks, and which of them do. Not part of a task: a change moves only tasks that
     no longer fit where they are.
@@ -1347,6 +1498,7 @@ class Placement(_message.Message):
     STRATEGY_FIELD_NUMBER: _builtins.int
     AFFINITY_FIELD_NUMBER: _builtins.int
     ANTI_AFFINITY_FIELD_NUMBER: _builtins.int
+    PLATFORMS_FIELD_NUMBER: _builtins.int
     max_replicas: _builtins.int
     """per node; 0: no limit"""
     strategy: Global___PlacementStrategy.ValueType
@@ -1366,6 +1518,10 @@ class Placement(_message.Message):
     def anti_affinity(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """services by name: not where a task of one of them is, and neither they here"""
 
+    @_builtins.property
+    def platforms(self) -> _containers.RepeatedCompositeFieldContainer[Global___Platform]:
+        """a node must be of one of them; none: of any"""
+
     def __init__(
         self,
         *,
@@ -1375,10 +1531,11 @@ class Placement(_message.Message):
         strategy: Global___PlacementStrategy.ValueType = ...,
         affinity: _abc.Iterable[_builtins.str] | None = ...,
         anti_affinity: _abc.Iterable[_builtins.str] | None = ...,
+        platforms: _abc.Iterable[Global___Platform] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinity", b"affinity", "anti_affinity", b"anti_affinity", "constraints", b"constraints", "max_replicas", b"max_replicas", "spread_over", b"spread_over", "strategy", b"strategy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinity", b"affinity", "anti_affinity", b"anti_affinity", "constraints", b"constraints", "max_replicas", b"max_replicas", "platforms", b"platforms", "spread_over", b"spread_over", "strategy", b"strategy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1477,6 +1634,30 @@ class VirtualAddress(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VirtualAddress: _TypeAlias = VirtualAddress  # noqa: Y015
+
+@_typing.final
+class RegistryAuth(_message.Message):
+    """How to log in to a registry. Only ever on its way to a node, never stored in clear."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USERNAME_FIELD_NUMBER: _builtins.int
+    PASSWORD_FIELD_NUMBER: _builtins.int
+    username: _builtins.str
+    password: _builtins.str
+    def __init__(
+        self,
+        *,
+        username: _builtins.str = ...,
+        password: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["password", b"password", "username", b"username"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegistryAuth: _TypeAlias = RegistryAuth  # noqa: Y015
 
 @_typing.final
 class ServiceSpec(_message.Message):
@@ -1609,6 +1790,7 @@ class Service(_message.Message):
     ROLLING_BACK_FIELD_NUMBER: _builtins.int
     UPDATE_PAUSED_FIELD_NUMBER: _builtins.int
     VIRTUAL_ADDRESSES_FIELD_NUMBER: _builtins.int
+    SEALED_REGISTRY_AUTH_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     spec_version: _builtins.int
     """grows by one with each change of spec.task; of a job with any change: its iteration"""
@@ -1623,6 +1805,8 @@ class Service(_message.Message):
     """the present specification came by a rollback"""
     update_paused: _builtins.bool
     """the user wants no more tasks replaced for now"""
+    sealed_registry_auth: _builtins.bytes
+    """what nodes show the image's registry, encrypted with the cluster key"""
     @_builtins.property
     def meta(self) -> Global___Meta: ...
     @_builtins.property
@@ -1655,10 +1839,11 @@ class Service(_message.Message):
         rolling_back: _builtins.bool = ...,
         update_paused: _builtins.bool = ...,
         virtual_addresses: _abc.Iterable[Global___VirtualAddress] | None = ...,
+        sealed_registry_auth: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["meta", b"meta", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "meta", b"meta", "ports", b"ports", "removing", b"removing", "revised_at_ns", b"revised_at_ns", "revision", b"revision", "revisions", b"revisions", "rolling_back", b"rolling_back", "spec", b"spec", "spec_version", b"spec_version", "update_number", b"update_number", "update_paused", b"update_paused", "virtual_addresses", b"virtual_addresses"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "meta", b"meta", "ports", b"ports", "removing", b"removing", "revised_at_ns", b"revised_at_ns", "revision", b"revision", "revisions", b"revisions", "rolling_back", b"rolling_back", "sealed_registry_auth", b"sealed_registry_auth", "spec", b"spec", "spec_version", b"spec_version", "update_number", b"update_number", "update_paused", b"update_paused", "virtual_addresses", b"virtual_addresses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1780,6 +1965,7 @@ class Task(_message.Message):
     BOUND_NODE_ID_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
+    RESOURCES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     service_id: _builtins.str
     service_name: _builtins.str
@@ -1812,6 +1998,10 @@ class Task(_message.Message):
     def ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___PortConfig]:
         """the service's ports"""
 
+    @_builtins.property
+    def resources(self) -> _containers.RepeatedCompositeFieldContainer[Global___GenericResource]:
+        """of its node's, what it alone has while it has not ended"""
+
     def __init__(
         self,
         *,
@@ -1834,10 +2024,11 @@ class Task(_message.Message):
         bound_node_id: _builtins.str = ...,
         failures: _builtins.int = ...,
         held: _builtins.bool = ...,
+        resources: _abc.Iterable[Global___GenericResource] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["meta", b"meta", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "bound_node_id", b"bound_node_id", "desired_state", b"desired_state", "error", b"error", "failures", b"failures", "held", b"held", "id", b"id", "message", b"message", "meta", b"meta", "node_id", b"node_id", "not_before_ns", b"not_before_ns", "ports", b"ports", "service_id", b"service_id", "service_name", b"service_name", "slot", b"slot", "spec", b"spec", "spec_version", b"spec_version", "state", b"state", "state_since_ns", b"state_since_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "bound_node_id", b"bound_node_id", "desired_state", b"desired_state", "error", b"error", "failures", b"failures", "held", b"held", "id", b"id", "message", b"message", "meta", b"meta", "node_id", b"node_id", "not_before_ns", b"not_before_ns", "ports", b"ports", "resources", b"resources", "service_id", b"service_id", "service_name", b"service_name", "slot", b"slot", "spec", b"spec", "spec_version", b"spec_version", "state", b"state", "state_since_ns", b"state_since_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

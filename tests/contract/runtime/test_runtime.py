@@ -14,8 +14,12 @@ from miniworker.runtime.api import (
     HealthCheck,
     ImageError,
     LogLine,
+    Mount,
+    MountKind,
     NoSuchContainerError,
+    NoSuchVolumeError,
     RuntimeFaultError,
+    VolumeError,
 )
 from support import images
 from support.runtimes import FAILS, IMAGE, LINES, MISSING, RUNS, STUBBORN, Subject, chunks
@@ -269,3 +273,37 @@ async def test_the_image_says_how_to_check_health_unless_the_service_does(
 async def test_an_image_without_a_check_has_none(subject: Subject) -> None:
     await subject.runtime.create(config())
     assert await subject.runtime.health_check(ID) is None
+
+
+# --- volumes ---
+
+KEPT = Mount(MountKind.VOLUME, "/data", source="kept")
+
+
+async def test_a_container_makes_its_named_volumes_and_keeps_them_from_removal(subject: Subject) -> None:
+    own = Mount(MountKind.VOLUME, "/own")
+    await subject.runtime.create(config(mounts=(KEPT, own)))
+    (volume,) = await subject.volumes.list_volumes()
+    assert (volume.name, volume.labels, volume.used_by) == ("kept", {}, (ID,))
+    assert volume.mountpoint.endswith("/kept/_data")
+    with pytest.raises(VolumeError, match=f"remove kept: volume is in use - \\[{ID}\\]"):
+        await subject.volumes.remove_volume("kept")
+    await subject.runtime.remove(ID)
+    assert (await subject.volumes.get_volume("kept")).used_by == ()
+    await subject.volumes.remove_volume("kept")
+    assert await subject.volumes.list_volumes() == ()
+
+
+async def test_a_volume_is_made_once_with_its_labels(subject: Subject) -> None:
+    first = await subject.volumes.create_volume("b", {"x": "y"})
+    assert (first.name, first.labels, first.used_by) == ("b", {"x": "y"}, ())
+    assert await subject.volumes.create_volume("b", {}) == first
+    await subject.volumes.create_volume("a", {})
+    assert [volume.name for volume in await subject.volumes.list_volumes()] == ["a", "b"]
+
+
+async def test_a_volume_that_is_not_there(subject: Subject) -> None:
+    with pytest.raises(NoSuchVolumeError, match="get none: no such volume"):
+        await subject.volumes.get_volume("none")
+    with pytest.raises(NoSuchVolumeError, match="get none: no such volume"):
+        await subject.volumes.remove_volume("none")

@@ -20,7 +20,7 @@ from miniworker.agent.ingress_client import IngressWant
 from miniworker.agent.state import AgentState
 from miniworker.network.api import Connections
 from miniworker.network.fake import FakeDataPlane
-from miniworker.runtime.api import Container, ContainerStatus, RuntimeFaultError
+from miniworker.runtime.api import Container, ContainerStatus, Login, RuntimeFaultError
 from miniworker.runtime.fake import Behavior, FakeRuntime
 from support.dispatcher import FakeDispatcher
 
@@ -492,3 +492,46 @@ async def test_eviction_empties_the_machine(machine: Machine) -> None:
     await agent.evict()
     assert await machine.runtime.list() == ()
     assert machine.data_plane.fabric is None
+
+
+def private(task_id: str, password: str = "secret") -> pb.AssignedTask:
+    assigned = task(task_id)
+    assigned.needs_registry_auth = True
+    if password:
+        assigned.registry_auth.username, assigned.registry_auth.password = "ann", password
+    return assigned
+
+
+async def test_an_image_is_pulled_with_the_login_that_came_with_the_task(machine: Machine) -> None:
+    async with machine.agent():
+        machine.dispatcher.assign_task(private("t1"))
+        await machine.dispatcher.task_state("t1", RUNNING)
+        assert machine.runtime.logins == {"whoami:1": Login("ann", "secret")}
+        machine.dispatcher.assign_task(task("t2"))
+        await machine.dispatcher.task_state("t2", RUNNING)
+        assert machine.runtime.logins == {"whoami:1": None}
+
+
+def written(folder: Path) -> bytes:
+    """All that the agent has on disk."""
+    return b"".join(path.read_bytes() for path in folder.glob("agent.db*"))
+
+
+async def test_a_login_is_not_written_down_and_waited_for_after_a_restart(
+    machine: Machine, tmp_path: Path
+) -> None:
+    """The agent dies before it has pulled: its successor knows only that it needs the login."""
+    machine.runtime.fail_next("pull", RuntimeFaultError("never"))
+    async with machine.agent():
+        machine.dispatcher.assign_task(private("t1"))
+        await machine.dispatcher.task_state("t1", objects.TASK_STATE_REJECTED)
+        machine.dispatcher.assign_task(private("t2", password=""))
+        await machine.dispatcher.until(lambda: "t2" in machine.dispatcher.statuses)
+        assert b"secret" not in await asyncio.to_thread(written, tmp_path)
+    async with machine.agent():
+        machine.dispatcher.assign_task(task("t3"))
+        await machine.dispatcher.task_state("t3", RUNNING)
+        assert machine.dispatcher.statuses["t2"].state == objects.TASK_STATE_PREPARING
+        machine.dispatcher.assign_task(private("t2"))
+        await machine.dispatcher.task_state("t2", RUNNING)
+        assert machine.runtime.logins == {"whoami:1": Login("ann", "secret")}

@@ -11,6 +11,7 @@ from miniproto.v1 import dispatcher_pb2 as dispatch
 from miniproto.v1 import objects_pb2 as pb
 from miniworker.agent.assignments import AssignmentSet
 from miniworker.agent.state import AgentState
+from miniworker.network.api import EncryptionPeer, Fabric
 
 keys = st.sampled_from(["task/a", "task/b", "task/c"])
 changes = st.lists(
@@ -84,6 +85,48 @@ def test_networks_and_endpoints_become_a_fabric() -> None:
     assert network.subnet == IPv4Network("10.0.0.0/24")
     assert network.node_address == IPv4Address("10.0.0.2")
     assert (endpoint.address, endpoint.vtep) == (IPv4Address("10.0.0.3"), IPv4Address("10.77.0.12"))
+
+
+def service(address: str, *backends: str) -> dispatch.Assignment:
+    return dispatch.Assignment(
+        service=dispatch.NetworkService(
+            network_id="n",
+            service_id="s",
+            name="web",
+            virtual_address=address,
+            backends=[dispatch.ServiceBackend(task_id=item, address=item) for item in backends],
+        )
+    )
+
+
+def test_services_with_an_address_and_peers_are_part_of_the_fabric_and_change_with_it() -> None:
+    peer = dispatch.EncryptionPeer(node_id="x", vtep="10.77.0.12", public_key="a2V5")
+    assignments = AssignmentSet(
+        {
+            "service/n/s": service("10.0.1.9", "10.0.1.12", "10.0.1.11"),
+            "service/n/dnsrr": service("", "10.0.1.11"),
+            "peer/x": dispatch.Assignment(peer=peer),
+        }
+    )
+
+    def fabric() -> Fabric:
+        return assignments.fabric(node_id="me", data_path_address=IPv4Address("10.77.0.11"))
+
+    def put(key: str, wanted: dispatch.Assignment) -> None:
+        change = dispatch.AssignmentChange(key=key, assignment=wanted)
+        assignments.apply(dispatch.Assignments(revision=2, changes=[change]))
+
+    (only,) = fabric().services
+    assert only.address == IPv4Address("10.0.1.9")
+    assert only.backends == (IPv4Address("10.0.1.11"), IPv4Address("10.0.1.12"))
+    assert fabric().peers == (EncryptionPeer("x", IPv4Address("10.77.0.12"), "a2V5"),)
+    put("service/n/dnsrr", service("10.0.1.10", "10.0.1.11"))
+    assert only is next(item for item in fabric().services if item.address == only.address)
+    assert len(fabric().services) == 2
+    put("service/n/s", service(""))
+    assert [item.address for item in fabric().services] == [IPv4Address("10.0.1.10")]
+    assignments.apply(dispatch.Assignments(revision=3, complete=True))
+    assert (fabric().services, fabric().peers) == ((), ())
 
 
 def test_the_file_gives_back_what_was_stored(tmp_path: Path) -> None:

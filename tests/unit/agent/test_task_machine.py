@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
+
 from hypothesis import given
 from hypothesis import strategies as st
 from miniproto.v1 import objects_pb2 as pb
@@ -176,7 +178,7 @@ def test_progress_survives_being_stored(
         error="e",
         pulled=state > pb.TASK_STATE_PREPARING,
         launched=state >= pb.TASK_STATE_STARTING,
-        host_ports=(HostPort(protocol, port, 80),),
+        host_ports=(HostPort(protocol, port, 80), HostPort(protocol, port, 81, IPv4Address("10.77.0.21"))),
         container_id="c",
         pid=5,
         exit_code=3,

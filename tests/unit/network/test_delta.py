@@ -7,6 +7,7 @@ from ipaddress import IPv4Address
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from miniworker.network.checks import in_words
 from miniworker.network.delta import delta, device_name, link_of
 from miniworker.network.model import (
     Bridge,
@@ -33,7 +34,7 @@ def states(draw: st.DrawFn) -> KernelState:
     for number in range(draw(st.integers(0, 2))):
         bridge, vxlan = f"mbr-{number}", f"mvx-{number}"
         mac, mtu = draw(st.sampled_from(["02:42:00:00:00:01", "02:42:00:00:00:02"])), 1450
-        objects.add(Bridge(bridge, mac, mtu))
+        objects.add(Bridge(bridge, mac, mtu, draw(st.booleans())))
         objects.update(LinkAddress(bridge, item, 24) for item in draw(st.sets(addresses(), max_size=2)))
         objects.update(
             Neighbor(bridge, item, f"02:42:{number}") for item in draw(st.sets(addresses(), max_size=3))
@@ -42,7 +43,7 @@ def states(draw: st.DrawFn) -> KernelState:
             vni = draw(st.integers(4096, 4097))
             objects.add(Vxlan(vxlan, bridge, vni, draw(addresses()), 4789, mtu))
             objects.update(
-                Tunnel(vxlan, f"02:42:{draw(st.integers(0, 1))}", item)
+                Tunnel(vxlan, f"02:42:{draw(st.integers(0, 1))}", item, draw(st.booleans()))
                 for item in draw(st.sets(addresses(), max_size=1))
             )
     return frozenset(objects)
@@ -101,3 +102,12 @@ def test_a_run_that_was_interrupted_is_completed_by_the_next(
 @pytest.mark.parametrize("state", [frozenset(), frozenset({Bridge("mbr-0", "02:42:00:00:00:01", 1450)})])
 def test_all_goes_when_nothing_is_wanted(state: KernelState) -> None:
     assert {item.item for item in delta(frozenset(), state)} == state
+
+
+@given(wanted=states(), observed=states())
+def test_every_step_says_what_differs(wanted: KernelState, observed: KernelState) -> None:
+    for operation in delta(wanted, observed):
+        said = in_words(operation)
+        assert said.missing == operation.add
+        assert link_of(operation.item) in said.item
+        assert not said.task_id

@@ -8,13 +8,29 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from miniworker.network.api import Attachment, Fabric, OverlayNetwork, RemoteEndpoint, Sandbox
+from miniworker.network.api import (
+    Attachment,
+    Fabric,
+    HostPort,
+    OverlayNetwork,
+    RemoteEndpoint,
+    Sandbox,
+    VirtualService,
+)
+from miniworker.network.checks import inner_differences
 from miniworker.network.errors import NetworkError, UnknownNetworkError
 from miniworker.network.gateway import POOL, choose_address, choose_subnet, gateway_of
-from miniworker.network.model import Bridge, LinkAddress, Neighbor, ReturnPath, Tunnel, Vxlan
+from miniworker.network.model import Bridge, LinkAddress, Neighbor, Tunnel, Vxlan
 from miniworker.network.names import bridge_name, gateway_port_name, mac_of, port_name, vxlan_name
-from miniworker.network.plan import plan, return_paths
-from miniworker.network.sandbox_plan import on_ingress, overlay_interfaces, plan_sandbox
+from miniworker.network.plan import plan
+from miniworker.network.sandbox_plan import (
+    SandboxPlan,
+    leads_out,
+    overlay_interfaces,
+    plan_found,
+    plan_sandbox,
+)
+from miniworker.network.sandboxes import FoundSandbox
 
 ID = "9qv2cn8t4ym1k0w7z3xdr5hbj"
 OWN, OTHER = IPv4Address("10.77.0.11"), IPv4Address("10.77.0.12")
@@ -40,6 +56,22 @@ FABRIC = Fabric(
     ),
 )
 LOCAL = IPv4Network("172.18.0.0/16")
+USER = replace(
+    NETWORK,
+    id="backend0000000",
+    subnet=IPv4Network("10.0.1.0/24"),
+    gateway=IPv4Address("10.0.1.1"),
+    vni=4097,
+    ingress=False,
+    node_address=None,
+)
+INTERNAL = replace(
+    USER,
+    id="internal000000",
+    subnet=IPv4Network("10.0.2.0/24"),
+    gateway=IPv4Address("10.0.2.1"),
+    internal=True,
+)
 
 
 def test_a_network_is_a_bridge_a_tunnel_device_and_known_places() -> None:
@@ -60,43 +92,87 @@ def test_an_endpoint_of_a_network_that_is_not_here_is_nothing() -> None:
     assert plan(replace(FABRIC, endpoints=(*FABRIC.endpoints, stranger))) == plan(FABRIC)
 
 
-def test_answers_go_back_through_any_node_this_one_included() -> None:
-    expected = {
-        ReturnPath("02:42:0a:00:00:02", IPv4Address("10.0.0.2"), 0x10002),
-        ReturnPath("02:42:0a:00:00:03", IPv4Address("10.0.0.3"), 0x10003),
+def test_every_node_has_the_gateways_address_and_no_tunnel_leads_to_it() -> None:
+    gateway = RemoteEndpoint(USER.id, USER.gateway, "node2", OTHER)
+    there = RemoteEndpoint(USER.id, IPv4Address("10.0.1.6"), "node2", OTHER, "task2")
+    assert plan(Fabric("node1", OWN, (USER,), (gateway, there))) == {
+        Bridge("mbr-backend0", "02:42:0a:00:01:01", 1450),
+        Vxlan("mvx-backend0", "mbr-backend0", 4097, OWN, 4789, 1450),
+        LinkAddress("mbr-backend0", USER.gateway, 24),
+        Neighbor("mbr-backend0", IPv4Address("10.0.1.6"), "02:42:0a:00:01:06"),
+        Tunnel("mvx-backend0", "02:42:0a:00:01:06", OTHER),
     }
-    assert return_paths(FABRIC) == expected
-    assert return_paths(replace(FABRIC, endpoints=FABRIC.endpoints[1:])) == expected
+
+
+def made(*attachments: Attachment, fabric: Fabric, local: str | None = "172.18.0.2") -> SandboxPlan:
+    address = IPv4Address(local) if local else None
+    return plan_sandbox(Sandbox("task1", attachments), fabric, subnet=LOCAL, local_address=address)
+
+
+ON_USER = Attachment(USER.id, IPv4Address("10.0.1.4"))
+ON_INTERNAL = Attachment(INTERNAL.id, IPv4Address("10.0.2.4"))
+ON_INGRESS = Attachment(ID, IPv4Address("10.0.0.5"))
+ALL = replace(FABRIC, networks=(INTERNAL, USER, NETWORK))
 
 
 def test_a_sandbox_has_the_ingress_network_first_and_the_way_out_last() -> None:
-    backend = replace(
-        NETWORK, id="backend0000000", subnet=IPv4Network("10.0.1.0/24"), ingress=False, node_address=None
-    )
-    fabric = replace(FABRIC, networks=(backend, NETWORK))
-    attachments = (
-        Attachment("backend0000000", IPv4Address("10.0.1.4")),
-        Attachment(ID, IPv4Address("10.0.0.5")),
-    )
-    made = plan_sandbox(
-        Sandbox("task1", attachments), fabric, subnet=LOCAL, local_address=IPv4Address("172.18.0.2")
-    )
-    assert [(item.name, str(item.address), item.bridge) for item in made.interfaces] == [
+    plan = made(ON_USER, ON_INGRESS, fabric=ALL)
+    assert [(item.name, str(item.address), item.bridge) for item in plan.interfaces] == [
         ("eth0", "10.0.0.5", "mbr-9qv2cn8t"),
         ("eth1", "10.0.1.4", "mbr-backend0"),
         ("eth2", "172.18.0.2", "mini_gwbridge"),
     ]
-    assert made.source == IPv4Address("10.0.0.5")
-    assert made.returns == return_paths(fabric)
-    assert overlay_interfaces("task1", made.addresses, fabric) == made.interfaces[:2]
-    assert on_ingress(made.addresses, fabric)
+    assert plan.source == IPv4Address("10.0.0.5")
+    assert plan.answers_via == NETWORK.gateway
+    assert plan.nameserver == USER.gateway
+    assert plan.hosts_address == ON_USER.address
+    assert overlay_interfaces("task1", plan.addresses, ALL) == plan.interfaces[:2]
 
 
 def test_a_task_without_networks_has_only_the_way_out() -> None:
-    made = plan_sandbox(Sandbox("t", ()), FABRIC, subnet=LOCAL, local_address=IPv4Address("172.18.0.9"))
-    assert [item.name for item in made.interfaces] == ["eth0"]
-    assert (made.source, made.returns) == (IPv4Address("172.18.0.9"), frozenset())
-    assert not on_ingress(made.addresses, FABRIC)
+    plan = made(fabric=FABRIC, local="172.18.0.9")
+    assert [item.name for item in plan.interfaces] == ["eth0"]
+    assert plan.source == plan.hosts_address == IPv4Address("172.18.0.9")
+    assert (plan.answers_via, plan.nameserver, plan.vips) == (None, None, frozenset())
+
+
+def test_a_task_on_internal_networks_only_has_no_way_out() -> None:
+    plan = made(ON_INTERNAL, fabric=ALL, local=None)
+    assert [item.name for item in plan.interfaces] == ["eth0"]
+    assert (plan.gateway, plan.source) == (None, None)
+    assert plan.nameserver == INTERNAL.gateway
+
+
+@pytest.mark.parametrize(
+    ("attachments", "ports", "expected"),
+    [
+        ((), (), True),
+        ((ON_USER,), (), True),
+        ((ON_INTERNAL,), (), False),
+        ((ON_INTERNAL, ON_USER), (), True),
+        ((ON_INTERNAL, ON_INGRESS), (), True),
+        ((ON_INTERNAL,), (HostPort("tcp", 80, 80),), True),
+    ],
+)
+def test_who_has_a_way_out(
+    attachments: tuple[Attachment, ...], ports: tuple[HostPort, ...], expected: bool
+) -> None:
+    assert leads_out(Sandbox("t", attachments, ports), ALL) is expected
+
+
+@given(st.permutations([ON_USER, ON_INTERNAL, ON_INGRESS]), st.integers(0, 3), st.booleans())
+def test_the_plan_of_a_sandbox_is_found_again_from_its_addresses(
+    attachments: list[Attachment], count: int, way_out: bool
+) -> None:
+    service = VirtualService(USER.id, "s", IPv4Address("10.0.1.100"), (IPv4Address("10.0.1.4"),))
+    fabric = replace(ALL, services=(service,))
+    plan = made(*attachments[:count], fabric=fabric, local="172.18.0.2" if way_out or not count else None)
+    assert plan_found("task1", plan.addresses, fabric, subnet=LOCAL) == plan
+    gateways = frozenset({plan.gateway} if plan.gateway else ())
+    whole = FoundSandbox(plan.addresses, True, gateways, plan.answers_via)
+    assert list(inner_differences("task1", plan, whole)) == []
+    lacking = {item.kind for item in inner_differences("task1", plan, FoundSandbox(frozenset()))}
+    assert lacking == {"address"} | ({"route"} if plan.gateway or plan.answers_via else set())
 
 
 def test_an_unknown_network_is_refused_by_name() -> None:

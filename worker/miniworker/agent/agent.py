@@ -27,6 +27,7 @@ from miniworker.agent.hooks.allowed import AllowedHook
 from miniworker.agent.hooks.chain import HookChain
 from miniworker.agent.hooks.sandbox import SandboxHook
 from miniworker.agent.ingress_client import IngressTables, IngressWant
+from miniworker.agent.logins import Logins
 from miniworker.agent.reporter import Reporter
 from miniworker.agent.session import Dial, Session, SessionState
 from miniworker.agent.state import AgentState
@@ -84,6 +85,7 @@ class Agent:
         self._ingress: Follower[IngressWant] = Follower(
             "ingress", parts.ingress.apply, clock=parts.clock, done=self._applied
         )
+        self._logins = Logins()
         self._executor = ContainerExecutor(
             parts.runtime,
             HookChain([AllowedHook(identity.allowed), SandboxHook(parts.data_plane, self)]),
@@ -91,6 +93,7 @@ class Agent:
             Drain(parts.data_plane, parts.clock),
             clock=parts.clock,
             node_id=identity.node_id,
+            logins=self._logins,
         )
         self._session = Session(
             self,
@@ -126,6 +129,7 @@ class Agent:
         async with self._group as group:
             await self._restore()
             group.start_eternal("fabric", self._fabric.run())
+            group.start_eternal("network check", self._parts.data_plane.watch())
             group.start_eternal("ingress table", self._ingress.run())
             group.start_eternal("ingress watch", self._parts.ingress.watch(self._ingress.again))
             group.start_eternal("session", self._session.run())
@@ -173,6 +177,7 @@ class Agent:
             self._parts.state.save_managers(managers)
 
     def assignments(self, message: dispatch.Assignments) -> None:
+        self._logins.take(message)
         change = self._assignments.apply(message)
         self._parts.state.save_assignments(change.changed, change.removed)
         self._update_tasks(change)
@@ -230,6 +235,7 @@ class Agent:
             self._forget(task_id)
 
     def _forget(self, task_id: str) -> None:
+        self._logins.forget(task_id)
         del self._runners[task_id]
         self._parts.state.forget_status(task_id)
 

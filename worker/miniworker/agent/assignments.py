@@ -11,9 +11,12 @@ from miniproto.v1 import dispatcher_pb2 as dispatch
 from miniproto.v1 import ingress_pb2
 
 from miniworker.agent.dns_table import dns_table
-from miniworker.network.api import Fabric, OverlayNetwork, RemoteEndpoint
+from miniworker.network.api import EncryptionPeer, Fabric, OverlayNetwork, RemoteEndpoint, VirtualService
 
 V = TypeVar("V")
+
+_FABRIC_ITEMS = frozenset({"network", "endpoint", "service", "peer"})
+_NAMED_ITEMS = frozenset({"network", "service", "task"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,9 @@ class AssignmentSet:
         self._items: dict[str, dispatch.Assignment] = {}
         self._networks: dict[str, OverlayNetwork] = {}
         self._endpoints: dict[str, RemoteEndpoint] = {}
-        self._fabric: tuple[tuple[OverlayNetwork, ...], tuple[RemoteEndpoint, ...]] | None = None
+        self._services: dict[str, VirtualService] = {}
+        self._peers: dict[str, EncryptionPeer] = {}
+        self._fabric: Fabric | None = None
         self._ports: tuple[dispatch.PublishedPort, ...] | None = None
         self._dns: ingress_pb2.DnsTable | None = None
         self.revision = 0
@@ -86,40 +91,50 @@ class AssignmentSet:
         return self._dns
 
     def fabric(self, *, node_id: str, data_path_address: IPv4Address) -> Fabric:
-        """The networks and endpoints as the data plane takes them, in a stable order."""
+        """What is common to the node's tasks as the data plane takes it, in a stable order."""
         if self._fabric is None:
-            self._fabric = (_in_order(self._networks), _in_order(self._endpoints))
-        networks, endpoints = self._fabric
-        return Fabric(
-            node_id=node_id, data_path_address=data_path_address, networks=networks, endpoints=endpoints
-        )
+            self._fabric = Fabric(
+                node_id=node_id,
+                data_path_address=data_path_address,
+                networks=_in_order(self._networks),
+                endpoints=_in_order(self._endpoints),
+                services=_in_order(self._services),
+                peers=_in_order(self._peers),
+            )
+        return self._fabric
 
     def _put(self, key: str, item: dispatch.Assignment) -> None:
         self._items[key] = item
-        self._forget_dns(item)
-        match item.WhichOneof("item"):
+        kind = item.WhichOneof("item")
+        match kind:
             case "network":
                 self._networks[key] = _network(item.network)
-                self._fabric = None
             case "endpoint":
                 self._endpoints[key] = _endpoint(item.endpoint)
-                self._fabric = None
-            case "port":
-                self._ports = None
+            case "service":
+                self._put_service(key, item.service)
+            case "peer":
+                self._peers[key] = _peer(item.peer)
+        self._touch(kind)
 
-    def _forget_dns(self, item: dispatch.Assignment) -> None:
-        if item.WhichOneof("item") in ("network", "service", "task"):
-            self._dns = None
+    def _put_service(self, key: str, service: dispatch.NetworkService) -> None:
+        """A service has an address of its own or not (`dnsrr`), and may be updated from one to the other."""
+        self._services.pop(key, None)
+        if service.virtual_address:
+            self._services[key] = _virtual_service(service)
 
     def _forget_forms(self, key: str, item: dispatch.Assignment) -> None:
-        self._forget_dns(item)
-        match item.WhichOneof("item"):
-            case "network" | "endpoint":
-                self._networks.pop(key, None)
-                self._endpoints.pop(key, None)
-                self._fabric = None
-            case "port":
-                self._ports = None
+        for forms in (self._networks, self._endpoints, self._services, self._peers):
+            forms.pop(key, None)
+        self._touch(item.WhichOneof("item"))
+
+    def _touch(self, kind: str | None) -> None:
+        if kind in _FABRIC_ITEMS:
+            self._fabric = None
+        if kind in _NAMED_ITEMS:
+            self._dns = None
+        if kind == "port":
+            self._ports = None
 
 
 def _in_order(values: Mapping[str, V]) -> tuple[V, ...]:
@@ -136,6 +151,8 @@ def _network(network: dispatch.AssignedNetwork) -> OverlayNetwork:
         mtu=network.mtu,
         ingress=network.ingress,
         node_address=IPv4Address(network.node_address) if network.node_address else None,
+        internal=network.internal,
+        encrypted=network.encrypted,
     )
 
 
@@ -147,3 +164,16 @@ def _endpoint(endpoint: dispatch.Endpoint) -> RemoteEndpoint:
         vtep=IPv4Address(endpoint.vtep),
         task_id=endpoint.task_id,
     )
+
+
+def _virtual_service(service: dispatch.NetworkService) -> VirtualService:
+    return VirtualService(
+        network_id=service.network_id,
+        service_id=service.service_id,
+        address=IPv4Address(service.virtual_address),
+        backends=tuple(sorted(IPv4Address(backend.address) for backend in service.backends)),
+    )
+
+
+def _peer(peer: dispatch.EncryptionPeer) -> EncryptionPeer:
+    return EncryptionPeer(node_id=peer.node_id, vtep=IPv4Address(peer.vtep), public_key=peer.public_key)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from minicommon.units import parse_bytes
 from miniproto.v1 import dispatcher_pb2 as dispatch
 from miniproto.v1 import objects_pb2 as pb
 
-from miniworker.agent.statuses import protocol_name
+from miniworker.agent.statuses import host_port
 from miniworker.network.api import HostPort
 from miniworker.runtime.api import (
     NO_HEALTH_CHECK,
@@ -13,6 +16,7 @@ from miniworker.runtime.api import (
     Device,
     HealthCheck,
     Limits,
+    LogLimits,
     Mount,
     MountKind,
     Ulimit,
@@ -22,6 +26,8 @@ LABEL_PREFIX = "com.docker.swarm."
 """moby `daemon/cluster/executor/container/container.go`."""
 
 TASK_ID_LABEL = LABEL_PREFIX + "task.id"
+
+RESOURCE_PREFIX = "DOCKER_RESOURCE_"
 
 DEFAULT_STOP_GRACE_NS = 10_000_000_000
 """Swarm's default stop grace period: 10 s."""
@@ -37,7 +43,7 @@ def container_config(task: dispatch.AssignedTask, *, node_id: str) -> ContainerC
         image=spec.image,
         command=tuple(spec.command),
         args=tuple(spec.args),
-        env=tuple(spec.env),
+        env=(*spec.env, *resource_variables(task.resources)),
         hostname=spec.hostname,
         user=spec.user,
         groups=tuple(spec.groups),
@@ -53,6 +59,7 @@ def container_config(task: dispatch.AssignedTask, *, node_id: str) -> ContainerC
             memory_bytes=limits.memory_bytes,
             pids=limits.pids,
             swap_bytes=limits.swap_bytes,
+            swappiness=limits.swappiness.percent if limits.HasField("swappiness") else -1,
         ),
         hosts=tuple((entry.address, entry.name) for entry in spec.hosts),
         dns=tuple(spec.dns.nameservers),
@@ -71,6 +78,22 @@ def container_config(task: dispatch.AssignedTask, *, node_id: str) -> ContainerC
         host_pid=spec.host_pid,
         seccomp_unconfined=spec.seccomp_unconfined,
         no_new_privileges=spec.no_new_privileges,
+        logs=_logs(task.spec.log_driver),
+    )
+
+
+def resource_variables(resources: Iterable[pb.GenericResource]) -> tuple[str, ...]:
+    """`DOCKER_RESOURCE_GPU=UUID1,UUID2`, `DOCKER_RESOURCE_SSD=3` (swarmkit `api/genericresource/string.go`)."""
+    return tuple(
+        f"{RESOURCE_PREFIX}{each.kind.upper()}={','.join(each.ids) or each.count}" for each in resources
+    )
+
+
+def _logs(driver: pb.LogDriver) -> LogLimits:
+    options = driver.options
+    return LogLimits(
+        keep=driver.name != "none",
+        max_bytes=parse_bytes(options["max-size"]) if "max-size" in options else 0,
     )
 
 
@@ -124,11 +147,7 @@ def readiness(task: dispatch.AssignedTask) -> HealthCheck | None:
 
 def host_ports(task: dispatch.AssignedTask) -> tuple[HostPort, ...]:
     """The ports that the task publishes on this node alone."""
-    return tuple(
-        HostPort(protocol_name(port.protocol), port.published_port, port.target_port)
-        for port in task.ports
-        if port.publish_mode == pb.PUBLISH_MODE_HOST
-    )
+    return tuple(host_port(port) for port in task.ports if port.publish_mode == pb.PUBLISH_MODE_HOST)
 
 
 def _swarm_labels(task: dispatch.AssignedTask, node_id: str) -> dict[str, str]:

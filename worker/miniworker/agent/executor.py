@@ -17,6 +17,7 @@ from miniworker.agent.health.monitor import Change, Monitor, Watch
 from miniworker.agent.health.policy import Verdict, policy_of, readiness_policy_of
 from miniworker.agent.health.probes import Target
 from miniworker.agent.hooks.api import Prepared, TaskHook
+from miniworker.agent.logins import Logins
 from miniworker.agent.task_machine import Event, Progress, Step
 from miniworker.runtime.api import NoSuchContainerError, Runtime
 
@@ -41,7 +42,15 @@ class ContainerExecutor:
     """The real one."""
 
     def __init__(
-        self, runtime: Runtime, hook: TaskHook, monitor: Monitor, drain: Drain, *, clock: Clock, node_id: str
+        self,
+        runtime: Runtime,
+        hook: TaskHook,
+        monitor: Monitor,
+        drain: Drain,
+        *,
+        clock: Clock,
+        node_id: str,
+        logins: Logins,
     ) -> None:
         self._runtime = runtime
         self._hook = hook
@@ -50,6 +59,7 @@ class ContainerExecutor:
         self._clock = clock
         self._node_id = node_id
         self._watches: dict[str, _Watches] = {}
+        self._logins = logins
 
     async def perform(self, step: Step, task: dispatch.AssignedTask, progress: Progress) -> Event:
         match step:
@@ -114,7 +124,8 @@ class ContainerExecutor:
     async def _act(self, step: Step, task: dispatch.AssignedTask, progress: Progress) -> None:
         match step:
             case Step.PULL:
-                await self._runtime.pull(task.spec.container.image)
+                login = await self._logins.of(task)
+                await self._runtime.pull(task.spec.container.image, login=login)
                 await self._hook.wait_ready(task)
             case Step.STOP:
                 await self._stop(task.id, progress)

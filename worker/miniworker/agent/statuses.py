@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from ipaddress import AddressValueError, IPv4Address
+
+from minicommon.errors import InvalidArgumentError
 from miniproto.v1 import objects_pb2 as pb
 
 from miniworker.agent.task_machine import Progress, Stop
@@ -49,10 +52,7 @@ def from_status(status: pb.TaskStatus) -> Progress:
         error=status.error,
         pulled=status.state > pb.TASK_STATE_PREPARING,
         launched=status.state >= pb.TASK_STATE_STARTING,
-        host_ports=tuple(
-            HostPort(protocol_name(port.protocol), port.published_port, port.target_port)
-            for port in status.host_ports
-        ),
+        host_ports=tuple(host_port(port) for port in status.host_ports),
         container_id=status.container_id,
         pid=status.pid,
         exit_code=status.exit_code,
@@ -69,10 +69,27 @@ def from_status(status: pb.TaskStatus) -> Progress:
     )
 
 
+def host_port(port: pb.PortConfig) -> HostPort:
+    """Raises InvalidArgumentError: the way to the task has no IPv6."""
+    try:
+        host_ip = IPv4Address(port.host_ip or 0)
+    except AddressValueError as error:
+        raise InvalidArgumentError(
+            f"host_ip: must be an IPv4 address for a port in host mode, got {port.host_ip}"
+        ) from error
+    return HostPort(
+        protocol_name(port.protocol),
+        port.published_port,
+        port.target_port,
+        None if host_ip.is_unspecified else host_ip,
+    )
+
+
 def _port_config(port: HostPort) -> pb.PortConfig:
     return pb.PortConfig(
         protocol=_PROTOCOLS[port.protocol],
         target_port=port.target_port,
         published_port=port.published_port,
         publish_mode=pb.PUBLISH_MODE_HOST,
+        host_ip=str(port.host_ip or ""),
     )

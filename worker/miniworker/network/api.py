@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -73,6 +74,8 @@ class HostPort:
     published_port: int
     """0: the data plane chooses one of 32768-60999 that is free."""
     target_port: int
+    host_ip: IPv4Address | None = None
+    """The only address of the node that leads there; None: all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,21 @@ class Connections:
     """Ended by the task, but the other side has not got everything yet."""
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Difference:
+    """Something in which the kernel is not as planned."""
+
+    kind: str
+    """"bridge", "tunnel device", "address", "forwarding entry", "neighbor entry", "interface", "route", "rules" or
+    "forwarding"."""
+    task_id: str
+    """In the namespace of this task; empty: in the node's own."""
+    item: str
+    """For people: "10.0.1.1/24 on mbr-9qv2cn8t"."""
+    missing: bool
+    """It should be there; False: it should not."""
+
+
 class DataPlane(Protocol):
     """Level-triggered: state what should be, and the kernel follows. Raises `network.errors.NetworkError`."""
 
@@ -139,6 +157,19 @@ class DataPlane(Protocol):
 
     async def adopt(self, task_ids: frozenset[str]) -> None:
         """After a restart: keep the sandboxes of these tasks and remove all others that are ours."""
+
+    async def verify(self) -> tuple[Difference, ...]:
+        """Compare all of the plan with the kernel, and change nothing."""
+
+    async def repair(self) -> tuple[Difference, ...]:
+        """Make equal what differs; what that was. While nobody has changed anything, this is cheap."""
+
+    async def watch(self) -> None:
+        """Repair from time to time; never returns."""
+
+    @property
+    def repairs(self) -> Mapping[str, int]:
+        """How many differences have been repaired, by kind."""
 
     async def clear(self) -> None:
         """Remove everything of ours from the kernel: the node leaves the cluster."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Address
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,7 @@ def _additions(index: int, item: KernelObject) -> Iterator[Request]:
     match item:
         case LinkAddress(_, address, prefix):
             yield rtnetlink.add_address(index, address, prefix)
-        case Tunnel(_, mac, vtep):
+        case Tunnel(_, mac, vtep, _):
             yield rtnetlink.put_forwarding(index, mac, state=_FIXED, flags=_NTF_SELF, vtep=vtep)
             yield rtnetlink.put_forwarding(index, mac, state=_FIXED, flags=_NTF_MASTER)
         case Neighbor(_, address, mac):
@@ -150,7 +151,7 @@ def _removals(index: int, item: KernelObject) -> Iterator[Request]:
     match item:
         case LinkAddress(_, address, prefix):
             yield rtnetlink.delete_address(index, address, prefix, accepted=GONE)
-        case Tunnel(_, mac, vtep):
+        case Tunnel(_, mac, vtep, _):
             yield rtnetlink.delete_forwarding(index, mac, flags=_NTF_SELF, vtep=vtep, accepted=GONE)
             # The bridge may know the address behind another port by now, which is not an error.
             yield rtnetlink.delete_forwarding(index, mac, flags=_NTF_MASTER, accepted=GONE)
@@ -171,6 +172,11 @@ def index_of(name: str) -> int:
 def local_forwarding(index: int, mac: str) -> Request:
     """Tell a bridge that `mac` is behind its port `index`."""
     return rtnetlink.put_forwarding(index, mac, state=_NUD_NOARP, flags=_NTF_MASTER)
+
+
+def permanent_neighbor(index: int, address: IPv4Address, mac: str) -> Request:
+    """How `address` is reached by interface `index`; nobody is asked."""
+    return rtnetlink.put_neighbor(index, address, mac, state=_NUD_PERMANENT)
 
 
 def neighbor_requests(items: Iterable[Neighbor]) -> list[Request]:

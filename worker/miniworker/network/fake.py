@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from miniworker.network.api import AttachedSandbox, Connections, Fabric, HostPort, Sandbox
+from miniworker.network.api import AttachedSandbox, Connections, Difference, Fabric, HostPort, Sandbox
 from miniworker.network.errors import PortInUseError, UnknownNetworkError
 
 _FIRST_CHOSEN_PORT = 32768
@@ -35,10 +37,14 @@ class FakeDataPlane:
             ports = self._choose(sandbox.host_ports)
             self.sandboxes[sandbox.task_id] = replace(sandbox, host_ports=ports)
         kept = self.sandboxes[sandbox.task_id]
+        by_id = {network.id: network for network in self.fabric.networks} if self.fabric else {}
+        named = [item for item in kept.attachments if not by_id[item.network_id].ingress]
+        addresses = [item.address for item in (*named, *kept.attachments)]
         return AttachedSandbox(
             netns=self._netns_dir / sandbox.task_id,
             host_ports=kept.host_ports,
-            hosts_address=kept.attachments[0].address if kept.attachments else IPv4Address("172.18.0.2"),
+            hosts_address=addresses[0] if addresses else IPv4Address("172.18.0.2"),
+            nameserver=by_id[named[0].network_id].gateway if named else None,
         )
 
     async def open_socket(self, task_id: str) -> socket.socket:
@@ -55,6 +61,20 @@ class FakeDataPlane:
 
     async def adopt(self, task_ids: frozenset[str]) -> None:
         self.sandboxes = {key: value for key, value in self.sandboxes.items() if key in task_ids}
+
+    async def verify(self) -> tuple[Difference, ...]:
+        """None: nobody else can change what is kept here."""
+        return ()
+
+    async def repair(self) -> tuple[Difference, ...]:
+        return ()
+
+    async def watch(self) -> None:
+        await asyncio.Event().wait()
+
+    @property
+    def repairs(self) -> Mapping[str, int]:
+        return {}
 
     async def clear(self) -> None:
         self.sandboxes.clear()

@@ -20,12 +20,12 @@ def gateway_subnet(netlink: IPRoute) -> IPv4Network | None:
     return None
 
 
-def ensure_gateway(netlink: IPRoute) -> IPv4Network:
-    """Make the bridge unless it is there; its subnet. Raises NetworkError."""
+def ensure_gateway(netlink: IPRoute, chosen: IPv4Network | None = None) -> IPv4Network:
+    """Make the bridge unless it is there; its subnet, which is `chosen` if that is given. Raises NetworkError."""
     try:
         subnet = gateway_subnet(netlink)
         if subnet is None:
-            subnet = choose_subnet(used_subnets(netlink, apart_from=GATEWAY_BRIDGE))
+            subnet = chosen or choose_subnet(used_subnets(netlink, apart_from=GATEWAY_BRIDGE))
             _make(netlink, subnet)
         set_local_bridge(GATEWAY_BRIDGE)
         return subnet

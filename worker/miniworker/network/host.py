@@ -10,14 +10,17 @@ from minicommon.clock import Clock
 from pyroute2 import IPRoute
 
 from miniworker.network import nft
-from miniworker.network.api import OverlayNetwork
+from miniworker.network.api import Difference, OverlayNetwork
 from miniworker.network.firewall_watch import FirewallWatch, others_translate
 from miniworker.network.gateway import PortForward, host_rules, read_forwarding_was_off, read_forwards
 from miniworker.network.gateway_bridge import ensure_gateway, gateway_subnet, remove_gateway
-from miniworker.network.names import INGRESS_TABLE, TABLE, bridge_name
+from miniworker.network.names import GATEWAY_BRIDGE, INGRESS_TABLE, TABLE
 from miniworker.network.namespaces import read_sysctl, write_sysctl
+from miniworker.network.rules import different_rules, expected_of_script, read_tables
 
 _FORWARDING = "ipv4/ip_forward"
+
+_TABLES = (("ip", TABLE), ("bridge", TABLE))
 
 
 class HostTable:
@@ -63,15 +66,23 @@ class HostTable:
                 await self._write(self._subnet)
 
     async def _write(self, subnet: IPv4Network) -> None:
-        rules = host_rules(
-            (subnet, *(network.subnet for network in self.networks if network.ingress)),
-            [bridge_name(network.id) for network in self.networks],
-            self.forwards,
-            forwarding_was_off=self._forwarding_was_off,
-        )
+        rules = host_rules(subnet, self.networks, self.forwards, forwarding_was_off=self._forwarding_was_off)
         if rules != self._rules:
             await asyncio.to_thread(nft.run_script, rules)
             self._rules = rules
+
+    async def differences(self) -> tuple[Difference, ...]:
+        """How the kernel differs from what was written last; nothing before that."""
+        async with self._writing:
+            return await asyncio.to_thread(_differences, self._rules) if self._rules else ()
+
+    async def mend(self) -> None:
+        """Make the kernel equal to what was written last."""
+        async with self._writing:
+            if self._rules:
+                await asyncio.to_thread(_ensure_gateway, self._subnet)
+                await asyncio.to_thread(nft.run_script, self._rules)
+                await asyncio.to_thread(write_sysctl, _FORWARDING, "1")
 
     async def clear(self) -> None:
         """Remove the bridge and the tables, and turn forwarding off if we turned it on and nobody else translates.
@@ -92,13 +103,24 @@ def _read() -> tuple[list[dict[str, Any]], IPv4Network | None]:
         return nft.list_table("ip", TABLE), gateway_subnet(netlink)
 
 
-def _ensure_gateway() -> IPv4Network:
+def _ensure_gateway(chosen: IPv4Network | None = None) -> IPv4Network:
     with IPRoute() as netlink:
-        return ensure_gateway(netlink)
+        return ensure_gateway(netlink, chosen)
+
+
+def _differences(rules: str) -> tuple[Difference, ...]:
+    found: list[Difference] = []
+    if read_sysctl(_FORWARDING) != "1":
+        found.append(Difference("forwarding", "", "net.ipv4.ip_forward = 1", missing=True))
+    with IPRoute() as netlink:
+        if gateway_subnet(netlink) is None:
+            found.append(Difference("bridge", "", GATEWAY_BRIDGE, missing=True))
+    return (*found, *different_rules(expected_of_script(rules, _TABLES), read_tables(_TABLES), task_id=""))
 
 
 def _clear() -> None:
     with IPRoute() as netlink:
         remove_gateway(netlink)
     nft.delete_table("ip", TABLE)
+    nft.delete_table("bridge", TABLE)
     nft.delete_table("inet", INGRESS_TABLE)

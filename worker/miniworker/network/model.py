@@ -13,6 +13,7 @@ class Bridge:
     name: str
     mac: str
     mtu: int
+    up: bool = True
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -25,6 +26,7 @@ class Vxlan:
     local: IPv4Address
     port: int
     mtu: int
+    up: bool = True
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -41,6 +43,8 @@ class Tunnel:
     link: str
     mac: str
     vtep: IPv4Address
+    complete: bool = True
+    """False: only the tunnel device or only the bridge knows it."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -64,13 +68,3 @@ class Operation:
 
     add: bool
     item: KernelObject
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class ReturnPath:
-    """How a task answers what came through one node: the frames' source, and the address to answer through."""
-
-    mac: str
-    address: IPv4Address
-    mark: int
-    """Connection mark, packet mark and routing table in one number."""

@@ -60,6 +60,16 @@ def in_new_namespace(path: Path, work: Callable[[], T]) -> T:
     return _in_own_thread(make_and_work)
 
 
+def in_scratch_namespace(work: Callable[[], T]) -> T:
+    """What `work` returns or raises, done inside a namespace that is gone afterwards."""
+
+    def make_and_work() -> T:
+        _check(_libc.unshare(_CLONE_NEWNET), "cannot make a network namespace")
+        return work()
+
+    return _in_own_thread(make_and_work)
+
+
 def remove_namespace(path: Path) -> None:
     """Let go of the namespace; processes inside keep it until they end. None there: nothing."""
     if is_namespace(path):

@@ -17,7 +17,6 @@ from miniworker.network.model import (
     KernelState,
     LinkAddress,
     Neighbor,
-    ReturnPath,
     Tunnel,
     Vxlan,
 )
@@ -25,9 +24,6 @@ from miniworker.network.names import bridge_name, mac_of, vxlan_name
 
 VXLAN_PORT = 4789
 """UDP (RFC 7348, and Swarm's default)."""
-
-MARK_BASE = 0x10000
-"""Above the numbers of the kernel's own routing tables (253 to 255) and those that people choose."""
 
 
 def plan(fabric: Fabric, *, vxlan_port: int = VXLAN_PORT) -> KernelState:
@@ -42,29 +38,11 @@ def plan(fabric: Fabric, *, vxlan_port: int = VXLAN_PORT) -> KernelState:
     return frozenset(objects)
 
 
-def return_paths(fabric: Fabric) -> frozenset[ReturnPath]:
-    """One for each node on the ingress network, this one included."""
-    networks = {network.id: network for network in fabric.networks if network.ingress}
-    paths = {
-        return_path(networks[item.network_id], item.address)
-        for item in fabric.endpoints
-        if not item.task_id and item.network_id in networks
-    }
-    own = {
-        return_path(network, network.node_address) for network in networks.values() if network.node_address
-    }
-    return frozenset(paths | own)
-
-
-def return_path(network: OverlayNetwork, node_address: IPv4Address) -> ReturnPath:
-    """The mark is the node's number in the subnet: the same everywhere, and nobody has to remember it."""
-    offset = int(node_address) - int(network.subnet.network_address)
-    return ReturnPath(mac_of(node_address), node_address, MARK_BASE + offset)
-
-
 def _devices(network: OverlayNetwork, local: IPv4Address, port: int) -> Iterator[KernelObject]:
     bridge = bridge_name(network.id)
-    address = network.node_address or network.gateway
+    address = (
+        network.node_address or network.gateway
+    )  # the gateway is on every node: nobody's frames to it travel
     yield Bridge(bridge, mac_of(address), network.mtu)
     yield Vxlan(vxlan_name(network.id), bridge, network.vni, local, port, network.mtu)
     yield LinkAddress(bridge, address, network.subnet.prefixlen)

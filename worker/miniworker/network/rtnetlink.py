@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 import struct
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -21,15 +22,19 @@ AF_BRIDGE = 7
 
 _NEW_LINK, _DEL_LINK, _SET_LINK = 16, 17, 19
 _NEW_ADDRESS, _DEL_ADDRESS = 20, 21
-_NEW_ROUTE, _DEL_ROUTE = 24, 25
+_NEW_ROUTE = 24
 _NEW_NEIGHBOR, _DEL_NEIGHBOR = 28, 29
-_NEW_RULE, _DEL_RULE = 32, 33
+_NEW_RULE = 32
+
+GET_LINKS, GET_ADDRESSES, GET_ROUTES, GET_NEIGHBORS, GET_RULES = 18, 22, 26, 30, 34
 
 _REQUEST, _ACK = 0x1, 0x4
 _REPLACE, _EXCLUSIVE, _CREATE = 0x100, 0x200, 0x400
+_DUMP = 0x300
 _NESTED = 0x8000
+_INVERT = 0x2  # of a rule
 
-_ERROR_MESSAGE = 2
+_ERROR_MESSAGE, _DONE = 2, 3
 _SOL_NETLINK, _NETLINK_CAP_ACK = 270, 10
 
 _AT_ONCE = 64
@@ -116,6 +121,74 @@ def _answers(data: bytes) -> list[tuple[int, int]]:
     return answers
 
 
+@dataclass(frozen=True, slots=True)
+class Dumped:
+    """One object of the kernel."""
+
+    head: bytes
+    """The fixed part."""
+    attributes: dict[int, bytes]
+
+    def number(self, kind: int) -> int:
+        """0 when there is no such attribute."""
+        return int.from_bytes(self.attributes.get(kind, b""), sys.byteorder)
+
+    def text(self, kind: int) -> str:
+        return self.attributes.get(kind, b"").rstrip(b"\0").decode()
+
+    def address(self, kind: int) -> IPv4Address | None:
+        value = self.attributes.get(kind)
+        return IPv4Address(value) if value else None
+
+    def mac(self, kind: int) -> str:
+        return self.attributes.get(kind, b"").hex(":")
+
+
+def dump(kind: int, family: int) -> list[Dumped]:
+    """All objects of a kind (`GET_LINKS`...) in the calling thread's network namespace.
+
+    Of several thousand neighbors this takes milliseconds; pyroute2 takes a second.
+    """
+    size = _HEADS[kind]
+    found: list[Dumped] = []
+    try:
+        with socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
+        ) as link:
+            link.settimeout(_SECONDS)
+            link.bind((0, 0))
+            body = bytes([family]) + bytes(size - 1)
+            link.send(struct.pack("=IHHII", 16 + size, kind, _REQUEST | _DUMP, 0, 0) + body)
+            while True:
+                data = link.recv(1 << 17)
+                offset = 0
+                while offset < len(data):
+                    length, answer = struct.unpack_from("=IH", data, offset)
+                    if answer in (_DONE, _ERROR_MESSAGE):
+                        return found
+                    start = offset + 16
+                    found.append(
+                        Dumped(data[start : start + size], attributes(data[start + size : offset + length]))
+                    )
+                    offset += (length + 3) & ~3
+    except OSError as error:
+        raise NetworkError(f"the kernel does not answer on netlink: {error}") from error
+
+
+def attributes(data: bytes) -> dict[int, bytes]:
+    found: dict[int, bytes] = {}
+    offset = 0
+    while offset + 4 <= len(data):
+        length, kind = struct.unpack_from("=HH", data, offset)
+        found[kind & 0x3FFF] = data[offset + 4 : offset + length]
+        offset += max((length + 3) & ~3, 4)
+    return found
+
+
+_HEADS = {GET_LINKS: 16, GET_ADDRESSES: 8, GET_ROUTES: 12, GET_NEIGHBORS: 12, GET_RULES: 12}
+"""Bytes of the fixed part."""
+
+
 # --- links ---
 
 
@@ -125,6 +198,11 @@ def add_veth(port: str, *, bridge: int, mtu: int, peer: str, peer_mac: str, name
     info = _attribute(1, b"veth") + _nest(2, _nest(1, other))
     body = _link() + _text(3, port) + _number(4, mtu) + _number(10, bridge) + _nest(18, info)
     return Request(f"make the interface {port}", _NEW_LINK, _CREATE | _EXCLUSIVE, body)
+
+
+def add_bridge(name: str) -> Request:
+    body = _link() + _text(3, name) + _nest(18, _attribute(1, b"bridge"))
+    return Request(f"make the bridge {name}", _NEW_LINK, _CREATE | _EXCLUSIVE, body)
 
 
 def set_up(index: int) -> Request:
@@ -204,20 +282,14 @@ def put_default_route(
     return Request(f"add the default route via {gateway}", _NEW_ROUTE, _CREATE | _REPLACE, body)
 
 
-def delete_default_route(gateway: IPv4Address, *, table: int, accepted: frozenset[int]) -> Request:
-    body = _route() + _address(5, gateway) + _number(15, table)
-    return Request(f"remove the default route via {gateway}", _DEL_ROUTE, 0, body, accepted)
-
-
-def add_mark_rule(mark: int, *, priority: int, accepted: frozenset[int]) -> Request:
-    """Packets with the mark use the routing table of the same number."""
-    return Request(
-        f"add the rule for mark {mark:#x}", _NEW_RULE, _CREATE | _EXCLUSIVE, _rule(mark, priority), accepted
-    )
-
-
-def delete_mark_rule(mark: int, *, priority: int, accepted: frozenset[int]) -> Request:
-    return Request(f"remove the rule for mark {mark:#x}", _DEL_RULE, 0, _rule(mark, priority), accepted)
+def add_marked_rule(table: int, *, priority: int) -> Request:
+    """Packets with any mark use the routing table."""
+    body = struct.pack(
+        "=BBBBBBBBI", socket.AF_INET, 0, 0, 0, 0, 0, 0, 1, _INVERT
+    )  # action 1: look up a table
+    body += _number(6, priority) + _number(10, 0) + _number(16, 0xFFFFFFFF) + _number(15, table)
+    exists = frozenset({errno.EEXIST})
+    return Request("add the rule for marked packets", _NEW_RULE, _CREATE | _EXCLUSIVE, body, exists)
 
 
 # --- encoding ---
@@ -239,11 +311,6 @@ def _neighbor(family: int, index: int, state: int, flags: int = 0) -> bytes:
 def _route() -> bytes:
     """To everywhere; the table is an attribute, set by an administrator (protocol 4: static), unicast."""
     return struct.pack("=BBBBBBBBI", socket.AF_INET, 0, 0, 0, 0, 4, 0, 1, 0)
-
-
-def _rule(mark: int, priority: int) -> bytes:
-    head = struct.pack("=BBBBBBBBI", socket.AF_INET, 0, 0, 0, 0, 0, 0, 1, 0)  # action 1: look up a table
-    return head + _number(6, priority) + _number(10, mark) + _number(15, mark)
 
 
 def _attribute(kind: int, payload: bytes) -> bytes:

@@ -1,20 +1,15 @@
-"""Sandboxes in the kernel: made, read back, given new return paths, removed."""
+"""Sandboxes in the kernel: made, read back, given new virtual addresses, mended, removed."""
 
 from __future__ import annotations
 
-import errno
-import os
 import socket
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from socket import AF_INET
 
-from pyroute2 import IPRoute, NetlinkError
-
-from miniworker.network import nft, rtnetlink
+from miniworker.network import nfnetlink, rtnetlink
 from miniworker.network.apply import (
     GONE,
     TASK_PORT,
@@ -22,10 +17,10 @@ from miniworker.network.apply import (
     index_of,
     local_forwarding,
     neighbor_requests,
+    permanent_neighbor,
 )
-from miniworker.network.errors import NetworkError
-from miniworker.network.model import ReturnPath
-from miniworker.network.names import gateway_port_name, port_name
+from miniworker.network.conntrack import forget_udp_backend
+from miniworker.network.names import gateway_port_name, mac_of, port_name
 from miniworker.network.namespaces import (
     in_namespace,
     in_new_namespace,
@@ -33,10 +28,22 @@ from miniworker.network.namespaces import (
     remove_namespace,
     write_sysctl,
 )
-from miniworker.network.plan import MARK_BASE
-from miniworker.network.returns import INTERFACE, sandbox_rules
+from miniworker.network.observe import read_addresses, read_links
 from miniworker.network.rtnetlink import Request
 from miniworker.network.sandbox_plan import Interface, SandboxPlan
+from miniworker.network.sandbox_tables import (
+    INGRESS_INTERFACE,
+    NOBODY,
+    change_vips,
+    new_tables,
+    replaced_tables,
+)
+from miniworker.network.vips import Vip, VipDelta, removed_backends
+
+RETURN_TABLE = 0x10000
+"""The routing table of answers: above the kernel's own (253 to 255) and those that people choose."""
+
+_MAIN_TABLE = 254
 
 _RULE_PRIORITY = 100
 """Before the main table's 32766."""
@@ -49,8 +56,6 @@ _LOOPBACK = 1
 
 _LEAVING = 0x6D696E69
 """The device group of those about to be removed; no device is in it for longer."""
-
-_EXISTS = frozenset({errno.EEXIST})
 
 _SETTINGS = {
     # A client's address is reached another way than the one its packets came: any filtering would drop them.
@@ -70,26 +75,31 @@ class FoundSandbox:
     """A sandbox read back from the kernel."""
 
     addresses: frozenset[tuple[str, IPv4Address]]
-    gateway: IPv4Address | None
-    """The default route: made last, so None is a sandbox whose making was interrupted."""
+    complete: bool = True
+    """Its making was not interrupted: the loopback interface, which comes up last, is up."""
+    gateways: frozenset[IPv4Address] = frozenset()
+    """Of default routes of the main table."""
+    answers_via: IPv4Address | None = None
+    """Of the routing table of answers, when there is also the rule that leads to it."""
 
     def has(self, address: IPv4Address) -> bool:
         return any(address == item for _, item in self.addresses)
 
-    @property
-    def local_address(self) -> IPv4Address | None:
-        """On the local bridge: that of the last interface."""
-        numbered = [(int(name.removeprefix("eth")), address) for name, address in self.addresses]
-        return max(numbered)[1] if numbered else None
+    def local_address(self, subnet: IPv4Network) -> IPv4Address | None:
+        """On the local bridge, which has this subnet; None: there is no way out."""
+        return next((address for _, address in self.addresses if address in subnet), None)
 
 
-def make_sandbox(path: Path, plan: SandboxPlan) -> None:
-    """Make a namespace and everything in it. Nothing is left when it fails. Raises NetworkError."""
+def make_sandbox(path: Path, plan: SandboxPlan) -> int:
+    """Make a namespace and everything in it; the generation of its rules.
+
+    Nothing is left when it fails. Raises NetworkError.
+    """
     try:
         in_new_namespace(path, _prepare)
         with path.open() as namespace:
             _connect(plan.interfaces, namespace.fileno())
-        in_namespace(path, lambda: _configure(plan))
+        return in_namespace(path, lambda: _configure(plan))
     except BaseException:
         remove_links(interface.port for interface in plan.interfaces)
         remove_namespace(path)
@@ -98,23 +108,30 @@ def make_sandbox(path: Path, plan: SandboxPlan) -> None:
 
 def find_sandbox(path: Path) -> FoundSandbox | None:
     """What is kept at `path`; None when no namespace is."""
-    if not is_namespace(path):
-        return None
+    return in_namespace(path, look_inside) if is_namespace(path) else None
 
-    def inside() -> FoundSandbox:
-        with IPRoute() as own:
-            names = {int(link["index"]): str(link.get_attr("IFLA_IFNAME")) for link in own.get_links()}
-            addresses = frozenset(
-                (names[int(item["index"])], IPv4Address(item.get_attr("IFA_ADDRESS")))
-                for item in own.get_addr(family=AF_INET)
-                if names[int(item["index"])].startswith("eth")
-            )
-            routes = own.get_routes(family=AF_INET, dst_len=0, table=254)
-            gateways = [route.get_attr("RTA_GATEWAY") for route in routes]
-            return FoundSandbox(addresses, IPv4Address(gateways[0]) if gateways else None)
 
-    with _netlink_errors(f"cannot look into the sandbox {path.name}"):
-        return in_namespace(path, inside)
+def look_inside() -> FoundSandbox:
+    """The sandbox that the calling thread is in."""
+    links = {link.index: link for link in read_links()}
+    addresses = frozenset(
+        (links[index].name, address)
+        for index, address, _ in read_addresses()
+        if index in links and links[index].name.startswith("eth")
+    )
+    marked = any(item.number(15) == RETURN_TABLE for item in rtnetlink.dump(rtnetlink.GET_RULES, AF_INET))
+    gateways = set()
+    answers_via = None
+    for route in rtnetlink.dump(rtnetlink.GET_ROUTES, AF_INET):
+        table, gateway = route.number(15), route.address(5)
+        if route.head[1] or gateway is None:  # the length of its destination: only default routes
+            continue
+        if table == _MAIN_TABLE:
+            gateways.add(gateway)
+        elif table == RETURN_TABLE and marked:
+            answers_via = gateway
+    complete = _LOOPBACK in links and links[_LOOPBACK].up
+    return FoundSandbox(addresses, complete, frozenset(gateways), answers_via)
 
 
 def ports_of_task(task_id: str) -> list[str]:
@@ -139,28 +156,54 @@ def remove_links(names: Iterable[str]) -> None:
         rtnetlink.send([*into, rtnetlink.delete_group(_LEAVING, accepted=GONE)])
 
 
-def set_returns(path: Path, paths: frozenset[ReturnPath]) -> None:
-    """Make a sandbox' return paths equal to `paths`."""
+def set_vips(path: Path, old: Iterable[Vip], new: Iterable[Vip]) -> tuple[int, int]:
+    """Lead a sandbox from some virtual addresses to others; the generations of its rules before and after.
 
-    def inside() -> None:
-        with IPRoute() as own:
-            _update_returns(own, paths)
+    Connections go on, but a udp flow to a backend that is gone would keep going there for as long as its task talks.
+    """
+    old, new = tuple(old), tuple(new)
 
-    with _netlink_errors(f"cannot set the return paths of the sandbox {path.name}"):
-        in_namespace(path, inside)
+    def inside() -> tuple[int, int]:
+        before = nfnetlink.generation()
+        nfnetlink.commit(change_vips(VipDelta.of(old, new)))
+        after = nfnetlink.generation()
+        for address, backend in removed_backends(old, new, nobody=NOBODY):
+            forget_udp_backend(address, backend)
+        return before, after
+
+    return in_namespace(path, inside)
 
 
-def reconnect(interface: Interface) -> None:
-    """Make the host's end a port of its bridge, which may have been replaced."""
-    index = index_of(interface.port)
-    rtnetlink.send(
-        [rtnetlink.set_master(index, index_of(interface.bridge)), *_port_requests(interface, index)]
-    )
+def mend(path: Path, plan: SandboxPlan) -> int:
+    """Make a sandbox that exists equal to the plan, whatever of it is missing; the generation of its rules.
+
+    What a task itself has added stays, other than in our own tables.
+    """
+    missing = [item for item in plan.interfaces if not _exists(item.port)]
+    with path.open() as namespace:
+        _connect(missing, namespace.fileno())
+    reconnect(item for item in plan.interfaces if item not in missing)
+
+    def inside() -> int:
+        rtnetlink.send(_inner_requests(plan))
+        if plan.attachments:
+            nfnetlink.commit(replaced_tables(plan.vips, ingress=plan.answers_via is not None))
+        return nfnetlink.generation()
+
+    return in_namespace(path, inside)
 
 
-def _connect(interfaces: Iterable[Interface], namespace: int) -> None:
+def reconnect(interfaces: Iterable[Interface]) -> None:
+    """Make the host's ends ports of their bridges, which may have been replaced."""
+    requests: list[Request] = []
+    for item in interfaces:
+        index = index_of(item.port)
+        requests += [rtnetlink.set_master(index, index_of(item.bridge)), *_port_requests(item, index)]
+    rtnetlink.send(requests)
+
+
+def _connect(interfaces: Sequence[Interface], namespace: int) -> None:
     """Make the pairs of devices; `namespace` is a descriptor of the one that gets the other ends."""
-    interfaces = tuple(interfaces)
     rtnetlink.send(
         [
             rtnetlink.add_veth(
@@ -200,49 +243,37 @@ def _prepare() -> None:
     disable_ipv6("default")
 
 
-def _configure(plan: SandboxPlan) -> None:
-    requests = [rtnetlink.set_up(_LOOPBACK)]
+def _configure(plan: SandboxPlan) -> int:
+    *requests, last = _inner_requests(plan)
+    rtnetlink.send(requests)
+    if plan.attachments:
+        nfnetlink.commit(new_tables(plan.vips, ingress=plan.answers_via is not None))
+    rtnetlink.send([last])
+    return nfnetlink.generation()
+
+
+def _inner_requests(plan: SandboxPlan) -> list[Request]:
+    """Whatever of it is there already stays. The last one says that all is done."""
+    requests: list[Request] = []
     for interface in plan.interfaces:
         index = index_of(interface.name)
         requests.append(rtnetlink.add_address(index, interface.address, interface.prefix))
         requests.append(rtnetlink.set_up(index))
-    rtnetlink.send(requests)
-    if plan.returns:
-        rtnetlink.send(_new_returns(plan.returns))
-        nft.run_script(sandbox_rules(plan.returns, new=True))
-    rtnetlink.send([rtnetlink.put_default_route(plan.gateway, source=plan.source)])
+    if plan.answers_via is not None:
+        requests += _answer_requests(plan.answers_via)
+    if plan.gateway is not None:
+        requests.append(rtnetlink.put_default_route(plan.gateway, source=plan.source))
+    return [*requests, rtnetlink.set_up(_LOOPBACK)]
 
 
-def _update_returns(own: IPRoute, wanted: frozenset[ReturnPath]) -> None:
-    observed = _observe_returns(own)
-    keep = {(path.mark, path.address) for path in wanted}
-    requests: list[Request] = []
-    for mark, address in sorted(observed - keep):
-        requests.append(rtnetlink.delete_mark_rule(mark, priority=_RULE_PRIORITY, accepted=GONE))
-        requests.append(rtnetlink.delete_default_route(address, table=mark, accepted=GONE))
-    requests += _new_returns(path for path in wanted if (path.mark, path.address) not in observed)
-    rtnetlink.send(requests)
-    if wanted or observed:
-        nft.run_script(sandbox_rules(wanted, new=False))
-
-
-def _new_returns(paths: Iterable[ReturnPath]) -> list[Request]:
-    index = index_of(INTERFACE)
-    requests: list[Request] = []
-    for path in sorted(paths):
-        requests.append(rtnetlink.put_default_route(path.address, table=path.mark, index=index))
-        requests.append(rtnetlink.add_mark_rule(path.mark, priority=_RULE_PRIORITY, accepted=_EXISTS))
-    return requests
-
-
-def _observe_returns(own: IPRoute) -> set[tuple[int, IPv4Address]]:
-    """(mark, address) of the paths that have both their rule and their route."""
-    marks = {int(rule.get_attr("FRA_FWMARK") or 0) for rule in own.get_rules(family=AF_INET)}
-    return {
-        (table, IPv4Address(route.get_attr("RTA_GATEWAY")))
-        for route in own.get_routes(family=AF_INET)
-        if (table := int(route.get_attr("RTA_TABLE") or 0)) > MARK_BASE and table in marks
-    }
+def _answer_requests(gateway: IPv4Address) -> list[Request]:
+    """Marked packets leave by the ingress network; whom they go to there is said by the mark, at the very end."""
+    index = index_of(INGRESS_INTERFACE)
+    return [
+        permanent_neighbor(index, gateway, mac_of(gateway)),
+        rtnetlink.put_default_route(gateway, table=RETURN_TABLE, index=index),
+        rtnetlink.add_marked_rule(RETURN_TABLE, priority=_RULE_PRIORITY),
+    ]
 
 
 def _exists(name: str) -> bool:
@@ -251,13 +282,3 @@ def _exists(name: str) -> bool:
     except OSError:
         return False
     return True
-
-
-@contextmanager
-def _netlink_errors(what: str) -> Iterator[None]:
-    try:
-        yield
-    except NetlinkError as error:
-        raise NetworkError(
-            f"{what}: {error.args[1] if len(error.args) > 1 else os.strerror(error.code)}"
-        ) from error

@@ -39,6 +39,8 @@ class Limits:
     pids: int = 0
     swap_bytes: int = 0
     """Besides memory; 0: the kernel's default; -1: no limit."""
+    swappiness: int = -1
+    """0 to 100; -1: the node's own setting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,19 @@ NO_HEALTH_CHECK = HealthCheck()
 
 
 @dataclass(frozen=True, slots=True)
+class LogLimits:
+    """What is kept of a container's output."""
+
+    keep: bool = True
+    """False: nothing."""
+    max_bytes: int = 0
+    """The file of so many bytes is begun anew; 0: no limit."""
+
+
+KEEP_ALL = LogLimits()
+
+
+@dataclass(frozen=True, slots=True)
 class ContainerConfig:
     """Everything that decides what a container is."""
 
@@ -178,6 +193,7 @@ class ContainerConfig:
     seccomp_unconfined: bool = False
     no_new_privileges: bool = False
     """execve(2) gives nobody more than they have."""
+    logs: LogLimits = KEEP_ALL
 
 
 class ContainerStatus(Enum):
@@ -240,6 +256,17 @@ class LogLine:
     partial: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Who a pull is made as."""
+
+    username: str
+    password: str
+
+    def __repr__(self) -> str:
+        return f"Login({self.username!r}, ...)"
+
+
 Progress = Callable[[str], None]
 """Told what is being done, in a few words: "pulling whoami:1: 3.2MB/7.1MB"."""
 
@@ -250,8 +277,10 @@ class Runtime(Protocol):
     async def info(self) -> RuntimeInfo:
         """Name and version of what runs here."""
 
-    async def pull(self, image: str, *, progress: Progress | None = None) -> str:
+    async def pull(self, image: str, *, login: Login | None = None, progress: Progress | None = None) -> str:
         """Make the image present, from its registry when it is newer there; its digest or id.
+
+        Without `login` the registry is asked as anybody.
 
         A failed pull falls back to a local copy, as Swarm does. Raises ImageError when there is none.
         """
@@ -307,6 +336,20 @@ class ImageInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class ResolvedImage:
+    """What a reference stands for in its registry."""
+
+    digest: str
+    """sha256:... of the manifest or index."""
+    platforms: tuple[tuple[str, str], ...] = ()
+    """(operating system, architecture) of the images behind it, as images name them."""
+
+
+class RegistryUnreachableError(ImageError):
+    """The registry did not answer at all: no name, no route, no listener, no valid certificate."""
+
+
+@dataclass(frozen=True, slots=True)
 class ImageRemoval:
     untagged: tuple[str, ...]
     deleted: tuple[str, ...]
@@ -321,5 +364,47 @@ class Images(Protocol):
     async def list_images(self) -> tuple[ImageInfo, ...]:
         """Every image, newest first."""
 
+    async def resolve(self, ref: str, *, login: Login | None = None) -> ResolvedImage:
+        """Ask the registry what the reference stands for; nothing is fetched.
+
+        Raises RegistryUnreachableError, soon where the image is here anyway.
+        """
+
     async def remove_image(self, ref: str, *, force: bool = False) -> ImageRemoval:
         """Untag, and delete what is left without a name. Refused while a container uses it, unless forced."""
+
+
+class VolumeError(MiniError):
+    """A volume cannot be made or removed; the text says why."""
+
+
+class NoSuchVolumeError(VolumeError):
+    """The node has no volume of this name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A named volume of the node."""
+
+    name: str
+    mountpoint: str
+    created_at_ns: int
+    labels: Mapping[str, str]
+    used_by: tuple[str, ...] = ()
+    """Ids of the containers, ended ones too, that were given it."""
+
+
+class Volumes(Protocol):
+    """The node's named volumes, for `minictl volume`; containers make those that they name. Raises VolumeError."""
+
+    async def create_volume(self, name: str, labels: Mapping[str, str]) -> Volume:
+        """One that is there already is left as it is."""
+
+    async def list_volumes(self) -> tuple[Volume, ...]:
+        """By name."""
+
+    async def get_volume(self, name: str) -> Volume:
+        """Raises NoSuchVolumeError."""
+
+    async def remove_volume(self, name: str) -> int:
+        """The bytes that this freed. Refused while a container has it. Raises NoSuchVolumeError."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,11 +28,18 @@ from miniworker.runtime.api import (
     ImageError,
     ImageInfo,
     ImageRemoval,
+    Login,
     LogLine,
+    MountKind,
     NoSuchContainerError,
+    NoSuchVolumeError,
     Progress,
+    RegistryUnreachableError,
+    ResolvedImage,
     RuntimeFaultError,
     RuntimeInfo,
+    Volume,
+    VolumeError,
 )
 from miniworker.runtime.oci import names
 from miniworker.runtime.oci.archive import Archive
@@ -102,8 +109,11 @@ class FakeRuntime:
     ) -> None:
         """`behaviors` by the words of a container's command and arguments; `registry`: what can be pulled."""
         self.images = FakeImages(self)
+        self.volumes = FakeVolumes(self)
         self.calls: list[tuple[str, str]] = []
         """(method, container id or image) in order."""
+        self.logins: dict[str, Login | None] = {}
+        """Who each image was pulled as, last time."""
         self._behaviors = dict(behaviors or {})
         self._registry = {names.parse(reference).full for reference in registry}
         self._clock = clock or SystemClock()
@@ -134,13 +144,26 @@ class FakeRuntime:
         """What `create` was given."""
         return self._entry(container_id).config
 
+    def serves(self, name: str) -> bool:
+        """Whether an image of this full name can be pulled."""
+        return name in self._registry
+
+    def users_of(self, volume: str) -> tuple[str, ...]:
+        """The containers that were given this named volume."""
+        return tuple(
+            container_id
+            for container_id, entry in self._entries.items()
+            if any(mount.kind is MountKind.VOLUME and mount.source == volume for mount in entry.config.mounts)
+        )
+
     # --- Runtime ---
 
     async def info(self) -> RuntimeInfo:
         return RuntimeInfo(name="fake", version="fake 1")
 
-    async def pull(self, image: str, *, progress: Progress | None = None) -> str:
+    async def pull(self, image: str, *, login: Login | None = None, progress: Progress | None = None) -> str:
         self._called("pull", image)
+        self.logins[image] = login
         name = names.parse(image)
         if name.full in self._registry:
             if progress is not None:
@@ -153,6 +176,9 @@ class FakeRuntime:
         if config.id in self._entries:
             return
         image = self.images.find(config.image)
+        self.volumes.make(
+            mount.source for mount in config.mounts if mount.kind is MountKind.VOLUME and mount.source
+        )
         behavior = self._behaviors.get((*config.command, *config.args), Behavior())
         self._entries[config.id] = _Entry(config, image.id, behavior, config.health.over(image.health))
 
@@ -335,6 +361,12 @@ class FakeImages:
             loaded += [names.shorten(reference) for reference in references] or [of_bytes(image.config)]
         return tuple(loaded)
 
+    async def resolve(self, ref: str, *, login: Login | None = None) -> ResolvedImage:
+        name = names.parse(ref)
+        if not self._runtime.serves(name.full):
+            raise RegistryUnreachableError(f"registry {name.registry} does not answer")
+        return ResolvedImage(of_bytes(name.full.encode()), (("linux", "amd64"),))
+
     async def list_images(self) -> tuple[ImageInfo, ...]:
         newest = sorted(self._images.values(), key=lambda image: (-image.created_at_ns, image.id))
         return tuple(
@@ -363,3 +395,38 @@ class FakeImages:
         if last:
             del self._images[image.id]
         return ImageRemoval(tuple(map(names.shorten, going)), (image.id,) if last else ())
+
+
+class FakeVolumes:
+    """Implements `Volumes`: names and labels, and nothing in them."""
+
+    def __init__(self, runtime: FakeRuntime) -> None:
+        self._runtime = runtime
+        self._labels: dict[str, Mapping[str, str]] = {}
+
+    def make(self, names_: Iterable[str]) -> None:
+        """Those that a container is given."""
+        for name in names_:
+            self._labels.setdefault(name, {})
+
+    async def create_volume(self, name: str, labels: Mapping[str, str]) -> Volume:
+        self._labels.setdefault(name, dict(labels))
+        return self._volume(name)
+
+    async def list_volumes(self) -> tuple[Volume, ...]:
+        return tuple(self._volume(name) for name in sorted(self._labels))
+
+    async def get_volume(self, name: str) -> Volume:
+        if name not in self._labels:
+            raise NoSuchVolumeError(f"get {name}: no such volume")
+        return self._volume(name)
+
+    async def remove_volume(self, name: str) -> int:
+        volume = await self.get_volume(name)
+        if volume.used_by:
+            raise VolumeError(f"remove {name}: volume is in use - [{', '.join(volume.used_by)}]")
+        del self._labels[name]
+        return 0
+
+    def _volume(self, name: str) -> Volume:
+        return Volume(name, f"/volumes/{name}/_data", 0, self._labels[name], self._runtime.users_of(name))

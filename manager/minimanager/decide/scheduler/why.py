@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from minicommon.grants import required
 from minicommon.units import format_duration
 
 from minimanager.decide.dependencies import waits_for
@@ -107,7 +108,8 @@ def _unplaced(overlay: Overlay, task: Task) -> Answer:
     if fit:
         summary = f"{task.name} can go to {', '.join(fit)}; the leader has not placed it yet"
         return Answer(summary, tuple(refusals))
-    reason = explain([Refusal(each.node_id, each.obstacles[0].filter) for each in refusals])
+    refused = [Refusal(each.node_id, each.obstacles[0].filter) for each in refusals]
+    reason = explain(refused, required(task.spec.container))
     return Answer(f"{task.name} is pending: {reason}", tuple(refusals), _help(overlay.snapshot, refusals))
 
 

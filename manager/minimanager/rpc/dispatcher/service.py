@@ -21,12 +21,14 @@ from minicommon.rpc.gate import identity
 from minicommon.supervise import Supervisor
 from miniproto.v1 import dispatcher_pb2, dispatcher_pb2_grpc
 
+from minimanager.ca.sealer import ClusterSealer
 from minimanager.codec import from_proto
 from minimanager.domain.objects import ClusterSpec, Node, NodeRole
 from minimanager.domain.snapshot import Snapshot
 from minimanager.rpc.core import Core
 from minimanager.rpc.dispatcher.feed import Feed
 from minimanager.rpc.dispatcher.node_record import Arrival, NodeRecords
+from minimanager.rpc.dispatcher.opener import Opener
 from minimanager.rpc.dispatcher.presence import RECONNECT_GRACE_NS, STOPPING, Presence
 from minimanager.rpc.dispatcher.reports import Reports
 from minimanager.rpc.dispatcher.session import SILENT, NodeSession
@@ -45,8 +47,9 @@ LOST = "the node's connection was lost"
 class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
     """Sessions of this manager. `run` must be going on while streams are served."""
 
-    def __init__(self, core: Core, supervisor: Supervisor) -> None:
+    def __init__(self, core: Core, supervisor: Supervisor, sealer: ClusterSealer) -> None:
         self._core = core
+        self._opener = Opener(sealer)
         self._records = NodeRecords(core)
         self._presence = Presence(self._records, core.clock, supervisor)
         self._feed = Feed(core.cache, self._forget, clock=core.clock)
@@ -98,6 +101,7 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
                 messages,
                 context.write,
                 subscription=subscription,
+                opener=self._opener,
                 reports=Reports(self._core, session.node_id),
                 describe=lambda description: self._records.describe(session.node_id, description),
             )

@@ -17,6 +17,7 @@ from minimanager.codec import from_proto
 from minimanager.domain.objects import NodeDescription
 from minimanager.rpc.dispatcher import wire
 from minimanager.rpc.dispatcher.feed import Subscription
+from minimanager.rpc.dispatcher.opener import Opener
 from minimanager.rpc.dispatcher.presence import MISSED_HEARTBEATS
 from minimanager.rpc.dispatcher.reports import Reports
 
@@ -54,6 +55,7 @@ class NodeSession:
         send: Send,
         *,
         subscription: Subscription,
+        opener: Opener,
         reports: Reports,
         describe: Describe,
     ) -> None:
@@ -66,7 +68,7 @@ class NodeSession:
         )
         jobs: list[asyncio.Task[None]] = [
             hearing,
-            asyncio.create_task(self._tell(send, subscription), name="session: tell"),
+            asyncio.create_task(self._tell(send, subscription, opener), name="session: tell"),
             asyncio.create_task(reports.run(), name="session: reports"),
             asyncio.create_task(self._watch(), name="session: watch"),
             asyncio.create_task(self._until_closed(), name="session: until closed"),
@@ -107,10 +109,10 @@ class NodeSession:
                         f"message: expected heartbeat, status, applied or description after the first, got {other}"
                     )
 
-    async def _tell(self, send: Send, subscription: Subscription) -> None:
+    async def _tell(self, send: Send, subscription: Subscription, opener: Opener) -> None:
         while True:
             update = await subscription.next()
-            await send(wire.assignments(update))
+            await send(wire.assignments(update, opener))
 
     async def _watch(self) -> None:
         while self.left_ns:

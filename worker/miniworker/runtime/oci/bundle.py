@@ -93,7 +93,7 @@ def build(
         "linux": {
             "namespaces": _namespaces(config, unified=unified),
             "cgroupsPath": cgroups.path_of(config.id),
-            "resources": cgroups.resources(config.limits, devices=rules),
+            "resources": cgroups.resources(config.limits, devices=rules, unified=unified),
             "devices": devices.nodes(given),
             "sysctl": {**_SYSCTLS, **config.sysctls},
             **({"seccomp": seccomp.profile(held)} if confined else {}),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from miniworker.runtime.api import Limits
+from miniworker.runtime.api import Limits, RuntimeFaultError
 
 MOUNT = Path("/sys/fs/cgroup")
 PARENT = "mini"
@@ -28,8 +28,13 @@ def path_of(container_id: str) -> str:
     return f"/{PARENT}/{container_id}"
 
 
-def resources(limits: Limits, *, devices: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
-    """`linux.resources`: devices denied but for the usual ones and those of these rules, and the limits asked for."""
+def resources(
+    limits: Limits, *, devices: Sequence[dict[str, Any]] = (), unified: bool = False
+) -> dict[str, Any]:
+    """`linux.resources`: devices denied but for the usual ones and those of these rules, and the limits asked for.
+
+    Raises RuntimeFaultError for a limit that this kernel has not got: it must not be ignored.
+    """
     result: dict[str, Any] = {"devices": [{"allow": False, "access": "rwm"}, *devices]}
     if limits.nano_cpus:
         quota = max(_MIN_QUOTA_US, limits.nano_cpus * _PERIOD_US // 1_000_000_000)
@@ -40,6 +45,12 @@ def resources(limits: Limits, *, devices: Sequence[dict[str, Any]] = ()) -> dict
         if limits.swap_bytes:  # the OCI runtime wants both together
             both = -1 if limits.swap_bytes < 0 else limits.memory_bytes + limits.swap_bytes
             result["memory"]["swap"] = both
+    if limits.swappiness >= 0:
+        if unified:
+            raise RuntimeFaultError(
+                "memory-swappiness needs cgroup v1: version 2, which this node has, lacks it"
+            )
+        result.setdefault("memory", {})["swappiness"] = limits.swappiness
     if limits.pids:
         result["pids"] = {"limit": limits.pids}
     return result

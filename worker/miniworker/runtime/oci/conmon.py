@@ -16,7 +16,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from miniworker.runtime.api import Execution, RuntimeFaultError
+from miniworker.runtime.api import KEEP_ALL, Execution, LogLimits, RuntimeFaultError
 from miniworker.runtime.oci.execute import execute
 from miniworker.runtime.oci.records import ContainerFiles, ensure_directory
 
@@ -62,7 +62,15 @@ class Supervisor:
         """Whether it was created and not yet let run (runc and crun: the FIFO its first process waits at)."""
         return (self._root / container_id / "exec.fifo").exists()
 
-    async def create(self, container_id: str, name: str, files: ContainerFiles, *, tty: bool = False) -> None:
+    async def create(
+        self,
+        container_id: str,
+        name: str,
+        files: ContainerFiles,
+        *,
+        tty: bool = False,
+        limits: LogLimits = KEEP_ALL,
+    ) -> None:
         """Start conmon and through it the container, up to the point before its first program."""
         for directory in (files.exits, files.state):
             ensure_directory(directory)
@@ -71,7 +79,7 @@ class Supervisor:
         reader, writer = os.pipe2(os.O_CLOEXEC)
         try:
             process = await asyncio.create_subprocess_exec(
-                *self._conmon(container_id, name, files, tty=tty),
+                *self._conmon(container_id, name, files, tty=tty, limits=limits),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -118,7 +126,9 @@ class Supervisor:
         if code != 0:
             raise RuntimeFaultError(explain(output))
 
-    def _conmon(self, container_id: str, name: str, files: ContainerFiles, *, tty: bool) -> tuple[str, ...]:
+    def _conmon(
+        self, container_id: str, name: str, files: ContainerFiles, *, tty: bool, limits: LogLimits
+    ) -> tuple[str, ...]:
         return (
             self._programs.conmon,
             "--api-version=1",
@@ -132,7 +142,8 @@ class Supervisor:
             *("--conmon-pidfile", str(files.conmon_pid)),
             *("--exit-dir", str(files.exits)),
             *("--persist-dir", str(files.state)),
-            *("--log-path", f"k8s-file:{files.log}"),
+            *("--log-path", f"k8s-file:{files.log}" if limits.keep else "none"),
+            *(["--log-size-max", str(limits.max_bytes)] if limits.max_bytes else []),
             "--log-level=error",
             "--no-sync-log",
             "--full-attach",

@@ -6,8 +6,9 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Protocol
 
-from miniworker.runtime.api import ImageError, ImageInfo, ImageRemoval
+from miniworker.runtime.api import ImageError, ImageInfo, ImageRemoval, Login, ResolvedImage
 from miniworker.runtime.oci import compression, names
 from miniworker.runtime.oci import digest as digests
 from miniworker.runtime.oci import manifest as manifests
@@ -19,6 +20,13 @@ from miniworker.runtime.oci.records import ContainerRecord
 Users = Callable[[], tuple[ContainerRecord, ...]]
 """The containers that exist, whatever their state."""
 
+
+class Resolver(Protocol):
+    """Asks registries; the puller has it."""
+
+    async def __call__(self, name: names.ImageName, *, login: Login | None = None) -> ResolvedImage: ...
+
+
 _SHORT = 12
 """Digits of an id in messages."""
 
@@ -26,9 +34,10 @@ _SHORT = 12
 class OciImages:
     """Implements `Images`."""
 
-    def __init__(self, store: ImageStore, users: Users) -> None:
+    def __init__(self, store: ImageStore, users: Users, resolver: Resolver) -> None:
         self._store = store
         self._users = users
+        self._resolver = resolver
 
     async def load(self, chunks: AsyncIterator[bytes]) -> tuple[str, ...]:
         raw = self._store.content.temporary()
@@ -53,6 +62,9 @@ class OciImages:
         if not loaded:
             raise ImageError("invalid archive: there is no image in it")
         return tuple(loaded)
+
+    async def resolve(self, ref: str, *, login: Login | None = None) -> ResolvedImage:
+        return await self._resolver(names.parse(ref), login=login)
 
     async def list_images(self) -> tuple[ImageInfo, ...]:
         return tuple(

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from miniworker.runtime.api import ContainerConfig, RuntimeFaultError
+from miniworker.runtime.api import ContainerConfig, MountKind, RuntimeFaultError
 from miniworker.runtime.oci import bundle, etcfiles, mounts, overlay, rooted, users
 from miniworker.runtime.oci.image_index import ImageRecord
 from miniworker.runtime.oci.image_store import ImageStore
@@ -54,6 +54,8 @@ def prepare(
         labels=dict(config.labels),
         tty=config.tty,
         health=config.health.over(settings.health),
+        volumes=named_volumes(config),
+        logs=config.logs,
     )
     for directory in (files.root, files.etc):
         ensure_directory(directory)
@@ -72,6 +74,11 @@ def prepare(
     document = bundle.build(config, settings, identity, files=files, unified=node.unified, own_mounts=own)
     (files.root / "config.json").write_text(json.dumps(document))
     return record
+
+
+def named_volumes(config: ContainerConfig) -> tuple[str, ...]:
+    """The volumes that outlive it."""
+    return tuple(mount.source for mount in config.mounts if mount.kind is MountKind.VOLUME and mount.source)
 
 
 def _init(program: str) -> mounts.OciMount:

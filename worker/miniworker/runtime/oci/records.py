@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from miniworker.runtime.api import HealthCheck
+from miniworker.runtime.api import KEEP_ALL, HealthCheck, LogLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,9 @@ class ContainerRecord:
     labels: Mapping[str, str]
     tty: bool = False
     health: HealthCheck | None = None
+    volumes: tuple[str, ...] = ()
+    """The named ones that it was given."""
+    logs: LogLimits = KEEP_ALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,15 @@ class Containers:
 
 def _read(path: Path) -> ContainerRecord:
     raw = json.loads(path.read_text())
-    return ContainerRecord(**{**raw, "chain": tuple(raw["chain"]), "health": _health(raw.get("health"))})
+    return ContainerRecord(
+        **{
+            **raw,
+            "chain": tuple(raw["chain"]),
+            "health": _health(raw.get("health")),
+            "volumes": tuple(raw.get("volumes", ())),
+            "logs": LogLimits(**raw.get("logs", {})),
+        }
+    )
 
 
 def _health(raw: Mapping[str, Any] | None) -> HealthCheck | None:

@@ -20,6 +20,7 @@ from miniworker.runtime.api import (
     Execution,
     Exit,
     HealthCheck,
+    Login,
     LogLine,
     NoSuchContainerError,
     Progress,
@@ -32,12 +33,13 @@ from miniworker.runtime.oci.image_service import OciImages
 from miniworker.runtime.oci.image_store import ImageStore
 from miniworker.runtime.oci.locks import KeyedLocks
 from miniworker.runtime.oci.observe import Observed, Observer
-from miniworker.runtime.oci.prepare import NodeParts, check_id, prepare
+from miniworker.runtime.oci.prepare import NodeParts, check_id, named_volumes, prepare
 from miniworker.runtime.oci.pull import Puller
 from miniworker.runtime.oci.records import ContainerFiles, ContainerRecord, Containers
 from miniworker.runtime.oci.registry.auth import Keyring
 from miniworker.runtime.oci.registry.client import RegistryClient
 from miniworker.runtime.oci.settings import OciSettings
+from miniworker.runtime.oci.volumes import OciVolumes
 
 
 class OciRuntime:
@@ -65,19 +67,21 @@ class OciRuntime:
         self._node = NodeParts(
             volumes=settings.data_dir / "volumes", init=programs.init, unified=cgroups.is_unified()
         )
-        self.images = OciImages(store, containers.all)
+        self.volumes = OciVolumes(self._node.volumes, containers.all)
+        self.images = OciImages(store, containers.all, self._puller.resolve)
 
     async def recover(self) -> None:
         """Clear what a killed agent left half made or half removed."""
         await asyncio.to_thread(self._store.recover)
+        await asyncio.to_thread(self.volumes.recover)
         for files in self._containers.unfinished():
             await self._clear(files.root.name, files)
 
     async def info(self) -> RuntimeInfo:
         return RuntimeInfo(name="oci", version=await self._supervisor.version())
 
-    async def pull(self, image: str, *, progress: Progress | None = None) -> str:
-        record = await self._puller.pull(names.parse(image), progress=progress)
+    async def pull(self, image: str, *, login: Login | None = None, progress: Progress | None = None) -> str:
+        record = await self._puller.pull(names.parse(image), login=login, progress=progress)
         return record.id
 
     async def create(self, config: ContainerConfig) -> None:
@@ -88,11 +92,14 @@ class OciRuntime:
             image, _ = self.images.find(config.image)
             files = self._containers.files(config.id)
             try:
-                record = await asyncio.to_thread(prepare, config, image, self._store, files, node=self._node)
+                with self.volumes.given(config.id, named_volumes(config)):
+                    record = await asyncio.to_thread(
+                        prepare, config, image, self._store, files, node=self._node
+                    )
+                    self._containers.put(record)
             except BaseException:
                 await self._clear(config.id, files)
                 raise
-            self._containers.put(record)
 
     async def start(self, container_id: str) -> int:
         async with self._locks.of(container_id):
@@ -113,7 +120,7 @@ class OciRuntime:
             if self._supervisor.is_known(record.id):
                 await self._supervisor.delete(record.id)
             await asyncio.to_thread(overlay.mount, files, self._store.lower(record.chain))
-            await self._supervisor.create(record.id, record.name, files, tty=record.tty)
+            await self._supervisor.create(record.id, record.name, files, tty=record.tty, limits=record.logs)
         pid = self._observer.pid(record.id)
         await self._supervisor.start(record.id)
         return pid
