@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from minictl import (
     container_flags,
+    dependency_flags,
     health_flags,
     mode_flags,
     placement_flags,
@@ -37,12 +38,32 @@ CONDITIONS = ("any", "on-failure", "none")
 
 _UNITS = "(ns|us|ms|s|m|h)"
 
+
+def _progress(text: str) -> str:
+    if text not in ("auto", "plain"):
+        raise ValueError(f'must be "auto" or "plain", not {values.quote(text)}')
+    return text
+
+
+PROGRESS = Flag(
+    "progress",
+    'How to show progress ("auto", "plain"); plain also tells how long each step of a stop took',
+    kind=values.Kind("string", _progress),
+    shown='"auto"',
+)
+
 COMMON_FLAGS = (
     Flag("cap-add", "Add Linux capabilities", kind=values.LIST),
     Flag("cap-drop", "Drop Linux capabilities", kind=values.LIST),
     Flag("detach", "Exit immediately instead of waiting for the service to converge", short="d"),
+    Flag(
+        "drain-timeout",
+        f"Time for open connections to end before a container is stopped {_UNITS} (0 = none) (default 2s)",
+        kind=values.DURATION,
+    ),
     Flag("entrypoint", "Overwrite the default ENTRYPOINT of the image", kind=values.COMMAND),
     Flag("hostname", "Container hostname", kind=values.STRING),
+    PROGRESS,
     Flag("no-resolve-image", "Do not query the registry to resolve image digest and supported platforms"),
     Flag("quiet", "Suppress progress output", short="q"),
     Flag("read-only", "Mount the container's root filesystem as read only"),
@@ -92,6 +113,7 @@ CREATE_FLAGS = (
     *COMMON_FLAGS,
     *mode_flags.CREATE_FLAGS,
     *placement_flags.CREATE_FLAGS,
+    *dependency_flags.CREATE_FLAGS,
     *container_flags.CREATE_FLAGS,
     *privilege_flags.CREATE_FLAGS,
     *resource_flags.CREATE_FLAGS,
@@ -113,6 +135,7 @@ UPDATE_FLAGS = (
     *COMMON_FLAGS,
     *mode_flags.COMMON_FLAGS,
     *placement_flags.UPDATE_FLAGS,
+    *dependency_flags.UPDATE_FLAGS,
     *container_flags.UPDATE_FLAGS,
     *privilege_flags.UPDATE_FLAGS,
     *resource_flags.UPDATE_FLAGS,
@@ -164,6 +187,7 @@ def new_spec(parsed: Parsed, environment: Mapping[str, str]) -> ServiceSpec:
     _set_ports(spec, [port for group in parsed["publish"] for port in group])
     mode_flags.apply_new(spec, parsed)
     placement_flags.apply_new(spec, parsed)
+    dependency_flags.apply_new(spec, parsed)
     container_flags.apply_new(spec, parsed)
     privilege_flags.apply_new(spec, parsed)
     resource_flags.apply_new(spec, parsed)
@@ -195,6 +219,7 @@ def change_spec(spec: ServiceSpec, parsed: Parsed, environment: Mapping[str, str
         _change_ports(spec, parsed)
     mode_flags.apply_change(spec, parsed)
     placement_flags.apply_change(spec, parsed)
+    dependency_flags.apply_change(spec, parsed)
     container_flags.apply_change(spec, parsed)
     privilege_flags.apply_change(spec, parsed)
     resource_flags.apply_change(spec, parsed)
@@ -270,6 +295,8 @@ def _apply_container(container: ContainerSpec, parsed: Parsed) -> None:
     ):
         if parsed.changed(flag):
             setattr(container, field, parsed[flag])
+    if parsed.changed("drain-timeout"):
+        container.drain_timeout_ns = parsed["drain-timeout"] or -1
     if parsed.changed("entrypoint"):
         container.command[:] = parsed["entrypoint"]
     if parsed.changed("cap-add", "cap-drop"):

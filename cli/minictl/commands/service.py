@@ -34,16 +34,22 @@ def _create(context: Context, parsed: Parsed) -> int:
     context.print(response.id)
     if parsed["detach"]:
         return 0
-    return _wait(context, response.id, response.revision, quiet=parsed["quiet"])
+    return _wait(context, parsed, response.id, response.revision)
 
 
 def _wait(
-    context: Context, service_id: str, revision: int, *, quiet: bool = False, rolling_back: bool = False
+    context: Context, parsed: Parsed, service_id: str, revision: int, *, rolling_back: bool = False
 ) -> int:
+    """Until the service has converged, with the progress that the flags ask for."""
     from minictl.wait import wait_for_service
 
     return wait_for_service(
-        context, service_id, min_revision=revision, quiet=quiet, rolling_back=rolling_back
+        context,
+        service_id,
+        min_revision=revision,
+        quiet=parsed.changed("quiet") and parsed["quiet"],
+        plain=parsed.changed("progress") and parsed["progress"] == "plain",
+        rolling_back=rolling_back,
     )
 
 
@@ -56,7 +62,7 @@ def _roll_back(context: Context, parsed: Parsed) -> int:
     context.print(ref)
     if parsed["detach"]:
         return 0
-    return _wait(context, ref, response.revision, quiet=parsed["quiet"], rolling_back=True)
+    return _wait(context, parsed, ref, response.revision, rolling_back=True)
 
 
 def _history(context: Context, parsed: Parsed) -> int:
@@ -116,7 +122,7 @@ def _resume(context: Context, parsed: Parsed) -> int:
     if parsed["detach"]:
         return 0
     service = context.call("Services/Get", messages.GetRequest(ref=ref, min_revision=response.revision))
-    return _wait(context, ref, response.revision, rolling_back=service.service.rolling_back)
+    return _wait(context, parsed, ref, response.revision, rolling_back=service.service.rolling_back)
 
 
 def _update(context: Context, parsed: Parsed) -> int:
@@ -147,14 +153,14 @@ def _update(context: Context, parsed: Parsed) -> int:
     context.print(ref)
     if parsed["detach"]:
         return 0
-    return _wait(context, service.id, response.revision, quiet=parsed["quiet"])
+    return _wait(context, parsed, service.id, response.revision)
 
 
 def _update_back(context: Context, parsed: Parsed) -> int:
     """`update --rollback`: nothing else can be changed with it."""
     from minictl.client import messages
 
-    others = sorted(parsed.given() - {"rollback", "detach", "quiet"})
+    others = sorted(parsed.given() - {"rollback", "detach", "progress", "quiet"})
     if others:
         raise CliError(f"other flags may not be combined with --rollback: --{others[0]}")
     (ref,) = parsed.arguments
@@ -162,7 +168,7 @@ def _update_back(context: Context, parsed: Parsed) -> int:
     context.print(ref)
     if parsed["detach"]:
         return 0
-    return _wait(context, ref, response.revision, quiet=parsed["quiet"], rolling_back=True)
+    return _wait(context, parsed, ref, response.revision, rolling_back=True)
 
 
 def _ls(context: Context, parsed: Parsed) -> int:
@@ -269,7 +275,7 @@ def _scale(context: Context, parsed: Parsed) -> int:
         scaled.append((ref, response.revision))
 
     def wait(ref: str) -> None:
-        _wait(context, ref, dict(scaled)[ref])
+        _wait(context, parsed, ref, dict(scaled)[ref])
 
     failure = None
     try:
@@ -342,6 +348,7 @@ COMMANDS = (
         most=1,
         flags=(
             common.DETACH,
+            service_flags.PROGRESS,
             _QUIET,
             Flag("to", "Revision to go back to (default: the one before the present)", kind=values.UINT),
         ),
@@ -408,7 +415,7 @@ COMMANDS = (
         arguments="SERVICE=REPLICAS [SERVICE=REPLICAS...]",
         least=1,
         most=None,
-        flags=(common.DETACH,),
+        flags=(common.DETACH, service_flags.PROGRESS),
         show_options=False,
     ),
     Command(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from minictl import dependency_flags
 from minictl.output.listing import Layout
 from minictl.views import common, mode, rollout
 from minictl.views.container import surroundings_json
@@ -97,6 +98,7 @@ def spec_json(spec: ServiceSpec) -> dict[str, Any]:
         "TaskTemplate": {**task_json(spec.task), "Placement": placement_json(spec.placement)},
         "Mode": mode.to_json(spec),
         **rollout.configs_json(spec),
+        **_set(DependsOn=dependency_flags.to_json(spec)),
         "EndpointSpec": endpoint,
     }
 

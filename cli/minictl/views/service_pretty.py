@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from minicommon import units
 
+from minictl import dependency_flags
 from minictl.views import common, mode, rollout
 from minictl.views.container import surroundings_lines
 
@@ -17,6 +18,8 @@ def render(view: ServiceView) -> str:
     """The whole text, which begins and ends with a newline."""
     service = view.service
     lines = ["", f"ID:\t\t{service.id}", *_head(service.spec), *rollout.pretty(view)]
+    if depends_on := dependency_flags.to_json(service.spec):
+        lines += ["Depends On:", *(f" {each['Service']} ({each['Condition']})" for each in depends_on)]
     lines += _placement(service.spec.placement)
     lines += _container(service.spec.task.container)
     lines += _resources(service.spec.task.resources)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from minimanager.decide.slots import is_released
+from minimanager.decide.slots import is_active, is_released
 from minimanager.domain.objects import (
     GenericResource,
     Network,
@@ -79,6 +79,10 @@ class TaskAssignment:
     desired_state: TaskState
     attachments: tuple[NetworkAttachment, ...] = ()
     ports: tuple[PortConfig, ...] = ()
+    left_at: int = 0
+    """The revision at which it left the tables for good, though it still runs; 0: it has not, or was in none."""
+    withdrawn: bool = False
+    """No node may send it anything new any more. From here it is what is known without the nodes."""
     resources: tuple[GenericResource, ...] = ()
     sealed_registry_auth: bytes = b""
     """Opened on its way to the node."""
@@ -141,6 +145,7 @@ def _expanded(snapshot: Snapshot, task: Task) -> TaskSpec:
 
 
 def _task(snapshot: Snapshot, task: Task) -> TaskAssignment:
+    left_at = left_tables_at(snapshot, task)
     service = snapshot.services.get(task.service_id)
     return TaskAssignment(
         id=task.id,
@@ -152,9 +157,25 @@ def _task(snapshot: Snapshot, task: Task) -> TaskAssignment:
         desired_state=task.desired_state,
         attachments=task.attachments,
         ports=task.ports,
+        left_at=left_at,
+        withdrawn=not is_active(task) and not left_at,
         resources=task.resources,
         sealed_registry_auth=service.sealed_registry_auth if service is not None else b"",
     )
+
+
+def left_tables_at(snapshot: Snapshot, task: Task) -> int:
+    """The revision at which a task that runs went out of everybody's tables for good.
+
+    0: it is not to stop, does not run yet, or nobody could send it anything. A later write of the task makes it later
+    than it was, which only makes the wait for the nodes a moment longer.
+    """
+    status = snapshot.statuses.get(task.id)
+    if not task.attachments or status is None or status.state is not TaskState.RUNNING:
+        return 0
+    if status.unhealthy:
+        return status.meta.version
+    return 0 if is_active(task) else task.meta.version
 
 
 def _endpoints(snapshot: Snapshot, network: Network) -> Iterator[EndpointAssignment]:
@@ -199,8 +220,8 @@ def _backends(snapshot: Snapshot, service: Service, ingress: Network) -> tuple[B
 
 
 def _serves(snapshot: Snapshot, task: Task) -> bool:
-    """Whether traffic may be sent to the task: it runs and is well, should go on, and its node is not lost."""
-    if not is_released(task) or snapshot.state(task) is not TaskState.RUNNING:
+    """Whether traffic may be sent to the task: it runs, is well and ready, should go on, and its node is not lost."""
+    if not is_released(task) or not snapshot.up(task):
         return False
     observed = snapshot.statuses.get(task.id)
     if observed is not None and observed.unhealthy:

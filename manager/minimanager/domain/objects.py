@@ -318,6 +318,9 @@ class ContainerSpec:
     seccomp_unconfined: bool = False
     no_new_privileges: bool = False
     open_stdin: bool = False
+    ready: HealthCheck = HealthCheck()
+    drain_timeout_ns: int = 0
+    """0: the node's default, 2 s; -1: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -449,6 +452,20 @@ class VirtualAddress:
     address: str = ""
 
 
+class DependencyCondition(IntEnum):
+    STARTED = 0
+    HEALTHY = 1
+    COMPLETED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """What the service of this name must have come to before tasks of another start."""
+
+    service: str = ""
+    condition: DependencyCondition = DependencyCondition.STARTED
+
+
 @dataclass(frozen=True, slots=True)
 class RegistryAuth:
     """How to log in to a registry. Only ever on its way to a node, never stored in clear."""
@@ -474,6 +491,7 @@ class ServiceSpec:
     update: UpdateConfig = UpdateConfig()
     rollback: UpdateConfig = UpdateConfig()
     endpoint_mode: EndpointMode = EndpointMode.VIP
+    depends_on: tuple[Dependency, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -618,6 +636,17 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskStop:
+    """How a task that may have had traffic was stopped, by its node's clock."""
+
+    told_at_ns: int = 0
+    withdrawn_at_ns: int = 0
+    drained_at_ns: int = 0
+    unacknowledged: bool = False
+    open_connections: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class TaskStatus:
     """Written by the manager that holds the node's session."""
 
@@ -635,6 +664,8 @@ class TaskStatus:
     node_id: str = ""
     unhealthy: bool = False
     running_since_ns: int = 0
+    not_ready: bool = False
+    stop: TaskStop = TaskStop()
 
 
 # --- networks ---

@@ -12,6 +12,7 @@ from dataclasses import replace
 from minicommon.errors import FailedPreconditionError, InvalidArgumentError
 from minicommon.units import format_duration
 
+from minimanager.domain.dependencies import check_dependencies
 from minimanager.domain.names import check_name
 from minimanager.domain.objects import HOUR, SECOND, ClusterSpec, NodeSpec, PortConfig, ServiceSpec
 from minimanager.domain.validate_mode import check_mode
@@ -41,6 +42,7 @@ def validate_service(spec: ServiceSpec) -> ServiceSpec:
     check_mode(spec)
     check_updates(spec)
     check_ports(spec.ports)
+    check_dependencies(spec)
     return replace(
         spec, task=validate_task(spec.task), placement=validate_placement(spec.placement, spec.name)
     )

@@ -7,6 +7,7 @@ the next one while its tasks still stop.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from miniproto.v1 import control_pb2, control_pb2_grpc, objects_pb2
 
 from minimanager.ca.sealer import ClusterSealer
 from minimanager.codec import from_proto, to_proto
+from minimanager.domain.dependencies import ensure_dependencies
 from minimanager.domain.filters import filter_services
 from minimanager.domain.objects import Meta, Service, ServiceSpec
 from minimanager.domain.revisions import all_revisions, requested, revised, revision_to_go_back_to
@@ -43,6 +45,7 @@ class ServicesServicer(control_pb2_grpc.ServicesServicer):
 
         async def attempt(snapshot: Snapshot) -> control_pb2.Created:
             ensure_name_free(snapshot, spec.name)
+            needed = ensure_dependencies(snapshot.services, spec)
             now_ns = self._core.clock.now_ns()
             service_id = self._core.new_id()
             service = Service(
@@ -54,6 +57,8 @@ class ServicesServicer(control_pb2_grpc.ServicesServicer):
             )
             transaction = self._core.writer.begin()
             transaction.create(service)
+            for each in needed:  # two services made at once must not come to wait for each other
+                transaction.guard(each)
             for key in sorted(claims_of(self._core.keys, service)):
                 transaction.claim(key, service.id)
             revision = await self._core.commit(transaction)
@@ -87,10 +92,11 @@ class ServicesServicer(control_pb2_grpc.ServicesServicer):
             service = self._present(snapshot, request.ref)
             ensure_version(service.meta, request.version)
             ensure_may_change(service.spec, spec)
+            needed = ensure_dependencies(snapshot.services, spec, before=service.spec.depends_on)
             changed = requested(self._revised(snapshot, service, spec))
             if request.HasField("registry_auth"):
                 changed = replace(changed, sealed_registry_auth=self._sealed(service.id, request))
-            return control_pb2.Changed(revision=await self._replace(service, changed))
+            return control_pb2.Changed(revision=await self._replace(service, changed, needed))
 
         return await self._core.retried(attempt)
 
@@ -116,8 +122,9 @@ class ServicesServicer(control_pb2_grpc.ServicesServicer):
         async def attempt(snapshot: Snapshot) -> control_pb2.Changed:
             service = self._present(snapshot, request.ref)
             target = revision_to_go_back_to(service, request.revision)
+            needed = ensure_dependencies(snapshot.services, target.spec, before=target.spec.depends_on)
             changed = requested(self._revised(snapshot, service, target.spec), rolling_back=True)
-            return control_pb2.Changed(revision=await self._replace(service, changed))
+            return control_pb2.Changed(revision=await self._replace(service, changed, needed))
 
         return await self._core.retried(attempt)
 
@@ -175,11 +182,14 @@ class ServicesServicer(control_pb2_grpc.ServicesServicer):
         ports = published(snapshot, spec, service)
         return revised(service, spec, ports=ports, now_ns=self._core.clock.now_ns())
 
-    async def _replace(self, service: Service, changed: Service) -> int:
+    async def _replace(self, service: Service, changed: Service, needed: Iterable[Service] = ()) -> int:
+        """Write the service, provided that those in `needed` are as they were."""
         changed = replace(changed, meta=self._touched(service.meta))
         before, after = claims_of(self._core.keys, service), claims_of(self._core.keys, changed)
         transaction = self._core.writer.begin()
         transaction.replace(changed)
+        for each in needed:
+            transaction.guard(each)
         for key in sorted(after - before):
             transaction.claim(key, service.id)
         for key in sorted(before - after):

@@ -762,6 +762,7 @@ class ServiceProgress(_message.Message):
     TASKS_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     REMOVED_FIELD_NUMBER: _builtins.int
+    STOPPED_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     removed: _builtins.bool
     @_builtins.property
@@ -770,6 +771,10 @@ class ServiceProgress(_message.Message):
     def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskView]:
         """all live tasks of the service, and those of a job that are done"""
 
+    @_builtins.property
+    def stopped(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskView]:
+        """tasks that have ended because they were told to, as long as they are kept"""
+
     def __init__(
         self,
         *,
@@ -777,10 +782,11 @@ class ServiceProgress(_message.Message):
         tasks: _abc.Iterable[Global___TaskView] | None = ...,
         revision: _builtins.int = ...,
         removed: _builtins.bool = ...,
+        stopped: _abc.Iterable[Global___TaskView] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["service", b"service"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["removed", b"removed", "revision", b"revision", "service", b"service", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["removed", b"removed", "revision", b"revision", "service", b"service", "stopped", b"stopped", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

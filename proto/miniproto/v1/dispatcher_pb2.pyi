@@ -194,6 +194,7 @@ class AssignedTask(_message.Message):
     DESIRED_STATE_FIELD_NUMBER: _builtins.int
     ATTACHMENTS_FIELD_NUMBER: _builtins.int
     PORTS_FIELD_NUMBER: _builtins.int
+    WITHDRAWN_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
     REGISTRY_AUTH_FIELD_NUMBER: _builtins.int
     NEEDS_REGISTRY_AUTH_FIELD_NUMBER: _builtins.int
@@ -204,6 +205,8 @@ class AssignedTask(_message.Message):
     service_name: _builtins.str
     slot: _builtins.int
     desired_state: _objects_pb2.TaskState.ValueType
+    withdrawn: _builtins.bool
+    """no living node sends it new connections any more: it may be drained and stopped"""
     needs_registry_auth: _builtins.bool
     """so a node that has lost it waits to be told again"""
     @_builtins.property
@@ -232,13 +235,14 @@ class AssignedTask(_message.Message):
         desired_state: _objects_pb2.TaskState.ValueType = ...,
         attachments: _abc.Iterable[_objects_pb2.NetworkAttachment] | None = ...,
         ports: _abc.Iterable[_objects_pb2.PortConfig] | None = ...,
+        withdrawn: _builtins.bool = ...,
         resources: _abc.Iterable[_objects_pb2.GenericResource] | None = ...,
         registry_auth: _objects_pb2.RegistryAuth | None = ...,
         needs_registry_auth: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["registry_auth", b"registry_auth", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "desired_state", b"desired_state", "id", b"id", "name", b"name", "needs_registry_auth", b"needs_registry_auth", "ports", b"ports", "registry_auth", b"registry_auth", "resources", b"resources", "service_id", b"service_id", "service_name", b"service_name", "slot", b"slot", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "desired_state", b"desired_state", "id", b"id", "name", b"name", "needs_registry_auth", b"needs_registry_auth", "ports", b"ports", "registry_auth", b"registry_auth", "resources", b"resources", "service_id", b"service_id", "service_name", b"service_name", "slot", b"slot", "spec", b"spec", "withdrawn", b"withdrawn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

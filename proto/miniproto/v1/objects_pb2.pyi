@@ -260,6 +260,29 @@ ENDPOINT_MODE_DNSRR: EndpointMode.ValueType  # 1
 """the addresses of its tasks"""
 Global___EndpointMode: _TypeAlias = EndpointMode  # noqa: Y015
 
+class _DependencyCondition:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DependencyConditionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DependencyCondition.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DEPENDENCY_CONDITION_STARTED: _DependencyCondition.ValueType  # 0
+    """a task of it runs"""
+    DEPENDENCY_CONDITION_HEALTHY: _DependencyCondition.ValueType  # 1
+    """as many of its tasks as wanted run, healthy and ready"""
+    DEPENDENCY_CONDITION_COMPLETED: _DependencyCondition.ValueType  # 2
+    """of a job: every task has ended well"""
+
+class DependencyCondition(_DependencyCondition, metaclass=_DependencyConditionEnumTypeWrapper): ...
+
+DEPENDENCY_CONDITION_STARTED: DependencyCondition.ValueType  # 0
+"""a task of it runs"""
+DEPENDENCY_CONDITION_HEALTHY: DependencyCondition.ValueType  # 1
+"""as many of its tasks as wanted run, healthy and ready"""
+DEPENDENCY_CONDITION_COMPLETED: DependencyCondition.ValueType  # 2
+"""of a job: every task has ended well"""
+Global___DependencyCondition: _TypeAlias = DependencyCondition  # noqa: Y015
+
 class _RolloutState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -1169,6 +1192,8 @@ class ContainerSpec(_message.Message):
     SECCOMP_UNCONFINED_FIELD_NUMBER: _builtins.int
     NO_NEW_PRIVILEGES_FIELD_NUMBER: _builtins.int
     OPEN_STDIN_FIELD_NUMBER: _builtins.int
+    READY_FIELD_NUMBER: _builtins.int
+    DRAIN_TIMEOUT_NS_FIELD_NUMBER: _builtins.int
     image: _builtins.str
     hostname: _builtins.str
     user: _builtins.str
@@ -1193,6 +1218,8 @@ class ContainerSpec(_message.Message):
     """allowed everywhere: it takes away"""
     open_stdin: _builtins.bool
     """its standard input can be attached to, and ends with the first that was; else empty"""
+    drain_timeout_ns: _builtins.int
+    """what its open connections have to end before its stop; 0: 2 s; -1: nothing"""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -1229,6 +1256,10 @@ class ContainerSpec(_message.Message):
     def health(self) -> Global___HealthCheck: ...
     @_builtins.property
     def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Device]: ...
+    @_builtins.property
+    def ready(self) -> Global___HealthCheck:
+        """whether it gets traffic now; empty: whenever it runs and is healthy"""
+
     def __init__(
         self,
         *,
@@ -1262,10 +1293,12 @@ class ContainerSpec(_message.Message):
         seccomp_unconfined: _builtins.bool = ...,
         no_new_privileges: _builtins.bool = ...,
         open_stdin: _builtins.bool = ...,
+        ready: Global___HealthCheck | None = ...,
+        drain_timeout_ns: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dns", b"dns", "health", b"health"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dns", b"dns", "health", b"health", "ready", b"ready"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "cap_add", b"cap_add", "cap_drop", b"cap_drop", "command", b"command", "devices", b"devices", "dir", b"dir", "dns", b"dns", "env", b"env", "groups", b"groups", "health", b"health", "host_pid", b"host_pid", "hostname", b"hostname", "hosts", b"hosts", "image", b"image", "init", b"init", "labels", b"labels", "mounts", b"mounts", "no_new_privileges", b"no_new_privileges", "oom_score_adj", b"oom_score_adj", "open_stdin", b"open_stdin", "privileged", b"privileged", "read_only", b"read_only", "seccomp_unconfined", b"seccomp_unconfined", "shm_size_bytes", b"shm_size_bytes", "stop_grace_period_ns", b"stop_grace_period_ns", "stop_signal", b"stop_signal", "sysctls", b"sysctls", "tty", b"tty", "ulimits", b"ulimits", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "cap_add", b"cap_add", "cap_drop", b"cap_drop", "command", b"command", "devices", b"devices", "dir", b"dir", "dns", b"dns", "drain_timeout_ns", b"drain_timeout_ns", "env", b"env", "groups", b"groups", "health", b"health", "host_pid", b"host_pid", "hostname", b"hostname", "hosts", b"hosts", "image", b"image", "init", b"init", "labels", b"labels", "mounts", b"mounts", "no_new_privileges", b"no_new_privileges", "oom_score_adj", b"oom_score_adj", "open_stdin", b"open_stdin", "privileged", b"privileged", "read_only", b"read_only", "ready", b"ready", "seccomp_unconfined", b"seccomp_unconfined", "shm_size_bytes", b"shm_size_bytes", "stop_grace_period_ns", b"stop_grace_period_ns", "stop_signal", b"stop_signal", "sysctls", b"sysctls", "tty", b"tty", "ulimits", b"ulimits", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1557,6 +1590,31 @@ class UpdateConfig(_message.Message):
 Global___UpdateConfig: _TypeAlias = UpdateConfig  # noqa: Y015
 
 @_typing.final
+class Dependency(_message.Message):
+    """What another service must have come to before tasks of this one start."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_FIELD_NUMBER: _builtins.int
+    CONDITION_FIELD_NUMBER: _builtins.int
+    service: _builtins.str
+    """by name"""
+    condition: Global___DependencyCondition.ValueType
+    def __init__(
+        self,
+        *,
+        service: _builtins.str = ...,
+        condition: Global___DependencyCondition.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "service", b"service"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Dependency: _TypeAlias = Dependency  # noqa: Y015
+
+@_typing.final
 class VirtualAddress(_message.Message):
     """A service's own address on one of its networks."""
 
@@ -1640,6 +1698,7 @@ class ServiceSpec(_message.Message):
     UPDATE_FIELD_NUMBER: _builtins.int
     ROLLBACK_FIELD_NUMBER: _builtins.int
     ENDPOINT_MODE_FIELD_NUMBER: _builtins.int
+    DEPENDS_ON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     mode: Global___ServiceMode.ValueType
     replicas: _builtins.int
@@ -1659,6 +1718,8 @@ class ServiceSpec(_message.Message):
     def update(self) -> Global___UpdateConfig: ...
     @_builtins.property
     def rollback(self) -> Global___UpdateConfig: ...
+    @_builtins.property
+    def depends_on(self) -> _containers.RepeatedCompositeFieldContainer[Global___Dependency]: ...
     def __init__(
         self,
         *,
@@ -1673,10 +1734,11 @@ class ServiceSpec(_message.Message):
         update: Global___UpdateConfig | None = ...,
         rollback: Global___UpdateConfig | None = ...,
         endpoint_mode: Global___EndpointMode.ValueType = ...,
+        depends_on: _abc.Iterable[Global___Dependency] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["placement", b"placement", "rollback", b"rollback", "task", b"task", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint_mode", b"endpoint_mode", "labels", b"labels", "max_concurrent", b"max_concurrent", "mode", b"mode", "name", b"name", "placement", b"placement", "ports", b"ports", "replicas", b"replicas", "rollback", b"rollback", "task", b"task", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["depends_on", b"depends_on", "endpoint_mode", b"endpoint_mode", "labels", b"labels", "max_concurrent", b"max_concurrent", "mode", b"mode", "name", b"name", "placement", b"placement", "ports", b"ports", "replicas", b"replicas", "rollback", b"rollback", "task", b"task", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1977,6 +2039,44 @@ class Task(_message.Message):
 Global___Task: _TypeAlias = Task  # noqa: Y015
 
 @_typing.final
+class TaskStop(_message.Message):
+    """How a task that may have had traffic was stopped, by its node's clock; what follows is in the task's state."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOLD_AT_NS_FIELD_NUMBER: _builtins.int
+    WITHDRAWN_AT_NS_FIELD_NUMBER: _builtins.int
+    DRAINED_AT_NS_FIELD_NUMBER: _builtins.int
+    UNACKNOWLEDGED_FIELD_NUMBER: _builtins.int
+    OPEN_CONNECTIONS_FIELD_NUMBER: _builtins.int
+    told_at_ns: _builtins.int
+    """out of the manager's tables, and its node knows; 0: it had no traffic to lose"""
+    withdrawn_at_ns: _builtins.int
+    """every living node had taken it out of its tables"""
+    drained_at_ns: _builtins.int
+    """no connection was open any more"""
+    unacknowledged: _builtins.bool
+    """some node had not said so when the wait was over"""
+    open_connections: _builtins.int
+    """that were left when the drain timeout was over"""
+    def __init__(
+        self,
+        *,
+        told_at_ns: _builtins.int = ...,
+        withdrawn_at_ns: _builtins.int = ...,
+        drained_at_ns: _builtins.int = ...,
+        unacknowledged: _builtins.bool = ...,
+        open_connections: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drained_at_ns", b"drained_at_ns", "open_connections", b"open_connections", "told_at_ns", b"told_at_ns", "unacknowledged", b"unacknowledged", "withdrawn_at_ns", b"withdrawn_at_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskStop: _TypeAlias = TaskStop  # noqa: Y015
+
+@_typing.final
 class TaskStatus(_message.Message):
     """Written by the manager that holds the node's session."""
 
@@ -1996,6 +2096,8 @@ class TaskStatus(_message.Message):
     NODE_ID_FIELD_NUMBER: _builtins.int
     UNHEALTHY_FIELD_NUMBER: _builtins.int
     RUNNING_SINCE_NS_FIELD_NUMBER: _builtins.int
+    NOT_READY_FIELD_NUMBER: _builtins.int
+    STOP_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """the task's"""
     state: Global___TaskState.ValueType
@@ -2012,12 +2114,16 @@ class TaskStatus(_message.Message):
     """its check has failed for good: it is being stopped and must get no traffic"""
     running_since_ns: _builtins.int
     """by the manager's clock: when it was told that the task runs"""
+    not_ready: _builtins.bool
+    """it runs, and its readiness check says that it must get no traffic now"""
     @_builtins.property
     def meta(self) -> Global___Meta: ...
     @_builtins.property
     def host_ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___PortConfig]:
         """host-mode ports as they were bound"""
 
+    @_builtins.property
+    def stop(self) -> Global___TaskStop: ...
     def __init__(
         self,
         *,
@@ -2035,10 +2141,12 @@ class TaskStatus(_message.Message):
         node_id: _builtins.str = ...,
         unhealthy: _builtins.bool = ...,
         running_since_ns: _builtins.int = ...,
+        not_ready: _builtins.bool = ...,
+        stop: Global___TaskStop | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["meta", b"meta"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["meta", b"meta", "stop", b"stop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_id", b"container_id", "error", b"error", "exit_code", b"exit_code", "host_ports", b"host_ports", "id", b"id", "message", b"message", "meta", b"meta", "node_id", b"node_id", "oom_killed", b"oom_killed", "pid", b"pid", "running_since_ns", b"running_since_ns", "state", b"state", "state_since_ns", b"state_since_ns", "unhealthy", b"unhealthy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_id", b"container_id", "error", b"error", "exit_code", b"exit_code", "host_ports", b"host_ports", "id", b"id", "message", b"message", "meta", b"meta", "node_id", b"node_id", "not_ready", b"not_ready", "oom_killed", b"oom_killed", "pid", b"pid", "running_since_ns", b"running_since_ns", "state", b"state", "state_since_ns", b"state_since_ns", "stop", b"stop", "unhealthy", b"unhealthy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -19,6 +19,7 @@ from miniproto.v1 import objects_pb2 as pb
 from miniproto.v1 import streams_pb2 as streams
 
 from miniworker.agent.assignments import AssignmentSet, Change
+from miniworker.agent.draining import Drain
 from miniworker.agent.executor import ContainerExecutor
 from miniworker.agent.follower import Follower
 from miniworker.agent.health.monitor import Monitor
@@ -93,6 +94,8 @@ class Agent:
             parts.runtime,
             HookChain([AllowedHook(identity.allowed), SandboxHook(parts.data_plane, self)]),
             Monitor(Prober(parts.runtime, parts.data_plane), parts.clock),
+            Drain(parts.data_plane, parts.clock),
+            clock=parts.clock,
             node_id=identity.node_id,
             logins=self._logins,
         )
@@ -236,7 +239,7 @@ class Agent:
 
     def _update_task(self, task: dispatch.AssignedTask) -> None:
         if runner := self._runners.get(task.id):
-            runner.want(task.desired_state)
+            runner.want(task.desired_state, withdrawn=task.withdrawn)
         else:
             self._start(task)
 
@@ -245,9 +248,9 @@ class Agent:
         self._reporter.forget(task_id)
         runner = self._runners[task_id]
         if self._assignments.keeps(task_id):
-            runner.want(pb.TASK_STATE_SHUTDOWN)
+            runner.want(pb.TASK_STATE_SHUTDOWN, withdrawn=True)
             return
-        runner.want(pb.TASK_STATE_REMOVE)
+        runner.want(pb.TASK_STATE_REMOVE, withdrawn=True)
         if runner.progress.removed:
             self._forget(task_id)
 

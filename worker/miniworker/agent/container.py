@@ -11,6 +11,7 @@ from miniproto.v1 import objects_pb2 as pb
 from miniworker.agent.statuses import host_port
 from miniworker.network.api import HostPort
 from miniworker.runtime.api import (
+    NO_HEALTH_CHECK,
     ContainerConfig,
     Device,
     HealthCheck,
@@ -71,7 +72,7 @@ def container_config(task: dispatch.AssignedTask, *, node_id: str) -> ContainerC
         shm_bytes=spec.shm_size_bytes,
         oom_score_adj=spec.oom_score_adj,
         mounts=tuple(_mount(item) for item in spec.mounts),
-        health=_health(spec.health),
+        health=health_check(spec.health),
         privileged=spec.privileged,
         devices=tuple(Device(item.source, item.target, item.permissions) for item in spec.devices),
         host_pid=spec.host_pid,
@@ -97,7 +98,8 @@ def _logs(driver: pb.LogDriver) -> LogLimits:
     )
 
 
-def _health(health: pb.HealthCheck) -> HealthCheck:
+def health_check(health: pb.HealthCheck) -> HealthCheck:
+    """A check as the specification has it."""
     return HealthCheck(
         test=tuple(health.test),
         interval_ns=health.interval_ns,
@@ -137,6 +139,11 @@ def container_name(task: dispatch.AssignedTask) -> str:
 def container_hostname(config: ContainerConfig) -> str:
     """The name that the container has for itself."""
     return config.hostname or config.id[:12]
+
+
+def readiness(task: dispatch.AssignedTask) -> HealthCheck | None:
+    """What says whether the task gets traffic; None: nothing does. An image has no such check."""
+    return health_check(task.spec.container.ready).over(NO_HEALTH_CHECK)
 
 
 def host_ports(task: dispatch.AssignedTask) -> tuple[HostPort, ...]:

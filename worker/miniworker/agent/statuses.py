@@ -7,7 +7,7 @@ from ipaddress import AddressValueError, IPv4Address
 from minicommon.errors import InvalidArgumentError
 from miniproto.v1 import objects_pb2 as pb
 
-from miniworker.agent.task_machine import Progress
+from miniworker.agent.task_machine import Progress, Stop
 from miniworker.network.api import HostPort
 
 _PROTOCOLS = {"tcp": pb.PORT_PROTOCOL_TCP, "udp": pb.PORT_PROTOCOL_UDP}
@@ -33,6 +33,14 @@ def to_status(task_id: str, progress: Progress, *, node_id: str, since_ns: int) 
         host_ports=[_port_config(port) for port in progress.host_ports],
         node_id=node_id,
         unhealthy=progress.unhealthy,
+        not_ready=progress.not_ready,
+        stop=pb.TaskStop(
+            told_at_ns=progress.stop.told_at_ns,
+            withdrawn_at_ns=progress.stop.withdrawn_at_ns,
+            drained_at_ns=progress.stop.drained_at_ns,
+            unacknowledged=progress.stop.unacknowledged,
+            open_connections=progress.stop.open_connections,
+        ),
     )
 
 
@@ -50,6 +58,14 @@ def from_status(status: pb.TaskStatus) -> Progress:
         exit_code=status.exit_code,
         oom_killed=status.oom_killed,
         unhealthy=status.unhealthy,
+        not_ready=status.not_ready and status.state > pb.TASK_STATE_STARTING,
+        stop=Stop(
+            told_at_ns=status.stop.told_at_ns,
+            withdrawn_at_ns=status.stop.withdrawn_at_ns,
+            drained_at_ns=status.stop.drained_at_ns,
+            unacknowledged=status.stop.unacknowledged,
+            open_connections=status.stop.open_connections,
+        ),
     )
 
 

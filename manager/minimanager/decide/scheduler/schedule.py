@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from minicommon.grants import required
 
+from minimanager.decide.dependencies import waits_for
 from minimanager.decide.overlay import Overlay
 from minimanager.decide.scheduler.demand import MAX_FAILURES, Demand, demand_of
 from minimanager.decide.scheduler.filters import capacity, explain, refusals
@@ -26,10 +27,21 @@ def schedule(overlay: Overlay, service_ids: Sequence[str]) -> None:
         return
     nodes = columns(overlay)
     for group in groups:
-        if group[0].bound_node_id:
+        if reason := _waits_for(overlay, group[0]):
+            for waiting in group:
+                overlay.put(replace(waiting, error=reason))
+        elif group[0].bound_node_id:
             _place_bound(overlay, nodes, group)
         else:
             _place(overlay, nodes, group)
+
+
+def _waits_for(overlay: Overlay, task: Task) -> str:
+    """What other services a task of the present specification waits for; one of an older waits for none."""
+    service = overlay.snapshot.services.get(task.service_id)
+    if service is None or task.spec_version != service.spec_version:
+        return ""
+    return waits_for(overlay, service)
 
 
 def _groups(overlay: Overlay, service_ids: Sequence[str]) -> Iterator[list[Task]]:

@@ -56,7 +56,7 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
         self._streams = streams
         self._records = NodeRecords(core)
         self._presence = Presence(self._records, core.clock, supervisor)
-        self._feed = Feed(core.cache, self._forget)
+        self._feed = Feed(core.cache, self._forget, clock=core.clock)
 
     async def run(self) -> None:
         """Follow the cache, for as long as the manager lives."""

@@ -34,8 +34,6 @@ class NodeSession:
     def __init__(self, *, node_id: str, session_id: str, clock: Clock, period_ns: int) -> None:
         self.node_id = node_id
         self.session_id = session_id
-        self.applied_revision = 0
-        """The newest revision that is in the node's kernel."""
         self._clock = clock
         self._silence_ns = MISSED_HEARTBEATS * period_ns
         self._deadline_ns = clock.now_ns() + self._silence_ns
@@ -71,7 +69,9 @@ class NodeSession:
 
         Raises what ended it otherwise: DeadlineError for silence, the reason given to `close`, or what a job raised.
         """
-        hearing = asyncio.create_task(self._hear(messages, reports, describe), name="session: hear")
+        hearing = asyncio.create_task(
+            self._hear(messages, subscription, reports, describe), name="session: hear"
+        )
         jobs: list[asyncio.Task[None]] = [
             hearing,
             asyncio.create_task(self._tell(send, subscription, opener), name="session: tell"),
@@ -94,7 +94,11 @@ class NodeSession:
                 raise error
 
     async def _hear(
-        self, messages: AsyncIterator[dispatcher_pb2.WorkerMessage], reports: Reports, describe: Describe
+        self,
+        messages: AsyncIterator[dispatcher_pb2.WorkerMessage],
+        subscription: Subscription,
+        reports: Reports,
+        describe: Describe,
     ) -> None:
         async for message in messages:
             self._deadline_ns = self._clock.now_ns() + self._silence_ns
@@ -104,7 +108,7 @@ class NodeSession:
                 case "status":
                     reports.add(from_proto(status) for status in message.status.statuses)
                 case "applied":
-                    self.applied_revision = max(self.applied_revision, message.applied.revision)
+                    subscription.applied(message.applied.revision)
                 case "description":
                     await describe(from_proto(message.description))
                 case other:

@@ -97,6 +97,7 @@ def _task(item: TaskAssignment, opener: Opener) -> dispatcher_pb2.AssignedTask:
         desired_state=objects_pb2.TaskState.ValueType(item.desired_state),
         attachments=[to_proto(attachment) for attachment in item.attachments],
         ports=[to_proto(port) for port in item.ports],
+        withdrawn=item.withdrawn,
         resources=[to_proto(resource) for resource in item.resources],
         registry_auth=auth,
         needs_registry_auth=auth is not None,
