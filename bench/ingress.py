@@ -1,8 +1,8 @@
-"""Requests per second through a published port, against straight to the task's own address.
+"""Requests per second and throughput through a published port, against straight to the task's own address.
 
-Two nodes and a client in network namespaces. The task answers without reading what it was asked, one process for each
-connection, so that the way and not the server is measured. Every way is measured in turn, several times in one run;
-only the ratios carry over to other machines. Needs root, wrk and perl.
+Two nodes, a host with Docker, and a client, in network namespaces. The task answers without reading what it was asked,
+one process for each connection, so that the way and not the server is measured. Every way is measured in turn, several
+times in one run; only the ratios carry over to other machines. Needs root and what `scripts/setup --bench` installs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import os
 import re
 import statistics
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -23,16 +22,38 @@ from support.cluster import eventually
 from support.hosts import Host, Lab
 from support.ingress_site import NETWORK, SUBNET, Site, published
 
-ROUNDS = 3
-SECONDS = 2
-CONNECTIONS = 32
+from bench.ingress_rivals import Docker, start_haproxy
+
+ROUNDS = 5
+SECONDS = 1
 
 FIRST_PORT, TARGET = 4567, 8000
 
-MODES: Mapping[str, tuple[str, ...]] = {
-    "keep-alive": (),
-    "connection per request": ("--header", "Connection: close"),
-}
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """One kind of load, and what wrk says that counts."""
+
+    name: str
+    unit: str
+    options: tuple[str, ...] = ()
+    path: str = "/"
+    connections: int = 32
+
+    def result(self, output: str) -> float:
+        """From what wrk printed; requests or megabytes per second."""
+        if self.unit == "requests/s":
+            found = re.search(r"Requests/sec:\s+([\d.]+)", output)
+            return float(found[1]) if found else 0
+        found = re.search(r"Transfer/sec:\s+([\d.]+)([KMG])B", output)
+        return float(found[1]) * {"K": 1e-3, "M": 1, "G": 1e3}[found[2]] if found else 0
+
+
+MODES = (
+    Mode("keep-alive", "requests/s"),
+    Mode("connection each", "requests/s", ("--header", "Connection: close")),
+    Mode("large bodies", "MB/s", (), "/large", connections=4),
+)
 
 _SERVER = r"""
 my ($port, $workers) = @ARGV;
@@ -43,12 +64,18 @@ listen($listener, 1024) or die "listen: $!";
 for (2 .. $workers) { last unless fork() // die "fork: $!" }
 $SIG{PIPE} = 'IGNORE';
 my $head = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n";
+my $large = "HTTP/1.1 200 OK\r\nContent-Length: 8388608\r\n\r\n" . ("x" x 8388608);
 print STDOUT "ready\n";
 close STDOUT;
 while (1) {
     accept(my $client, $listener) or next;
     setsockopt($client, 6, 1, pack('i', 1));
     while (sysread($client, my $request, 4096)) {
+        if (index($request, 'GET /large') == 0) {
+            my $sent = 0;
+            while ($sent < length $large) { $sent += syswrite($client, $large, 1 << 20, $sent) // last }
+            next;
+        }
         my $last = index($request, 'Connection: close') >= 0;
         syswrite($client, $head . ($last ? "Connection: close\r\n\r\nok\n" : "\r\nok\n")) or last;
         last if $last;
@@ -72,7 +99,7 @@ class Way:
     node: str = ""
     """Where the request enters; empty: it goes straight to the task."""
     against: str = ""
-    """The way without us that it is compared with."""
+    """The way that it is compared with; empty: the first of all."""
 
     @property
     def task(self) -> str:
@@ -88,80 +115,126 @@ class Way:
 
     @property
     def url(self) -> str:
-        return f"http://{self.node}:{self.port}/" if self.node else f"http://{self.task_address}:{TARGET}/"
+        return f"http://{self.node}:{self.port}" if self.node else f"http://{self.task_address}:{TARGET}"
+
+
+STRAIGHT = "client, straight to the task"
+ROUTED = "client, routed by another node, no tunnel"
+OWN = "client, ingress of the task's node"
+OTHER = "client, ingress of another node"
+USERSPACE = "client, userspace path of the task's node"
+HAPROXY = "client, haproxy on the task's node"
+DOCKER = "client, docker run -p"
+INSIDE = "node, straight to the task"
+INSIDE_USERSPACE = "node, its own ingress (userspace path)"
+
+IPV6 = "fd77::11"
+"""Of the first node: clients that come over IPv6 are served in userspace."""
 
 
 def main() -> None:
-    """Print the medians, and the ratios to going straight."""
-    with Lab(f"b{os.getpid() % 10000}", ["core-01", "core-02"]) as lab:
+    """Print medians, and the median ratios to going straight in the same round."""
+    with Lab(f"b{os.getpid() % 10000}", ["core-01", "core-02", "docker-01"]) as lab:
         site, ways = Site(lab), _ways(lab)
+        docker = Docker(lab["docker-01"])
         try:
-            _prepare(site, ways)
-            medians = {mode: _measure(ways, options) for mode, options in MODES.items()}
+            _prepare(site, ways, docker)
+            for mode in MODES:
+                _print(mode, ways, _measure(ways, mode))
         finally:
+            docker.close()
             site.close()
-    print(f"{'requests/s':<40}" + "".join(f"{mode:>24} {'ratio':>6}" for mode in MODES))
-    for way in ways:
-        cells = [(medians[mode][way.name], medians[mode][way.against or way.name]) for mode in MODES]
-        print(
-            f"{way.name:<40}" + "".join(f"{ours:>24,.0f} {ours / straight:>6.2f}" for ours, straight in cells)
-        )
 
 
 def _ways(lab: Lab) -> list[Way]:
     """The tasks are on the first node."""
     first, second, client = lab["core-01"], lab["core-02"], lab.client
-    outside, inside = "client, straight to the task", "node, straight to the task"
     return [
-        Way(outside, client, 0),
-        Way("client, ingress of the task's node", client, 1, first.address, outside),
-        Way("client, ingress of another node", client, 2, second.address, outside),
-        Way(inside, first, 3),
-        Way("node, its own ingress (userspace path)", first, 4, "127.0.0.1", inside),
+        Way(STRAIGHT, client, 0),
+        Way(ROUTED, client, 1),
+        Way(OWN, client, 2, first.address),
+        Way(OTHER, client, 3, second.address),
+        Way(USERSPACE, client, 4, f"[{IPV6}]"),
+        Way(HAPROXY, client, 5, first.address),
+        Way(DOCKER, client, 6, lab["docker-01"].address),
+        Way(INSIDE, first, 7),
+        Way(INSIDE_USERSPACE, first, 8, "127.0.0.1", INSIDE),
     ]
 
 
-def _prepare(site: Site, ways: list[Way]) -> None:
-    """The tasks on the first node, their ports published on both, and a way straight to them from outside."""
+def _prepare(site: Site, ways: list[Way], docker: Docker) -> None:
+    """The tasks on the first node, their ports published on both, and ways around us."""
     for number, name in enumerate(("core-01", "core-02"), 1):
         site.add_node(name, number)
+    first, client = site.lab["core-01"], site.lab.client
+    for host, address in ((first, IPV6), (client, "fd77::99")):
+        host.run(["ip", "address", "add", f"{address}/64", "dev", "eth0", "nodad"])
     site.spread_fabric()
+    found = {way.name: way for way in ways}
     for way in ways:
-        _serve(site, way)
+        if way.name == DOCKER:
+            docker.run(_SERVER, _server_arguments(), port=way.port, target=TARGET)
+        else:
+            _serve(site, way)
     site.spread_fabric()
-    table = [published(way.port, TARGET, {way.task: way.task_address}) for way in ways]
+    published_ways = [way for way in ways if way.name not in (HAPROXY, DOCKER)]
+    table = [published(way.port, TARGET, {way.task: way.task_address}) for way in published_ways]
     for node in site.nodes.values():
         assert not node.apply(*table).problems
-    host, client = site.lab["core-01"], site.lab.client
-    client.run(["ip", "route", "add", str(SUBNET), "via", host.address])
-    host.run(["nft", "insert", "rule", "ip", "mini", "forward", "ip", "saddr", client.address, "accept"])
+    client.run(["ip", "route", "add", str(SUBNET), "via", first.address])
+    first.run(["nft", "insert", "rule", "ip", "mini", "forward", "ip", "saddr", client.address, "accept"])
+    _route(site, found[ROUTED])
+    start_haproxy(first, port=found[HAPROXY].port, target=f"{found[HAPROXY].task_address}:{TARGET}")
+
+
+def _route(site: Site, way: Way) -> None:
+    """Lead a way through the second node and back, as a router would: what any second hop costs."""
+    first, second, client = site.lab["core-01"], site.lab["core-02"], site.lab.client
+    for host in (first, second, client):
+        for name in ("all", "eth0"):
+            host.run(["sysctl", "-qw", f"net.ipv4.conf.{name}.send_redirects=0"])
+            host.run(["sysctl", "-qw", f"net.ipv4.conf.{name}.rp_filter=0"])
+    client.run(["ip", "route", "add", str(way.task_address), "via", second.address])
+    second.run(["ip", "route", "add", str(way.task_address), "via", first.address, "dev", "eth0"])
+    first.run(["ip", "rule", "add", "from", str(way.task_address), "to", client.address, "lookup", "77"])
+    first.run(["ip", "route", "add", "default", "via", second.address, "table", "77"])
+
+
+def _server_arguments() -> list[str]:
+    return [str(TARGET), str(2 * max(mode.connections for mode in MODES))]
 
 
 def _serve(site: Site, way: Way) -> None:
     node = site.nodes["core-01"]
     node.tasks[way.task] = way.task_address
     attached = node.driver.call("attach", Sandbox(way.task, (Attachment(NETWORK, way.task_address),)))
-    server = ["nsenter", f"--net={attached.netns}", "perl", "-e", _SERVER, str(TARGET), str(2 * CONNECTIONS)]
+    server = ["nsenter", f"--net={attached.netns}", "perl", "-e", _SERVER, *_server_arguments()]
     node.host.start(server, log=f"{way.task}.log")
     eventually(lambda: "ready" in node.host.log(f"{way.task}.log"), f"{way.task} serves")
 
 
-def _measure(ways: list[Way], options: tuple[str, ...]) -> dict[str, float]:
-    """Median requests per second of each way, measured in turn so that a busy moment hits all of them."""
-    found: dict[str, list[float]] = {way.name: [] for way in ways}
-    for _ in range(ROUNDS):
-        for way in ways:
-            found[way.name].append(_requests_per_second(way, options))
-    return {name: statistics.median(values) for name, values in found.items()}
+def _measure(ways: list[Way], mode: Mode) -> list[dict[str, float]]:
+    """What each way does in each round; in turn, so that a busy moment of the machine hits all of them."""
+    return [{way.name: _load(way, mode) for way in ways} for _ in range(ROUNDS)]
 
 
-def _requests_per_second(way: Way, options: tuple[str, ...]) -> float:
-    size = ("--threads=1", f"--connections={CONNECTIONS}", f"--duration={SECONDS}s")
-    output = way.client.run(["wrk", *size, *options, way.url]).stdout
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", output)
-    if rate is None or "Non-2xx" in output or "Socket errors" in output:
+def _load(way: Way, mode: Mode) -> float:
+    size = ("--threads=1", f"--connections={mode.connections}", f"--duration={SECONDS}s")
+    output = way.client.run(["wrk", *size, *mode.options, way.url + mode.path]).stdout
+    result = mode.result(output)
+    if not result or "Non-2xx" in output or "Socket errors" in output:
         raise RuntimeError(f"{way.name}: not every request was answered:\n{output}")
-    return float(rate[1])
+    return result
+
+
+def _print(mode: Mode, ways: list[Way], rounds: list[dict[str, float]]) -> None:
+    print(f"{mode.name:<44}{mode.unit:>12}{'ratio':>8}{'of rounds':>14}", flush=True)
+    for way in ways:
+        against = way.against or (way.name if way.name == INSIDE else STRAIGHT)
+        ratios = sorted(item[way.name] / item[against] for item in rounds)
+        median = statistics.median(item[way.name] for item in rounds)
+        spread = f"{ratios[0]:.2f}-{ratios[-1]:.2f}"
+        print(f"  {way.name:<42}{median:>12,.0f}{statistics.median(ratios):>8.2f}{spread:>14}", flush=True)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,10 @@ class Context:
             self._channel = self._connect()
         return self._channel
 
+    def new_channel(self) -> Channel:
+        """Another one, for a thread of its own; the caller closes it."""
+        return self._connect()
+
     def call(self, method: str, request: Any, *, timeout: float | None = 60.0) -> Any:
         """A unary call; see `Channel`."""
         return self.channel.unary(method, request, timeout=timeout)

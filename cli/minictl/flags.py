@@ -4,7 +4,8 @@
 (`-dq`); `--` ends the flags. Flags and arguments may be mixed, except for commands that hand the rest to a container
 (`interspersed=False`): there the first argument ends the flags.
 
-A Docker flag that this version has not got is declared `later`: it is refused by name, never ignored.
+A Docker flag that this version has not got is declared `later`: it is refused by name, never ignored. So is one that
+makes no sense here, which says why.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 class Flag:
     """One flag: `default` is the value without it, `shown` what help says of it ("" says nothing)."""
 
-    __slots__ = ("default", "kind", "later", "name", "short", "shown", "usage")
+    __slots__ = ("default", "kind", "later", "name", "short", "shown", "usage", "why")
 
     def __init__(
         self,
@@ -37,6 +38,7 @@ class Flag:
         default: Any = None,
         shown: str = "",
         later: bool = False,
+        why: str = "",
     ) -> None:
         self.name = name
         self.usage = usage
@@ -44,7 +46,8 @@ class Flag:
         self.kind = kind
         self.default = default if default is not None else _zero(kind)
         self.shown = shown
-        self.later = later
+        self.later = later or bool(why)
+        self.why = why
 
     @property
     def is_bool(self) -> bool:
@@ -87,6 +90,8 @@ class Parsed:
 
     def set(self, flag: Flag, text: str) -> None:
         """Take a value from the command line. Raises UsageError."""
+        if flag.why:
+            raise UsageError(f"the flag {flag.title} {flag.why}")
         if flag.later:
             raise UsageError(f"the flag {flag.title} is not supported by this version of minictl")
         try:

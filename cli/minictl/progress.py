@@ -176,7 +176,7 @@ def _rank(task: TaskView) -> tuple[int, int]:
 
 
 def _runs(task: TaskView) -> bool:
-    return task.task.desired_state <= RUNNING and task.state == RUNNING
+    return task.task.desired_state <= RUNNING and task.state == RUNNING and not task.status.not_ready
 
 
 def _short(error: str) -> str:

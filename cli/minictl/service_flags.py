@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from minictl import (
     container_flags,
+    dependency_flags,
     health_flags,
     mode_flags,
     network_flags,
     placement_flags,
     privilege_flags,
+    resource_flags,
     update_flags,
     values,
 )
@@ -37,23 +39,40 @@ CONDITIONS = ("any", "on-failure", "none")
 
 _UNITS = "(ns|us|ms|s|m|h)"
 
+
+def _progress(text: str) -> str:
+    if text not in ("auto", "plain"):
+        raise ValueError(f'must be "auto" or "plain", not {values.quote(text)}')
+    return text
+
+
+PROGRESS = Flag(
+    "progress",
+    'How to show progress ("auto", "plain"); plain also tells how long each step of a stop took',
+    kind=values.Kind("string", _progress),
+    shown='"auto"',
+)
+
 COMMON_FLAGS = (
     Flag("cap-add", "Add Linux capabilities", kind=values.LIST),
     Flag("cap-drop", "Drop Linux capabilities", kind=values.LIST),
     Flag("detach", "Exit immediately instead of waiting for the service to converge", short="d"),
+    Flag(
+        "drain-timeout",
+        f"Time for open connections to end before a container is stopped {_UNITS} (0 = none) (default 2s)",
+        kind=values.DURATION,
+    ),
     Flag("entrypoint", "Overwrite the default ENTRYPOINT of the image", kind=values.COMMAND),
     Flag("hostname", "Container hostname", kind=values.STRING),
-    Flag("limit-cpu", "Limit CPUs", kind=values.CPUS),
-    Flag("limit-memory", "Limit Memory", kind=values.MEMORY),
-    Flag("limit-pids", "Limit maximum number of processes (default 0 = unlimited)", kind=values.INT),
+    PROGRESS,
+    Flag("no-resolve-image", "Do not query the registry to resolve image digest and supported platforms"),
     Flag("quiet", "Suppress progress output", short="q"),
     Flag("read-only", "Mount the container's root filesystem as read only"),
-    Flag("reserve-cpu", "Reserve CPUs", kind=values.CPUS),
-    Flag("reserve-memory", "Reserve Memory", kind=values.MEMORY),
     Flag("restart-max-attempts", "Maximum number of restarts before giving up", kind=values.UINT),
     Flag("restart-window", f"Window used to evaluate the restart policy {_UNITS}", kind=values.DURATION),
     Flag("stop-signal", "Signal to stop the container", kind=values.STRING),
     Flag("user", "Username or UID (format: <name|uid>[:<group|gid>])", short="u", kind=values.STRING),
+    Flag("with-registry-auth", "Send registry authentication details to swarm agents"),
     Flag("workdir", "Working directory inside the container", short="w", kind=values.STRING),
 )
 
@@ -78,24 +97,25 @@ def _with_default(default: bool) -> tuple[Flag, ...]:
     )
 
 
-def _later(names: str, *, boolean: bool = False) -> tuple[Flag, ...]:
-    kind = values.BOOL if boolean else values.STRING
-    return tuple(Flag(name, "", kind=kind, later=True) for name in names.split())
+def _later(names: str) -> tuple[Flag, ...]:
+    return tuple(Flag(name, "", kind=values.STRING, later=True) for name in names.split())
 
 
-_LATER = (
-    *_later("credential-spec isolation log-driver log-opt memory-swappiness"),
-    *_later("no-resolve-image with-registry-auth", boolean=True),
-)
-"""Docker's flags that this version refuses by name."""
+_WINDOWS = "is for Windows containers: the nodes of this cluster run Linux ones"
+
+
+_LATER = (*(Flag(name, "", kind=values.STRING, why=_WINDOWS) for name in ("credential-spec", "isolation")),)
+"""Docker's flags that are refused by name."""
 
 CREATE_FLAGS = (
     *COMMON_FLAGS,
     *mode_flags.CREATE_FLAGS,
     *network_flags.CREATE_FLAGS,
     *placement_flags.CREATE_FLAGS,
+    *dependency_flags.CREATE_FLAGS,
     *container_flags.CREATE_FLAGS,
     *privilege_flags.CREATE_FLAGS,
+    *resource_flags.CREATE_FLAGS,
     *health_flags.FLAGS,
     *update_flags.FLAGS,
     *_with_default(True),
@@ -107,7 +127,7 @@ CREATE_FLAGS = (
     Flag("name", "Service name", kind=values.STRING),
     Flag("publish", "Publish a port as a node port", short="p", kind=values.PORT),
     *_LATER,
-    *_later("config generic-resource secret"),
+    *_later("config secret"),
 )
 
 UPDATE_FLAGS = (
@@ -115,8 +135,10 @@ UPDATE_FLAGS = (
     *mode_flags.COMMON_FLAGS,
     *network_flags.UPDATE_FLAGS,
     *placement_flags.UPDATE_FLAGS,
+    *dependency_flags.UPDATE_FLAGS,
     *container_flags.UPDATE_FLAGS,
     *privilege_flags.UPDATE_FLAGS,
+    *resource_flags.UPDATE_FLAGS,
     *health_flags.FLAGS,
     *update_flags.FLAGS,
     *_with_default(False),
@@ -136,7 +158,7 @@ UPDATE_FLAGS = (
     Flag("publish-add", "Add or update a published port", kind=values.PORT),
     Flag("publish-rm", "Remove a published port by its target port", kind=values.PORT),
     *_LATER,
-    *_later("config-add config-rm generic-resource-add generic-resource-rm secret-add secret-rm"),
+    *_later("config-add config-rm secret-add secret-rm"),
     Flag("rollback", "Rollback to previous specification"),
 )
 
@@ -166,8 +188,10 @@ def new_spec(parsed: Parsed, environment: Mapping[str, str]) -> ServiceSpec:
     mode_flags.apply_new(spec, parsed)
     network_flags.apply_new(spec, parsed)
     placement_flags.apply_new(spec, parsed)
+    dependency_flags.apply_new(spec, parsed)
     container_flags.apply_new(spec, parsed)
     privilege_flags.apply_new(spec, parsed)
+    resource_flags.apply_new(spec, parsed)
     _apply_common(spec, parsed)
     return spec
 
@@ -197,8 +221,10 @@ def change_spec(spec: ServiceSpec, parsed: Parsed, environment: Mapping[str, str
     mode_flags.apply_change(spec, parsed)
     network_flags.apply_mode(spec, parsed)
     placement_flags.apply_change(spec, parsed)
+    dependency_flags.apply_change(spec, parsed)
     container_flags.apply_change(spec, parsed)
     privilege_flags.apply_change(spec, parsed)
+    resource_flags.apply_change(spec, parsed)
     _apply_common(spec, parsed)
 
 
@@ -263,23 +289,14 @@ def _apply_common(spec: ServiceSpec, parsed: Parsed) -> None:
     _apply_container(container, parsed)
     health_flags.apply(spec, parsed)
     update_flags.apply(spec, parsed)
-    limits, reservations, restart = (
-        spec.task.resources.limits,
-        spec.task.resources.reservations,
-        spec.task.restart,
-    )
-    for flag, target, field in (
-        ("limit-cpu", limits, "nano_cpus"),
-        ("limit-memory", limits, "memory_bytes"),
-        ("limit-pids", limits, "pids"),
-        ("reserve-cpu", reservations, "nano_cpus"),
-        ("reserve-memory", reservations, "memory_bytes"),
-        ("restart-delay", restart, "delay_ns"),
-        ("restart-max-attempts", restart, "max_attempts"),
-        ("restart-window", restart, "window_ns"),
+    restart = spec.task.restart
+    for flag, field in (
+        ("restart-delay", "delay_ns"),
+        ("restart-max-attempts", "max_attempts"),
+        ("restart-window", "window_ns"),
     ):
         if parsed.changed(flag):
-            setattr(target, field, parsed[flag])
+            setattr(restart, field, parsed[flag])
     if parsed.changed("restart-condition"):
         condition = parsed["restart-condition"]
         if condition not in CONDITIONS:
@@ -299,6 +316,8 @@ def _apply_container(container: ContainerSpec, parsed: Parsed) -> None:
     ):
         if parsed.changed(flag):
             setattr(container, field, parsed[flag])
+    if parsed.changed("drain-timeout"):
+        container.drain_timeout_ns = parsed["drain-timeout"] or -1
     if parsed.changed("entrypoint"):
         container.command[:] = parsed["entrypoint"]
     if parsed.changed("cap-add", "cap-drop"):

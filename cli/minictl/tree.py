@@ -9,24 +9,50 @@ from minictl.flags import Flag
 DESCRIPTION = "Containers on many machines as on one"
 
 GROUPS = (
+    Group("container", "Manage containers", "container"),
     Group("image", "Manage images", "image"),
     Group("network", "Manage networks", "network"),
     Group("node", "Manage Swarm nodes", "node"),
     Group("service", "Manage Swarm services", "service"),
     Group("swarm", "Manage Swarm", "swarm"),
     Group("task", "Manage Swarm tasks", "task"),
+    Group("volume", "Manage volumes", "volume"),
 )
 
 SHORTCUTS = {
+    "attach": (
+        "container",
+        "attach",
+        "Attach local standard input, output, and error streams to a running container",
+    ),
+    "commit": (
+        "container",
+        "commit",
+        "Create a new image from a container's changes, on the node that has the container",
+    ),
+    "cp": ("container", "cp", "Copy files/folders between a container and the local filesystem"),
+    "exec": ("container", "exec", "Execute a command in a running container"),
     "images": ("image", "ls", "List images"),
     "info": ("system", "info", "Display system-wide information"),
+    "inspect": ("container", "inspect", "Display detailed information on one or more containers"),
     "load": ("image", "load", "Load an image from a tar archive or STDIN"),
+    "logs": ("container", "logs", "Fetch the logs of a container"),
+    "port-forward": (
+        "container",
+        "port-forward",
+        "Forward local ports to ports of a container, wherever it runs",
+    ),
+    "ps": ("container", "ls", "List containers"),
+    "rm": ("container", "rm", "Remove one or more containers of `minictl run`"),
     "rmi": ("image", "rm", "Remove one or more images"),
+    "run": ("container", "run", "Create and run a new container from an image"),
+    "stats": ("container", "stats", "Display a live stream of container resource usage statistics"),
+    "top": ("container", "top", "Display the running processes of a container"),
     "version": ("system", "version", "Show the version information"),
 }
 """Commands at the top: the module and name of the command that they are."""
 
-MANAGEMENT = ("image", "network")
+MANAGEMENT = ("container", "image", "network", "volume")
 SWARM = ("node", "service", "swarm", "task")
 
 GLOBAL_FLAGS = (

@@ -10,6 +10,7 @@ from minictl.errors import CliError
 from minictl.job_progress import JobProgress
 from minictl.mode_flags import JOBS
 from minictl.progress import MONITOR_NS, STEPS, Convergence
+from minictl.stop_progress import StopTimes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,9 +80,9 @@ def bar_text(step: int) -> str:
     return f"[{'=' * filled}>{' ' * (_BAR_WIDTH - filled)}]"
 
 
-def screen_for(out: TextIO) -> Screen:
-    """Lines in place on a terminal, plain lines elsewhere."""
-    if not out.isatty():
+def screen_for(out: TextIO, *, plain: bool = False) -> Screen:
+    """Lines in place on a terminal, plain lines elsewhere and where they are asked for."""
+    if plain or not out.isatty():
         return Plain(out)
     try:
         columns = os.get_terminal_size(out.fileno()).columns
@@ -111,9 +112,12 @@ def wait_for_service(
     *,
     min_revision: int = 0,
     quiet: bool = False,
+    plain: bool = False,
     rolling_back: bool = False,
 ) -> int:
-    """Return 0 once the service has converged, or when the user does not want to wait any longer.
+    """Wait; `plain`: in lines below each other, which also tell how the tasks were stopped.
+
+    Return 0 once the service has converged, or when the user does not want to wait any longer.
 
     Returns EXIT_ROLLED_BACK when it converged to what it was before, though `rolling_back` was not what was asked
     for; EXIT_PAUSED when its update paused, or, when that is because of the deadline, EXIT_NOT_PLACED if a task found
@@ -122,12 +126,13 @@ def wait_for_service(
     """
     from minictl.client import messages
 
-    screen = _Quiet() if quiet else screen_for(context.out)
+    screen = _Quiet() if quiet else screen_for(context.out, plain=plain)
+    stops = StopTimes() if plain else None
     request = messages.WatchServiceRequest(ref=service_id, min_revision=min_revision)
     context.out.flush()
     try:
         changes = context.channel.stream("Tasks/WatchService", request)
-        return _follow(context, changes, screen, service_id, rolling_back)
+        return _follow(context, changes, screen, service_id, rolling_back, stops)
     except KeyboardInterrupt:
         if not quiet:
             context.print("Operation continuing in background.")
@@ -135,7 +140,14 @@ def wait_for_service(
     return 0
 
 
-def _follow(context: Context, changes: Responses, screen: Screen, service_id: str, rolling_back: bool) -> int:
+def _follow(
+    context: Context,
+    changes: Responses,
+    screen: Screen,
+    service_id: str,
+    rolling_back: bool,
+    stops: StopTimes | None,
+) -> int:
     state: Convergence | JobProgress = Convergence()
     begun = False
     replacing = False
@@ -167,7 +179,7 @@ def _follow(context: Context, changes: Responses, screen: Screen, service_id: st
                 context.print(f"service {service_id}: {change.service.rollout.message}")
                 return paused
             code = EXIT_ROLLED_BACK if change.service.service.rolling_back and not rolling_back else 0
-            lines = state.update(change, context.now_ns())
+            lines = [*(stops.update(change) if stops else ()), *state.update(change, context.now_ns())]
         for line in lines:
             screen.show(line)
     changes.cancel()

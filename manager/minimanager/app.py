@@ -30,6 +30,8 @@ from miniproto.v1 import (
     dispatcher_pb2_grpc,
     join_pb2,
     join_pb2_grpc,
+    streams_pb2,
+    streams_pb2_grpc,
 )
 
 from minimanager.bootstrap import bootstrap
@@ -38,7 +40,9 @@ from minimanager.control.leader import Election
 from minimanager.control.loop import Decide, ReconcileLoop
 from minimanager.control.sweeper import Sweeper
 from minimanager.decide.reconcile import affected, reconcile
+from minimanager.rpc import views
 from minimanager.rpc.clusters import ClustersServicer
+from minimanager.rpc.containers import ContainersServicer
 from minimanager.rpc.core import Core
 from minimanager.rpc.dispatcher.service import Dispatcher, manager_addresses
 from minimanager.rpc.interceptors import control_guard
@@ -46,7 +50,10 @@ from minimanager.rpc.join import JoinService
 from minimanager.rpc.join_listener import GrpcJoinListener, JoinListener
 from minimanager.rpc.membership import MembershipService
 from minimanager.rpc.networks import NetworksServicer
+from minimanager.rpc.node_streams import NodeStreams
 from minimanager.rpc.nodes import NodesServicer
+from minimanager.rpc.one_offs import OneOffs
+from minimanager.rpc.peers import ManagerPeers
 from minimanager.rpc.services import ServicesServicer
 from minimanager.rpc.tasks import TasksServicer
 from minimanager.store.api import Compare, Store, StoreStatus
@@ -124,6 +131,10 @@ class Manager:
         join = JoinService(self.core, self._sealer, managers=self._managers)
         self._join: JoinListener = GrpcJoinListener(join, parts.credentials)
         self._tasks = TasksServicer(self.core)
+        self._streams = NodeStreams(self._hostname, ManagerPeers(self.core, parts.credentials))
+        self._services = ServicesServicer(self.core, self._sealer)
+        self._one_offs = OneOffs(self.core, self._streams, self._services)
+        self._containers = ContainersServicer(self.core, self._streams, self._one_offs)
         self._dispatcher: Dispatcher | None = None
         self._election: asyncio.Task[None] | None = None
 
@@ -153,6 +164,7 @@ class Manager:
         if self._dispatcher is not None:
             self._dispatcher.close()
         self._tasks.close()
+        self._containers.close()
         await asyncio.gather(self._server.stop(STOP_GRACE), self._join.stop())
 
     async def _start(self, group: Supervisor) -> None:
@@ -171,8 +183,9 @@ class Manager:
         )
         group.start_eternal("cache", core.cache.run())
         await core.cache.wait_synced()
-        self._dispatcher = Dispatcher(core, group)
+        self._dispatcher = Dispatcher(core, group, self._sealer, self._streams)
         group.start_eternal("dispatcher", self._dispatcher.run())
+        group.start_eternal("one-off containers", self._one_offs.run_forever())
         self._add_services(self._dispatcher)
         await self._listen()
         loop = ReconcileLoop(core.cache, core.writer, Decide(reconcile, affected, new_id, parts.clock))
@@ -202,12 +215,14 @@ class Manager:
         clusters = ClustersServicer(core, self._parts.settings, self._sealer)
         control_pb2_grpc.add_ClustersServicer_to_server(clusters, server)
         control_pb2_grpc.add_NodesServicer_to_server(NodesServicer(core), server)
-        control_pb2_grpc.add_ServicesServicer_to_server(ServicesServicer(core), server)
+        control_pb2_grpc.add_ServicesServicer_to_server(self._services, server)
         control_pb2_grpc.add_TasksServicer_to_server(self._tasks, server)
         control_pb2_grpc.add_NetworksServicer_to_server(NetworksServicer(core), server)
         dispatcher_pb2_grpc.add_DispatcherServicer_to_server(dispatcher, server)
         join_pb2_grpc.add_MembershipServicer_to_server(MembershipService(core, self._sealer), server)
-        files = (control_pb2, dispatcher_pb2, join_pb2)
+        streams_pb2_grpc.add_ContainersServicer_to_server(self._containers, server)
+        streams_pb2_grpc.add_NodeStreamsServicer_to_server(self._streams, server)
+        files = (control_pb2, dispatcher_pb2, join_pb2, streams_pb2)
         names = [each.full_name for file in files for each in file.DESCRIPTOR.services_by_name.values()]
         add_reflection(server, [name for name in names if name != "mini.v1.Join"])
 
@@ -220,6 +235,9 @@ class Manager:
         )
         await self._server.start()
         self.join_port = await self._join.start(f"{settings.listen_host}:{settings.join_port}")
+
+    def _hostname(self, node_id: str) -> str:
+        return views.hostname(self.core.cache.snapshot(), node_id) or node_id
 
     def _managers(self) -> list[str]:
         """host:port of the control API of every manager, this one first."""

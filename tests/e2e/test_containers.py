@@ -135,6 +135,61 @@ def test_an_unhealthy_container_has_failed_and_says_so(cluster: Cluster, shared:
     _remove(cluster, "frail")
 
 
+def test_readiness_takes_traffic_and_gives_it_back_without_a_restart(cluster: Cluster, shared: Path) -> None:
+    mount = ("--mount", f"type=bind,source={shared},target=/out")
+    check = ("--ready-cmd", "test -e /out/ready || { echo warming up; false; }", "--ready-interval", "100ms")
+    _create(cluster, "moody", "-p", "4569:4567", *mount, *check, "--ready-retries", "2", "whoami:1")
+    url = f"http://{NODE}:4569/"
+    eventually(lambda: _ps(cluster, "moody").startswith("Starting"), "it has been started")
+    eventually(
+        lambda: "readiness check failed: warming up" in _ps(cluster, "moody"), "it says what is missing"
+    )
+    with pytest.raises(AssertionError):
+        http_get(cluster.lab.client, url)
+    (shared / "ready").touch()
+    first = eventually(lambda: http_get(cluster.lab.client, url), "it answers")
+    (shared / "ready").unlink()
+    eventually(lambda: _ps(cluster, "moody").startswith("Running (not ready)"), "it is not ready")
+    with pytest.raises(AssertionError):
+        http_get(cluster.lab.client, url)
+    listed = ("service", "ls", "--filter", "name=moody", "--format", "{{.Replicas}}")
+    assert cluster.ctl(NODE, *listed).stdout == "0/1\n"
+    (shared / "ready").touch()
+    assert eventually(lambda: http_get(cluster.lab.client, url), "it answers again") == first
+    assert len(_ps(cluster, "moody").splitlines()) == 1, "it was not restarted"
+    _remove(cluster, "moody")
+
+
+def test_a_service_waits_for_those_it_depends_on(cluster: Cluster, shared: Path) -> None:
+    refused = cluster.ctl(
+        *(NODE, "service", "create", "--depends-on", "nowhere=healthy", "--name", "app", "whoami:1"),
+        check=False,
+    )
+    assert refused.returncode == 1
+    assert "depends_on: service nowhere not found" in refused.stderr
+    mount = ("--mount", f"type=bind,source={shared},target=/out")
+    wait = "until test -e /out/done; do sleep 0.1; done"
+    job = ("--mode", "replicated-job", *mount, "busybox:latest", "sh", "-c", wait)
+    _create(cluster, "setup", *job)
+    _create(
+        cluster, "base", *mount, "--health-cmd", "test -e /out/well", "--health-interval", "100ms", "whoami:1"
+    )
+    _create(cluster, "app", "--depends-on", "setup=completed", "--depends-on", "base=healthy", "whoami:1")
+    circle = cluster.ctl(NODE, "service", "update", "-d", "--depends-on-add", "app", "base", check=False)
+    assert "would wait for each other: base -> app -> base" in circle.stderr
+    words = ("setup to complete: 0 of 1 tasks are done", "base to be healthy: 0 of 1 tasks are")
+    eventually(lambda: all(each in _ps(cluster, "app") for each in words), "it says what it waits for")
+    (task,) = cluster.ctl(NODE, "service", "ps", "-q", "app").stdout.split()
+    assert all(each in cluster.ctl(NODE, "task", "why", task).stdout for each in words)
+    (shared / "well").touch()
+    eventually(lambda: "base" not in _ps(cluster, "app"), "only the job is waited for")
+    assert _ps(cluster, "app").startswith("Pending")
+    (shared / "done").touch()
+    eventually(lambda: _ps(cluster, "app").startswith("Running"), "it runs")
+    for name in ("app", "base", "setup"):
+        _remove(cluster, name)
+
+
 @pytest.mark.parametrize("check", [("--health-http", "4567/peer"), ("--health-tcp", "4567")])
 def test_checks_that_need_nothing_in_the_image(cluster: Cluster, check: tuple[str, str]) -> None:
     """The task runs once its server has answered the agent, inside the task's namespace."""
@@ -174,6 +229,6 @@ def test_a_container_has_of_the_node_what_its_owner_allows(cluster: Cluster, sha
     assert lines[0] != "sh"
     assert lines[1] == "3"
     _create(cluster, "mighty", "--restart-condition", "none", "--privileged", "busybox:latest")
-    text = "this node does not allow privileged: start its mini-worker with --allow privileged"
-    eventually(lambda: text in _ps(cluster, "mighty"), "it is rejected")
+    text = "no suitable node (privileged not allowed on 1 node)"
+    eventually(lambda: text in _ps(cluster, "mighty"), "it waits for a node that allows it")
     _remove(cluster, "mighty")

@@ -15,7 +15,7 @@ from typing import Any
 
 import grpc
 from miniproto.v1 import control_pb2 as control
-from miniproto.v1 import control_pb2_grpc, node_pb2, node_pb2_grpc
+from miniproto.v1 import control_pb2_grpc, node_pb2, node_pb2_grpc, streams_pb2
 from miniproto.v1 import objects_pb2 as objects
 from support import canned
 
@@ -31,6 +31,10 @@ class World:
     nodes: list[control.NodeView] = field(default_factory=list)
     networks: list[objects.Network] = field(default_factory=list)
     images: list[node_pb2.Image] = field(default_factory=list)
+    resolved: dict[str, node_pb2.ResolveImageResponse] = field(default_factory=dict)
+    """What registries say, by reference; of others they do not answer."""
+    resolving: list[node_pb2.ResolveImageRequest] = field(default_factory=list)
+    volumes: dict[str, node_pb2.Volume] = field(default_factory=dict)
     progress: list[control.ServiceProgress] = field(default_factory=list)
     requests: list[Any] = field(default_factory=list)
     uploaded: bytearray = field(default_factory=bytearray)
@@ -265,6 +269,14 @@ class _Images(node_pb2_grpc.ImagesServicer):
     ) -> node_pb2.ListImagesResponse:
         return node_pb2.ListImagesResponse(images=self.world.images)
 
+    async def Resolve(
+        self, request: node_pb2.ResolveImageRequest, context: Context
+    ) -> node_pb2.ResolveImageResponse:
+        self.world.resolving.append(request)
+        if request.ref not in self.world.resolved:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "registry docker.io does not answer")
+        return self.world.resolved[request.ref]
+
     async def Remove(
         self, request: node_pb2.RemoveImageRequest, context: Context
     ) -> node_pb2.RemoveImageResponse:
@@ -272,6 +284,66 @@ class _Images(node_pb2_grpc.ImagesServicer):
         if request.ref == "none":
             await context.abort(grpc.StatusCode.NOT_FOUND, "No such image: none:latest")
         return node_pb2.RemoveImageResponse(untagged=[request.ref], deleted=["sha256:" + "0" * 64])
+
+
+class _Volumes(node_pb2_grpc.VolumesServicer):
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    async def _find(self, name: str, context: Context) -> node_pb2.Volume:
+        if name not in self.world.volumes:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"get {name}: no such volume")
+        return self.world.volumes[name]
+
+    async def Create(self, request: node_pb2.CreateVolumeRequest, context: Context) -> node_pb2.Volume:
+        self.world.requests.append(request)
+        return node_pb2.Volume(name=request.name or "f" * 64, labels=request.labels)
+
+    async def Get(self, request: node_pb2.GetVolumeRequest, context: Context) -> node_pb2.Volume:
+        return await self._find(request.name, context)
+
+    async def List(
+        self, request: node_pb2.ListVolumesRequest, context: Context
+    ) -> node_pb2.ListVolumesResponse:
+        return node_pb2.ListVolumesResponse(volumes=self.world.volumes.values())
+
+    async def Remove(
+        self, request: node_pb2.RemoveVolumeRequest, context: Context
+    ) -> node_pb2.RemoveVolumeResponse:
+        volume = await self._find(request.name, context)
+        if volume.used_by:
+            users = ", ".join(volume.used_by)
+            await context.abort(
+                grpc.StatusCode.FAILED_PRECONDITION, f"remove {volume.name}: volume is in use - [{users}]"
+            )
+        del self.world.volumes[request.name]
+        return node_pb2.RemoveVolumeResponse(freed_bytes=2_000_000)
+
+
+class _Containers:
+    """Every command echoes what it is told, and ends with 7."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def Exec(
+        self, request_iterator: AsyncIterator[streams_pb2.ExecInput], context: Context
+    ) -> AsyncIterator[streams_pb2.StreamOutput]:
+        ended = False
+        try:
+            async for message in request_iterator:
+                if message.HasField("start"):
+                    self._world.requests.append(message.start)
+                    yield streams_pb2.StreamOutput(started=streams_pb2.Done())
+                elif message.input.HasField("end"):
+                    ended = True
+                    yield streams_pb2.StreamOutput(exited=streams_pb2.Exited(code=7))
+                    return
+                else:
+                    yield streams_pb2.StreamOutput(stdout=message.input.data)
+        finally:
+            if not ended:
+                self._world.canceled.set()
 
 
 class ControlServer:
@@ -313,6 +385,14 @@ class ControlServer:
         control_pb2_grpc.add_ClustersServicer_to_server(_Clusters(self.world), server)
         node_pb2_grpc.add_LocalNodeServicer_to_server(_LocalNode(self.world), server)
         node_pb2_grpc.add_ImagesServicer_to_server(_Images(self.world), server)
+        node_pb2_grpc.add_VolumesServicer_to_server(_Volumes(self.world), server)
+        execute = grpc.stream_stream_rpc_method_handler(
+            _Containers(self.world).Exec,
+            request_deserializer=streams_pb2.ExecInput.FromString,
+            response_serializer=streams_pb2.StreamOutput.SerializeToString,
+        )
+        containers = grpc.method_handlers_generic_handler("mini.v1.Containers", {"Exec": execute})
+        server.add_generic_rpc_handlers((containers,))
         for address in self._addresses:
             if self._credentials is None:
                 self.ports.append(server.add_insecure_port(address))

@@ -31,7 +31,8 @@ _GROUP = "root:x:0:\nweb:x:1000:\nadm:x:4:web\nnogroup:x:65534:\n"
 
 _WHOAMI = r"""
 # An HTTP server in one process: "/" answers the host name, "/peer" the client's address as it is seen here.
-# Keep-alive; on SIGTERM it stops listening, closes what is idle and ends when the last answer is out.
+# Keep-alive; on SIGTERM it takes no more connections, says "Connection: close" with the next answer on each that it
+# has, closes those that have been idle for a while, and ends when none is left.
 $0 = 'httpd';
 $| = 1;
 my ($port, $host) = ($ARGV[0] // 4567, `hostname`);
@@ -45,24 +46,25 @@ listen($listener, 1024) or die "listen: $!";
 fcntl($listener, 4, 2048);
 my %open;
 print "listening on $port\n";
-while (!$leaving || %open) {
+while (!$leaving || %open || $listener) {
     my ($read, $write) = ('', '');
-    vec($read, fileno($listener), 1) = 1 unless $leaving;
+    vec($read, fileno($listener), 1) = 1 if $listener;
     for my $c (values %open) {
         vec($read, $c->{fd}, 1) = 1;
         vec($write, $c->{fd}, 1) = 1 if length $c->{out};
     }
-    my $ready = select($read, $write, undef, $leaving ? 1 : undef);
-    for my $c ($leaving ? values %open : ()) { delete $open{$c->{fd}} unless length($c->{in}) || length($c->{out}) }
-    next if $ready <= 0;
-    if (!$leaving && vec($read, fileno($listener), 1)) {
+    my $ready = select($read, $write, undef, 1);  # a signal just before it is heard a second later
+    for my $c ($leaving && !$ready ? values %open : ()) { delete $open{$c->{fd}} unless length($c->{out}) }
+    if ($listener && ($leaving || $ready > 0 && vec($read, fileno($listener), 1))) {
         while (my $from = accept(my $client, $listener)) {
             fcntl($client, 4, 2048);
             my (undef, undef, $address) = unpack('S n a4', $from);
             $open{fileno($client)} = { fh => $client, fd => fileno($client), in => '', out => '', close => 0,
                                        peer => join('.', unpack('C4', $address)) };
         }
+        undef $listener if $leaving;
     }
+    next if $ready <= 0;
     for my $c (values %open) {
         if (vec($read, $c->{fd}, 1)) {
             my $got = sysread($c->{fh}, $c->{in}, 65536, length $c->{in});
@@ -89,7 +91,6 @@ while (!$leaving || %open) {
         }
         delete $open{$c->{fd}} if $c->{close} && !length $c->{out};
     }
-    close $listener if $leaving;
 }
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -96,13 +97,27 @@ class Node:
     def netns_dir(self) -> Path:
         return self.run_dir / "netns"
 
-    def start_ingress(self) -> None:
-        command = [str(BIN / "mini-ingress"), f"--data-dir={self.run_dir}", f"--run-dir={self.run_dir}"]
+    def start_ingress(self, *options: str) -> None:
+        directories = (f"--data-dir={self.run_dir}", f"--run-dir={self.run_dir}")
+        command = [str(BIN / "mini-ingress"), *directories, *options]
         self.ingress = self.host.start(command, log="mini-ingress.log")
+
+    def kill_ingress(self) -> None:
+        """The process itself, which is a child of what was started, and wait until it is gone."""
+        assert self.ingress is not None
+        listed = self.host.run(["pgrep", "-f", f"mini-ingress --data-dir={self.run_dir}"]).stdout.split()
+        self.host.run(["kill", "-9", *listed])
+        self.ingress.wait()
+
+    def restart_ingress(self, *options: str) -> None:
+        """As after `kill -9`."""
+        self.kill_ingress()
+        self.start_ingress(*options)
 
     def apply(self, *ports: dispatch.PublishedPort) -> ingress_pb2.IngressApplied:
         stub = ingress_pb2_grpc.IngressStub(self.channel)
-        return stub.Apply(ingress_pb2.IngressTable(ports=ports), timeout=20, wait_for_ready=True)
+        table = ingress_pb2.IngressTable(ports=ports, node_id=self.host.name)
+        return stub.Apply(table, timeout=20, wait_for_ready=True)
 
 
 class Site:
@@ -178,13 +193,27 @@ def published(
     *,
     protocol: str = "tcp",
     service: str = "whoami",
+    nodes: Mapping[str, str] | None = None,
+    host_ip: str = "",
+    locality: pb.PortLocality.ValueType = pb.PORT_LOCALITY_ANY,
+    sticky: bool = False,
+    proxy_protocol: int = 0,
 ) -> dispatch.PublishedPort:
+    """`nodes` tells where each of the tasks in `backends` is, where that matters."""
+    places = nodes or {}
     return dispatch.PublishedPort(
         protocol=pb.PORT_PROTOCOL_TCP if protocol == "tcp" else pb.PORT_PROTOCOL_UDP,
         published_port=port,
         target_port=target,
         service_name=service,
-        backends=[dispatch.Backend(task_id=task, address=str(item)) for task, item in backends.items()],
+        backends=[
+            dispatch.Backend(task_id=task, address=str(item), node_id=places.get(task, ""))
+            for task, item in backends.items()
+        ],
+        host_ip=host_ip,
+        locality=locality,
+        sticky=sticky,
+        proxy_protocol=proxy_protocol,
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from miniworker.runtime.api import Images, Runtime
+from miniworker.runtime.api import Images, Runtime, Volumes
 from miniworker.runtime.fake import Behavior, FakeRuntime
 from miniworker.runtime.oci.runtime import OciRuntime
 from miniworker.runtime.oci.settings import OciSettings
@@ -23,12 +23,14 @@ STUBBORN = ("sh", "-c", "trap '' TERM; while :; do sleep 60; done")
 FAILS = ("sh", "-c", "echo out; echo err >&2; exit 3")
 LINES = ("sh", "-c", "echo 1; echo 2; echo 3; echo 4")
 MISSING = ("nosuchprogram",)
+ECHO = ("cat",)
 
 BEHAVIORS: Mapping[tuple[str, ...], Behavior] = {
     RUNS: Behavior(on_stop=5, output=(("stdout", b"up"),), on_stop_output=(("stdout", b"bye"),)),
     STUBBORN: Behavior(on_stop=None),
     FAILS: Behavior(exit_code=3, output=(("stdout", b"out"), ("stderr", b"err"))),
     LINES: Behavior(exit_code=0, output=tuple(("stdout", str(n).encode()) for n in range(1, 5))),
+    ECHO: Behavior(echo=True),
     MISSING: Behavior(start_error='exec: "nosuchprogram": executable file not found in $PATH'),
 }
 
@@ -43,6 +45,7 @@ class Subject:
 
     runtime: Runtime
     images: Images
+    volumes: Volumes
     archive: Path
 
     async def load(self) -> tuple[str, ...]:
@@ -68,11 +71,11 @@ async def empty(request: pytest.FixtureRequest, tmp_path: Path, archive: Path) -
     """A runtime without images."""
     if request.param == "fake":
         fake = FakeRuntime(BEHAVIORS)
-        yield Subject(fake, fake.images, archive)
+        yield Subject(fake, fake.images, fake.volumes, archive)
         return
     settings = RuntimeSettings(OciSettings(tmp_path / "data", tmp_path / "run"), kind="oci")
-    runtime, images_ = await open_runtime(settings)
-    yield Subject(runtime, images_, archive)
+    runtime, images_, volumes = await open_runtime(settings)
+    yield Subject(runtime, images_, volumes, archive)
     for container in await runtime.list():
         await runtime.remove(container.id)
     await runtime.close()

@@ -1,4 +1,4 @@
-"""gRPC calls: unary, a stream of responses, a stream of requests.
+"""gRPC calls: unary, a stream of responses, a stream of requests, and both at once.
 
 `Channel` is the seam that commands use; `FastChannel` is its implementation on our own HTTP/2 client. Statuses become
 the errors of `minicommon.errors`. One call at a time: open the next when the one before is over or canceled.
@@ -34,6 +34,15 @@ if TYPE_CHECKING:
         def cancel(self) -> None:
             """Stop it."""
 
+    class Duplex(Responses, Protocol):
+        """A call that sends and receives in any order."""
+
+        def send(self, message: Any, *, end: bool = False) -> bool:
+            """Send one request; False when the daemon wants no more."""
+
+        def fileno(self) -> int:
+            """Readable when something has arrived. First `receive` all that is there: it may have been read already."""
+
     class Channel(Protocol):
         """Methods are `Services/List`; requests and responses are the messages of `minictl.client.messages`."""
 
@@ -46,10 +55,13 @@ if TYPE_CHECKING:
         def upload(self, method: str, requests: Iterable[Any]) -> Any:
             """The response to a stream of requests."""
 
+        def duplex(self, method: str) -> Duplex:
+            """A call with streams in both directions."""
+
         def close(self) -> None: ...
 
 else:
-    Responses = Channel = object
+    Responses = Duplex = Channel = object
 
 
 PACKAGE = "mini.v1"
@@ -86,6 +98,9 @@ class FastChannel(Channel):
         call.finish()
         return call.single()
 
+    def duplex(self, method: str) -> Duplex:
+        return self._start(method, None)
+
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
@@ -99,7 +114,7 @@ class FastChannel(Channel):
         return _Call(connection, method, timeout)
 
 
-class _Call(Responses):
+class _Call(Duplex):
     def __init__(self, connection: Connection, method: str, timeout: float | None) -> None:
         self._connection = connection
         self._response = codec.message_class(METHODS[method][1])
@@ -119,11 +134,14 @@ class _Call(Responses):
             request.append(("grpc-timeout", f"{max(1, int(timeout * 1000))}m"))
         connection.open_stream(request, deadline=self._deadline)
 
-    def send(self, message: Any, *, end: bool) -> bool:
+    def send(self, message: Any, *, end: bool = False) -> bool:
         """Send one request; False when the daemon wants no more."""
         data = message.SerializeToString()
         prefix = b"\0" + len(data).to_bytes(4, "big")
         return self._connection.send_data(prefix + data, end=end, deadline=self._deadline)
+
+    def fileno(self) -> int:
+        return self._connection.fileno()
 
     def finish(self) -> None:
         self._connection.send_data(b"", end=True, deadline=self._deadline)

@@ -107,6 +107,9 @@ class Message:
         if field.repeated or field.kind in ("map", "message"):
             raise AttributeError(f"{type(self).__name__}.{name} cannot be assigned; change it in place")
         self._values[name] = value
+        object.__setattr__(
+            self, "_present", True
+        )  # a zero that is set is not a field that is not, as in protobuf
 
     def _assign(self, field: Field, value: Any) -> None:
         if field.repeated:

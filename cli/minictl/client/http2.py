@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         def sendall(self, data: bytes, /) -> None: ...
         def recv(self, size: int, /) -> bytes: ...
         def close(self) -> None: ...
+        def fileno(self) -> int: ...
 
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -106,6 +107,10 @@ class Connection:
 
     def close(self) -> None:
         self._socket.close()
+
+    def fileno(self) -> int:
+        """Of the socket, to wait with others; what has been read from it already is not seen there."""
+        return self._socket.fileno()
 
     # --- sending ---
 

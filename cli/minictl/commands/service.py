@@ -6,7 +6,7 @@ from minicommon.errors import ConflictError, NotFoundError
 
 from minictl import network_flags, service_flags, values
 from minictl.command import Command
-from minictl.commands import common
+from minictl.commands import common, log_flags
 from minictl.errors import ArgumentsError, CliError, FailedError
 from minictl.flags import Flag
 
@@ -22,25 +22,34 @@ _UPDATE_ATTEMPTS = 5
 
 
 def _create(context: Context, parsed: Parsed) -> int:
+    from minictl import registry
     from minictl.client import messages
 
     spec = service_flags.new_spec(parsed, context.environment)
-    response = context.call("Services/Create", messages.CreateServiceRequest(spec=spec))
-    for warning in response.warnings:
+    prepared = registry.prepare(context, spec, parsed)
+    request = messages.CreateServiceRequest(spec=spec, registry_auth=prepared.auth)
+    response = context.call("Services/Create", request)
+    for warning in (*prepared.warnings, *response.warnings):
         context.warn(warning)
     context.print(response.id)
     if parsed["detach"]:
         return 0
-    return _wait(context, response.id, response.revision, quiet=parsed["quiet"])
+    return _wait(context, parsed, response.id, response.revision)
 
 
 def _wait(
-    context: Context, service_id: str, revision: int, *, quiet: bool = False, rolling_back: bool = False
+    context: Context, parsed: Parsed, service_id: str, revision: int, *, rolling_back: bool = False
 ) -> int:
+    """Until the service has converged, with the progress that the flags ask for."""
     from minictl.wait import wait_for_service
 
     return wait_for_service(
-        context, service_id, min_revision=revision, quiet=quiet, rolling_back=rolling_back
+        context,
+        service_id,
+        min_revision=revision,
+        quiet=parsed.changed("quiet") and parsed["quiet"],
+        plain=parsed.changed("progress") and parsed["progress"] == "plain",
+        rolling_back=rolling_back,
     )
 
 
@@ -53,7 +62,7 @@ def _roll_back(context: Context, parsed: Parsed) -> int:
     context.print(ref)
     if parsed["detach"]:
         return 0
-    return _wait(context, ref, response.revision, quiet=parsed["quiet"], rolling_back=True)
+    return _wait(context, parsed, ref, response.revision, rolling_back=True)
 
 
 def _history(context: Context, parsed: Parsed) -> int:
@@ -113,10 +122,11 @@ def _resume(context: Context, parsed: Parsed) -> int:
     if parsed["detach"]:
         return 0
     service = context.call("Services/Get", messages.GetRequest(ref=ref, min_revision=response.revision))
-    return _wait(context, ref, response.revision, rolling_back=service.service.rolling_back)
+    return _wait(context, parsed, ref, response.revision, rolling_back=service.service.rolling_back)
 
 
 def _update(context: Context, parsed: Parsed) -> int:
+    from minictl import registry
     from minictl.client import messages
 
     (ref,) = parsed.arguments
@@ -127,8 +137,12 @@ def _update(context: Context, parsed: Parsed) -> int:
         service_flags.change_spec(service.spec, parsed, context.environment)
         if parsed.changed("network-add", "network-rm"):
             network_flags.apply_change(service.spec, parsed, lambda ref: common.network_id(context, ref))
+        prepared = registry.prepare(context, service.spec, parsed, new_image=parsed.changed("image"))
         request = messages.UpdateServiceRequest(
-            ref=service.id, version=service.meta.version, spec=service.spec
+            ref=service.id,
+            version=service.meta.version,
+            spec=service.spec,
+            registry_auth=prepared.auth,
         )
         try:
             response = context.call("Services/Update", request)
@@ -136,19 +150,19 @@ def _update(context: Context, parsed: Parsed) -> int:
         except ConflictError:
             if attempt == _UPDATE_ATTEMPTS:
                 raise
-    for warning in response.warnings:
+    for warning in (*prepared.warnings, *response.warnings):
         context.warn(warning)
     context.print(ref)
     if parsed["detach"]:
         return 0
-    return _wait(context, service.id, response.revision, quiet=parsed["quiet"])
+    return _wait(context, parsed, service.id, response.revision)
 
 
 def _update_back(context: Context, parsed: Parsed) -> int:
     """`update --rollback`: nothing else can be changed with it."""
     from minictl.client import messages
 
-    others = sorted(parsed.given() - {"rollback", "detach", "quiet"})
+    others = sorted(parsed.given() - {"rollback", "detach", "progress", "quiet"})
     if others:
         raise CliError(f"other flags may not be combined with --rollback: --{others[0]}")
     (ref,) = parsed.arguments
@@ -156,7 +170,7 @@ def _update_back(context: Context, parsed: Parsed) -> int:
     context.print(ref)
     if parsed["detach"]:
         return 0
-    return _wait(context, ref, response.revision, quiet=parsed["quiet"], rolling_back=True)
+    return _wait(context, parsed, ref, response.revision, rolling_back=True)
 
 
 def _ls(context: Context, parsed: Parsed) -> int:
@@ -268,7 +282,7 @@ def _scale(context: Context, parsed: Parsed) -> int:
         scaled.append((ref, response.revision))
 
     def wait(ref: str) -> None:
-        _wait(context, ref, dict(scaled)[ref])
+        _wait(context, parsed, ref, dict(scaled)[ref])
 
     failure = None
     try:
@@ -288,6 +302,12 @@ def _scale_usage(argument: str) -> str:
         f"invalid scale specifier '{argument}'.\nSee '{path} --help'.\n\n"
         f"Usage:  {path} SERVICE=REPLICAS [SERVICE=REPLICAS...]\n\nScale one or multiple replicated services"
     )
+
+
+def _logs(context: Context, parsed: Parsed) -> int:
+    from minictl.commands import logs
+
+    return logs.service_logs(context, parsed)
 
 
 _QUIET = Flag("quiet", "Suppress progress output", short="q")
@@ -335,6 +355,7 @@ COMMANDS = (
         most=1,
         flags=(
             common.DETACH,
+            service_flags.PROGRESS,
             _QUIET,
             Flag("to", "Revision to go back to (default: the one before the present)", kind=values.UINT),
         ),
@@ -357,6 +378,15 @@ COMMANDS = (
         least=1,
         most=None,
         flags=(common.INSPECT_FORMAT, common.PRETTY),
+    ),
+    Command(
+        "logs",
+        "Fetch the logs of a service or task",
+        _logs,
+        arguments="SERVICE|TASK",
+        least=1,
+        most=1,
+        flags=log_flags.SERVICE_FLAGS,
     ),
     Command(
         "ls",
@@ -392,7 +422,7 @@ COMMANDS = (
         arguments="SERVICE=REPLICAS [SERVICE=REPLICAS...]",
         least=1,
         most=None,
-        flags=(common.DETACH,),
+        flags=(common.DETACH, service_flags.PROGRESS),
         show_options=False,
     ),
     Command(

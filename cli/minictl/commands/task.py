@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from minictl.command import Command
-from minictl.commands import common
+from minictl.commands import common, log_flags
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,6 +59,12 @@ def _why(context: Context, parsed: Parsed) -> int:
     return 0
 
 
+def _logs(context: Context, parsed: Parsed) -> int:
+    from minictl.commands import logs
+
+    return logs.task_logs(context, parsed)
+
+
 COMMANDS = (
     Command(
         "inspect",
@@ -68,6 +74,15 @@ COMMANDS = (
         least=1,
         most=None,
         flags=(common.INSPECT_FORMAT,),
+    ),
+    Command(
+        "logs",
+        "Fetch the logs of a task",
+        _logs,
+        arguments="TASK",
+        least=1,
+        most=1,
+        flags=log_flags.SERVICE_FLAGS,
     ),
     Command(
         "why",

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-    from miniproto.v1.objects_pb2 import Meta, PortConfig
+    from miniproto.v1.objects_pb2 import GenericResource, Meta, PortConfig
 
 SHORT_ID = 12
 """Characters of an id in a list."""
@@ -97,6 +97,21 @@ def familiar_image(image: str) -> str:
             break
     tagged = ":" in name.rpartition("/")[2]
     return name if tagged or not digest else f"{name}@{digest}"
+
+
+def generic_json(resources: Iterable[GenericResource]) -> list[dict[str, Any]]:
+    """Docker's form: one entry per name of a named resource, one for a number of the others."""
+    shown: list[dict[str, Any]] = []
+    for each in resources:
+        shown += [{"NamedResourceSpec": {"Kind": each.kind, "Value": name}} for name in each.ids]
+        if not each.ids:
+            shown.append({"DiscreteResourceSpec": {"Kind": each.kind, "Value": each.count}})
+    return shown
+
+
+def generic_text(resources: Iterable[GenericResource]) -> str:
+    """`GPU=UUID1,UUID2 SSD=3`."""
+    return " ".join(f"{each.kind}={','.join(each.ids) or each.count}" for each in resources)
 
 
 def port_json(port: PortConfig) -> dict[str, Any]:

@@ -26,6 +26,8 @@ def surroundings_json(container: ContainerSpec) -> dict[str, Any]:
         ShmSize=container.shm_size_bytes,
         OomScoreAdj=container.oom_score_adj,
         Healthcheck=_health_json(container.health),
+        Readiness=_health_json(container.ready),
+        DrainTimeout=_drain_text(container),
         Privileged=container.privileged,
         Devices=[
             {
@@ -44,6 +46,14 @@ def surroundings_json(container: ContainerSpec) -> dict[str, Any]:
     )
 
 
+def _drain_text(container: ContainerSpec) -> str:
+    """ "5s", "0s" for none; "" where the default holds."""
+    from minicommon import units
+
+    drain_ns = container.drain_timeout_ns
+    return units.format_duration(max(drain_ns, 0)) if drain_ns else ""
+
+
 def given(**values: Any) -> dict[str, Any]:
     """Only what is not empty or zero."""
     return {name: value for name, value in values.items() if value}
@@ -60,22 +70,32 @@ def surroundings_lines(container: ContainerSpec) -> list[str]:
     if container.ulimits:
         lines.append("Ulimits:")
         lines += [f" {item.name}: {item.soft}:{item.hard}" for item in container.ulimits]
-    if test := container.health.test:
-        lines += [" Healthcheck:", f"  Test = {' '.join(test)}"]
-        for label, value in (
-            ("Interval", container.health.interval_ns),
-            ("Timeout", container.health.timeout_ns),
-            ("StartPeriod", container.health.start_period_ns),
-            ("StartInterval", container.health.start_interval_ns),
-        ):
-            lines += [f"  {label} = {units.format_duration(value)}"] if value else []
-        lines += [f"  Retries = {container.health.retries}"] if container.health.retries else []
+    lines += _check_lines(" Healthcheck:", container.health)
+    lines += _check_lines(" Readiness:", container.ready)
+    if drain_ns := container.drain_timeout_ns:
+        lines.append(f" Drain Timeout:\t{units.format_duration(max(drain_ns, 0))}")
     if container.mounts:
         lines.append("Mounts:")
         for mount in container.mounts:
             lines += [f" Target:\t{mount.target}", f"  Source:\t{mount.source}"]
             lines += [f"  ReadOnly:\t{str(mount.read_only).lower()}", f"  Type:\t\t{TYPES[mount.type]}"]
     return lines
+
+
+def _check_lines(title: str, check: HealthCheck) -> list[str]:
+    from minicommon import units
+
+    if not check.test:
+        return []
+    lines = [title, f"  Test = {' '.join(check.test)}"]
+    for label, value in (
+        ("Interval", check.interval_ns),
+        ("Timeout", check.timeout_ns),
+        ("StartPeriod", check.start_period_ns),
+        ("StartInterval", check.start_interval_ns),
+    ):
+        lines += [f"  {label} = {units.format_duration(value)}"] if value else []
+    return lines + ([f"  Retries = {check.retries}"] if check.retries else [])
 
 
 def _health_json(check: HealthCheck) -> dict[str, Any]:

@@ -92,8 +92,10 @@ def to_json(view: NodeView) -> dict[str, Any]:
             "Resources": {
                 "NanoCPUs": described.resources.nano_cpus,
                 "MemoryBytes": described.resources.memory_bytes,
+                **_given("GenericResources", common.generic_json(described.generic_resources)),
             },
             "Engine": engine,
+            **_given("Allowed", list(described.allowed)),
         },
         "Status": state,
     }
@@ -141,11 +143,23 @@ def pretty(view: NodeView) -> str:
         "Resources:",
         f" CPUs:\t\t\t{described.resources.nano_cpus // units.SECOND}",
         f" Memory:\t\t{units.bytes_size(described.resources.memory_bytes)}",
+        *(
+            [f" Generic:\t\t{common.generic_text(generic)}"]
+            if (generic := described.generic_resources)
+            else []
+        ),
         f"Engine Version:\t\t{described.engine_version}",
     ]
+    if described.allowed:
+        lines.append(f"Allowed:\t\t{', '.join(described.allowed)}")
     if described.engine_labels:
         lines += ["Engine Labels:", *_labels(described.engine_labels)]
     return "\n".join(lines) + "\n"
+
+
+def _given(name: str, value: Any) -> dict[str, Any]:
+    """Nothing when there is nothing, as Go's omitempty."""
+    return {name: value} if value else {}
 
 
 def _labels(labels: Any) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from minictl import dependency_flags
 from minictl.network_flags import ENDPOINT_MODES
 from minictl.output.listing import Layout
 from minictl.views import common, mode, rollout
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         NetworkUse,
         Placement,
         PortConfig,
+        ResourceLimits,
         ServiceSpec,
         TaskSpec,
     )
@@ -121,6 +123,7 @@ def spec_json(spec: ServiceSpec) -> dict[str, Any]:
         "TaskTemplate": {**task_json(spec.task), "Placement": placement_json(spec.placement)},
         "Mode": mode.to_json(spec),
         **rollout.configs_json(spec),
+        **_set(DependsOn=dependency_flags.to_json(spec)),
         "EndpointSpec": endpoint,
     }
 
@@ -130,7 +133,11 @@ def task_json(task: TaskSpec) -> dict[str, Any]:
     limits, reservations = task.resources.limits, task.resources.reservations
     resources = {
         "Limits": _set(NanoCPUs=limits.nano_cpus, MemoryBytes=limits.memory_bytes, Pids=limits.pids),
-        "Reservations": _set(NanoCPUs=reservations.nano_cpus, MemoryBytes=reservations.memory_bytes),
+        "Reservations": _set(
+            NanoCPUs=reservations.nano_cpus,
+            MemoryBytes=reservations.memory_bytes,
+            GenericResources=common.generic_json(reservations.generic),
+        ),
     }
     restart = task.restart
     policy = {
@@ -144,11 +151,15 @@ def task_json(task: TaskSpec) -> dict[str, Any]:
         "Resources": {
             **{name: value for name, value in resources.items() if value},
             **_set(SwapBytes=limits.swap_bytes),
+            **_swappiness(limits),
         },
         "RestartPolicy": policy,
         "Placement": {},
         **_set(Networks=[network_use_json(use) for use in task.networks]),
         "ForceUpdate": task.force_update,
+        **_set(
+            LogDriver=_set(Name=task.log_driver.name, Options=dict(sorted(task.log_driver.options.items())))
+        ),
         "Runtime": "container",
     }
 
@@ -157,12 +168,19 @@ def network_use_json(use: NetworkUse) -> dict[str, Any]:
     return {"Target": use.network, **_set(Aliases=list(use.aliases))}
 
 
+def _swappiness(limits: ResourceLimits) -> dict[str, int]:
+    """0 is a setting, and so shown; -1 is none."""
+    given = limits.HasField("swappiness") and limits.swappiness.percent >= 0
+    return {"MemorySwappiness": limits.swappiness.percent} if given else {}
+
+
 def placement_json(placement: Placement) -> dict[str, Any]:
     """Docker's, and beside them what Docker has not got, where it is set."""
     return _set(
         Constraints=list(placement.constraints),
         Preferences=[{"Spread": {"SpreadDescriptor": key}} for key in placement.spread_over],
         MaxReplicas=placement.max_replicas,
+        Platforms=[_set(Architecture=each.architecture, OS=each.os) for each in placement.platforms],
         Strategy=common.strategy_name(placement.strategy) if placement.strategy else "",
         Affinity=list(placement.affinity),
         AntiAffinity=list(placement.anti_affinity),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from minicommon import units
 
+from minictl import dependency_flags
 from minictl.network_flags import ENDPOINT_MODES
 from minictl.views import common, mode, rollout
 from minictl.views.container import surroundings_lines
@@ -20,6 +21,8 @@ def render(view: ServiceView, networks: Mapping[str, Network] | None = None) -> 
     """The whole text, which begins and ends with a newline; `networks`, by id, are those with names to show."""
     service = view.service
     lines = ["", f"ID:\t\t{service.id}", *_head(service.spec), *rollout.pretty(view)]
+    if depends_on := dependency_flags.to_json(service.spec):
+        lines += ["Depends On:", *(f" {each['Service']} ({each['Condition']})" for each in depends_on)]
     lines += _placement(service.spec.placement)
     lines += _container(service.spec.task.container)
     lines += _resources(service.spec.task.resources)
@@ -79,8 +82,9 @@ def _container(container: ContainerSpec) -> list[str]:
 def _resources(resources: Resources) -> list[str]:
     lines: list[str] = []
     reservations, limits = resources.reservations, resources.limits
-    if reservations.nano_cpus or reservations.memory_bytes:
+    if reservations.nano_cpus or reservations.memory_bytes or reservations.generic:
         lines += [" Reservations:", *_amounts(reservations.nano_cpus, reservations.memory_bytes)]
+        lines += [f"  {each.kind}:\t\t{each.count}" for each in reservations.generic]
     if limits.nano_cpus or limits.memory_bytes:
         lines += [" Limits:", *_amounts(limits.nano_cpus, limits.memory_bytes)]
     if lines or limits.pids:

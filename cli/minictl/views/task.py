@@ -31,8 +31,8 @@ LAYOUT = Layout(
 MAX_ERROR = 30
 """Characters of an error in a list, the ellipsis included."""
 
-_READY = 384
-"""The state's number in the API."""
+_READY, _STARTING, _RUNNING = 384, 448, 512
+"""The states' numbers in the API."""
 
 PREVIOUS = " \\_ "
 """Before the name of an older task of the same slot."""
@@ -70,15 +70,25 @@ def _row(view: TaskView, name: str, *, now_ns: int, truncate: bool, resolve: boo
     image = task.spec.container.image
     age = units.human_duration(now_ns - view.state_since_ns).lower()
     return {
-        "CurrentState": f"{common.capitalized(common.state_name(view.state))} {age} ago",
+        "CurrentState": f"{common.capitalized(common.state_name(view.state))}{_unready(view)} {age} ago",
         "DesiredState": common.capitalized(common.state_name(task.desired_state)),
-        "Error": _error(view.error or _backoff(view, now_ns), truncate=truncate),
+        "Error": _error(view.error or _backoff(view, now_ns) or _check(view), truncate=truncate),
         "ID": task.id[: common.SHORT_ID] if truncate else task.id,
         "Image": common.familiar_image(image) if truncate else image,
         "Name": name,
         "Node": view.node_hostname if resolve and view.node_hostname else task.node_id,
         "Ports": common.ports_text(view.status.host_ports),
     }
+
+
+def _unready(view: TaskView) -> str:
+    return " (not ready)" if view.state == _RUNNING and view.status.not_ready else ""
+
+
+def _check(view: TaskView) -> str:
+    """What the readiness check of a task says that gets no traffic because of it."""
+    up = _STARTING <= view.state <= _RUNNING
+    return view.status.message if up and view.status.not_ready and "check" in view.status.message else ""
 
 
 def _backoff(view: TaskView, now_ns: int) -> str:
@@ -110,6 +120,8 @@ def to_json(view: TaskView) -> dict[str, Any]:
     }
     if view.error:
         shown["Err"] = view.error
+    if view.status.not_ready and view.state == _RUNNING:
+        shown["Ready"] = False
     if status.container_id:
         shown["ContainerStatus"] = {
             "ContainerID": status.container_id,
@@ -133,4 +145,5 @@ def to_json(view: TaskView) -> dict[str, Any]:
             {"Network": {"ID": attachment.network_id}, "Addresses": [attachment.address]}
             for attachment in task.attachments
         ],
+        **({"GenericResources": common.generic_json(task.resources)} if task.resources else {}),
     }

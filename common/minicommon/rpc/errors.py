@@ -42,6 +42,12 @@ def code_of(error: MiniError) -> StatusCode:
     return next((CODES[cls] for cls in type(error).__mro__ if cls in CODES), StatusCode.INTERNAL)
 
 
+def error_of(code: str, message: str) -> MiniError:
+    """The error that has this code's name: `error_of(code_of(error).name, error.message)` is like `error`."""
+    known = StatusCode.__members__.get(code)
+    return _CLASSES.get(known, MiniError)(message) if known is not None else MiniError(message)
+
+
 def details_of(error: MiniError) -> str:
     """The error's text, cut where it would be too long for a header."""
     text = error.message.encode("utf-8", "replace").decode()  # a file's name may be no text

@@ -1,4 +1,4 @@
-"""What of the cluster object only managers may read, and what it is sealed for."""
+"""What of the stored objects only managers may read, and what it is sealed for."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ TOKEN: Final = {NodeRole.WORKER: "join-token/worker", NodeRole.MANAGER: "join-to
 """Purposes: a value that was sealed for one cannot be opened as another."""
 
 
+REGISTRY_AUTH: Final = "registry-auth/"
+"""Followed by the service's id."""
+
+
 class Envelope(Protocol):
     """Authenticated encryption with the cluster key; `minimanager.store.envelope` has it."""
 
@@ -25,7 +29,7 @@ class Envelope(Protocol):
 
 
 class ClusterSealer:
-    """Seals and opens the fields of the cluster object."""
+    """Seals and opens fields of the cluster object, and a service's way into its registry."""
 
     def __init__(self, envelope: Envelope) -> None:
         self._envelope = envelope
@@ -37,6 +41,14 @@ class ClusterSealer:
     def authority(self, cluster: Cluster) -> Authority:
         """The cluster's root with its key."""
         return Authority(cluster.root_ca_pem, self._envelope.open(ROOT_KEY, cluster.sealed_root_key))
+
+    def seal_registry_auth(self, service_id: str, auth: bytes) -> bytes:
+        """How nodes log in to the registry of this service's image, sealed."""
+        return self._envelope.seal(REGISTRY_AUTH + service_id, auth)
+
+    def open_registry_auth(self, service_id: str, sealed: bytes) -> bytes:
+        """Raises FailedPreconditionError when it was sealed for another service, or with another key."""
+        return self._envelope.open(REGISTRY_AUTH + service_id, sealed)
 
     def join_token(self, role: NodeRole, root_ca_pem: bytes, *, expires_at_ns: int = 0) -> JoinToken:
         """A new token for nodes of this role, sealed; 0: it never expires, as Swarm's."""

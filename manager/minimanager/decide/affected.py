@@ -40,7 +40,7 @@ def affected(snapshot: Snapshot, kind: str, old: Object | None, new: Object | No
     present = new if new is not None else old
     match present:
         case Service(id=service_id):
-            own = frozenset((service_id,))
+            own = frozenset((service_id,)) | dependents(snapshot, present.spec.name)
             freed = not (_repelled(old) <= _repelled(new) and _virtual(old) <= _virtual(new))
             return own | waiting(snapshot) if freed else own
         case Rollout(id=service_id):
@@ -69,6 +69,15 @@ def _virtual(service: Object | None) -> frozenset[VirtualAddress]:
     if not isinstance(service, Service) or service.removing:
         return _NO_ADDRESSES
     return frozenset(service.virtual_addresses)
+
+
+def dependents(snapshot: Snapshot, name: str) -> frozenset[str]:
+    """The services that depend on the service of this name, and so may wait for it."""
+    return frozenset(
+        service.id
+        for service in snapshot.services.values()
+        if service.spec.depends_on and any(each.service == name for each in service.spec.depends_on)
+    )
 
 
 def waiting(snapshot: Snapshot) -> frozenset[str]:
@@ -110,11 +119,22 @@ def _after_status(snapshot: Snapshot, old: Object | None, new: Object | None) ->
     task = snapshot.tasks.get(new.id)
     own = frozenset((task.service_id,)) if task is not None else _NONE
     if new.state.finished:
-        return _NONE if before.finished else waiting(snapshot) | own
-    begins = new.state is TaskState.RUNNING and before is not TaskState.RUNNING
+        return _NONE if before.finished else waiting(snapshot) | own | _dependents_of(snapshot, task)
+    begins = _is_up(new) and not _is_up(old)
     if not begins or task is None:
         return _NONE
-    return own if _is_one_too_many(snapshot, task) or _is_being_replaced(snapshot, task) else _NONE
+    others = _dependents_of(snapshot, task)
+    if _is_one_too_many(snapshot, task) or _is_being_replaced(snapshot, task):
+        return own | others
+    return others
+
+
+def _dependents_of(snapshot: Snapshot, task: Task | None) -> frozenset[str]:
+    return dependents(snapshot, task.service_name) if task is not None else _NONE
+
+
+def _is_up(status: Object | None) -> bool:
+    return isinstance(status, TaskStatus) and status.state is TaskState.RUNNING and not status.not_ready
 
 
 def _is_one_too_many(snapshot: Snapshot, task: Task) -> bool:
@@ -130,7 +150,9 @@ def _is_being_replaced(snapshot: Snapshot, task: Task) -> bool:
 
 def _around_node(snapshot: Snapshot, node_id: str) -> frozenset[str]:
     here = frozenset(task.service_id for task in snapshot.of_node(node_id).values())
-    return here | waiting(snapshot) | _everywhere(snapshot)
+    everywhere = _everywhere(snapshot)
+    others = [dependents(snapshot, snapshot.services[each].spec.name) for each in everywhere]
+    return here | waiting(snapshot) | everywhere.union(*others)
 
 
 def _everywhere(snapshot: Snapshot) -> frozenset[str]:
@@ -151,7 +173,8 @@ def _health(status: Object | None) -> object:
         return None
     told = status.description
     known = (told.hostname, told.os, told.architecture, dict(told.engine_labels))
-    return status.state, status.address, told.resources, known
+    offered = (told.resources, told.generic_resources, told.allowed)
+    return status.state, status.address, offered, known
 
 
 def _history(cluster: Object | None) -> object:

@@ -8,7 +8,7 @@ Most of it is the same for many nodes, so it comes in parts that are computed on
 - `own_assignments`, for one node.
 
 The keys are those of the dispatcher's stream: `network/<id>`, `endpoint/<network>/<address>`,
-`service/<network>/<service>`, `peer/<node>`, `port/<protocol>/<port>`, `task/<id>`.
+`service/<network>/<service>`, `peer/<node>`, `port/<protocol>/<port>`, `task/<id>`, `kept/<task>`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from minimanager.decide.slots import is_released
+from minimanager.decide.slots import is_active, is_released
 from minimanager.domain.objects import (
+    GenericResource,
     Network,
     NetworkAttachment,
     NetworkUse,
@@ -126,6 +127,20 @@ class TaskAssignment:
     desired_state: TaskState
     attachments: tuple[NetworkAttachment, ...] = ()
     ports: tuple[PortConfig, ...] = ()
+    left_at: int = 0
+    """The revision at which it left the tables for good, though it still runs; 0: it has not, or was in none."""
+    withdrawn: bool = False
+    """No node may send it anything new any more. From here it is what is known without the nodes."""
+    resources: tuple[GenericResource, ...] = ()
+    sealed_registry_auth: bytes = b""
+    """Opened on its way to the node."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptAssignment:
+    """A task that has ended: its container stays, for its logs, until the task is forgotten."""
+
+    task_id: str
 
 
 REMEMBERED = 1 << 18
@@ -136,6 +151,7 @@ Item = (
     | EndpointAssignment
     | PortAssignment
     | TaskAssignment
+    | KeptAssignment
     | ServiceAssignment
     | PeerAssignment
 )
@@ -220,7 +236,7 @@ def peer_key(node_id: str) -> str:
 
 
 def own_assignments(snapshot: Snapshot, node_id: str) -> Mapping[str, Item]:
-    """What only this node is told: its tasks that have not ended, and the ingress network with its address on it."""
+    """What only this node is told: its tasks, those that have ended too, and the ingress network with its address."""
     items: dict[str, Item] = {}
     node = snapshot.nodes.get(node_id)
     if node is None:
@@ -229,7 +245,9 @@ def own_assignments(snapshot: Snapshot, node_id: str) -> Mapping[str, Item]:
         items[f"network/{ingress.id}"] = NetworkAssignment(ingress, node.ingress_address)
     for task in snapshot.of_node(node_id).values():
         if not snapshot.state(task).finished:
-            items[f"task/{task.id}"] = _task(task, _expanded(snapshot, task))
+            items[f"task/{task.id}"] = _task(snapshot, task)
+        elif task.desired_state < TaskState.REMOVE:
+            items[f"kept/{task.id}"] = KeptAssignment(task.id)
     return items
 
 
@@ -244,18 +262,38 @@ def _expanded(snapshot: Snapshot, task: Task) -> TaskSpec:
     return replace(task.spec, container=expand(container, context))
 
 
-def _task(task: Task, spec: TaskSpec) -> TaskAssignment:
+def _task(snapshot: Snapshot, task: Task) -> TaskAssignment:
+    left_at = left_tables_at(snapshot, task)
+    service = snapshot.services.get(task.service_id)
     return TaskAssignment(
         id=task.id,
         name=task.name,
         service_id=task.service_id,
         service_name=task.service_name,
         slot=task.slot,
-        spec=spec,
+        spec=_expanded(snapshot, task),
         desired_state=task.desired_state,
         attachments=task.attachments,
         ports=task.ports,
+        left_at=left_at,
+        withdrawn=not is_active(task) and not left_at,
+        resources=task.resources,
+        sealed_registry_auth=service.sealed_registry_auth if service is not None else b"",
     )
+
+
+def left_tables_at(snapshot: Snapshot, task: Task) -> int:
+    """The revision at which a task that runs went out of everybody's tables for good.
+
+    0: it is not to stop, does not run yet, or nobody could send it anything. A later write of the task makes it later
+    than it was, which only makes the wait for the nodes a moment longer.
+    """
+    status = snapshot.statuses.get(task.id)
+    if not task.attachments or status is None or status.state is not TaskState.RUNNING:
+        return 0
+    if status.unhealthy:
+        return status.meta.version
+    return 0 if is_active(task) else task.meta.version
 
 
 def _node_endpoints(snapshot: Snapshot, network: Network) -> Iterator[EndpointAssignment]:
@@ -362,8 +400,8 @@ def _backends(snapshot: Snapshot, service: Service, ingress: Network) -> tuple[B
 
 
 def _serves(snapshot: Snapshot, task: Task) -> bool:
-    """Whether traffic may be sent to the task: it runs and is well, should go on, and its node is not lost."""
-    if not is_released(task) or snapshot.state(task) is not TaskState.RUNNING:
+    """Whether traffic may be sent to the task: it runs, is well and ready, should go on, and its node is not lost."""
+    if not is_released(task) or not snapshot.up(task):
         return False
     observed = snapshot.statuses.get(task.id)
     if observed is not None and observed.unhealthy:

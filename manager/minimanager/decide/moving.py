@@ -49,7 +49,7 @@ class Moves:
         if others:
             successor = others[0]
             waits_in_vain = not successor.node_id and bool(successor.error)
-            return overlay.state(successor) is not TaskState.RUNNING and not waits_in_vain
+            return not overlay.snapshot.up(successor) and not waits_in_vain
         return slot.newest.id == task.id and should_restart(overlay, slot)
 
     def _is_moving(self, slot: Slot) -> bool:

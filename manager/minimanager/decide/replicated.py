@@ -48,7 +48,7 @@ def surplus_slots(overlay: Overlay, slots: Iterable[Slot], replicas: int) -> lis
     running: list[tuple[int, str]] = []
     others: list[int] = []
     for slot in slots:
-        node_id = next((t.node_id for t in slot.active if overlay.state(t) is TaskState.RUNNING), "")
+        node_id = next((t.node_id for t in slot.active if overlay.snapshot.up(t)), "")
         if node_id:
             running.append((slot.number, node_id))
         else:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from minicommon.errors import AlreadyExistsError, NotFoundError, ResourceExhaustedError
 from minicommon.units import format_duration
 
+from minimanager.decide.dependencies import waits_for
 from minimanager.decide.overlay import Overlay
 from minimanager.decide.slots import Slot, is_outdated
 from minimanager.domain.belongings import belongings
@@ -34,6 +35,8 @@ from minimanager.domain.revisions import last_other_template, requested, revised
 
 _BY_ITSELF = (TaskState.COMPLETE, TaskState.FAILED, TaskState.REJECTED)
 """How a task ends that nobody has stopped."""
+
+_IN_PROGRESS = "update in progress"
 
 _ALL = 1_000_000
 """Millionths."""
@@ -74,8 +77,13 @@ class Replacing:
         if rollout.state.active:
             rollout = self._advance(rollout, outdated)
         if rollout.state.active and rollout.update_number == service.update_number:
-            self._granted = self._grants(rollout)
-            rollout = replace(rollout, outdated=outdated - len(self._granted))
+            waiting = waits_for(overlay, service)
+            self._granted = frozenset() if waiting else self._grants(rollout)
+            rollout = replace(
+                rollout,
+                outdated=outdated - len(self._granted),
+                message=rollout.message if service.rolling_back else waiting or _IN_PROGRESS,
+            )
         self._rollout = rollout
         overlay.put_rollout(rollout)
 
@@ -133,7 +141,7 @@ class Replacing:
             update_number=service.update_number,
             state=RolloutState.ROLLBACK_STARTED if back else RolloutState.UPDATING,
             started_at_ns=self._overlay.now_ns,
-            message=message or ("rollback in progress" if back else "update in progress"),
+            message=message or ("rollback in progress" if back else _IN_PROGRESS),
             slots=outdated,
             outdated=outdated,
             progressed_at_ns=self._overlay.now_ns,
@@ -286,7 +294,7 @@ class Replacing:
         return ended_at_ns - status.running_since_ns < _monitor_ns(self._config)
 
     def _runs(self, task: Task) -> bool:
-        return self._overlay.state(task) is TaskState.RUNNING
+        return self._overlay.snapshot.up(task)
 
     def _running_since_ns(self, task: Task) -> int:
         status = self._overlay.snapshot.statuses.get(task.id)

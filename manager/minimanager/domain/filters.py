@@ -15,6 +15,7 @@ from minicommon.errors import InvalidArgumentError
 
 from minimanager.domain.names import container_name
 from minimanager.domain.objects import Network, Node, Service, Task
+from minimanager.domain.one_off import LABEL
 from minimanager.domain.snapshot import Snapshot
 
 T = TypeVar("T")
@@ -52,9 +53,17 @@ def filter_nodes(snapshot: Snapshot, filters: Filters) -> list[Node]:
 
 
 def filter_services(snapshot: Snapshot, filters: Filters) -> list[Service]:
-    """The services that pass and are not being removed: id, name, label, mode."""
+    """The services that pass and are not being removed: id, name, label, mode.
+
+    Those of `minictl run` only when their label is asked for.
+    """
+    hidden = not any(value.partition("=")[0] == LABEL for value in filters.get("label", ()))
     return _select(
-        (service for service in snapshot.services.values() if not service.removing),
+        (
+            service
+            for service in snapshot.services.values()
+            if not service.removing and not (hidden and LABEL in service.spec.labels)
+        ),
         filters,
         {
             "id": lambda service, values: _begins(service.id, values),

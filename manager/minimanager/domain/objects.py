@@ -116,6 +116,21 @@ class NodeResources:
 
 
 @dataclass(frozen=True, slots=True)
+class GenericResource:
+    """Something that a node has so many of, or these by name; and what a task reserves or has got of it."""
+
+    kind: str = ""
+    ids: tuple[str, ...] = ()
+    count: int = 0
+    """Of one without names, and in a reservation."""
+
+    @property
+    def amount(self) -> int:
+        """How many, named or not."""
+        return len(self.ids) or self.count
+
+
+@dataclass(frozen=True, slots=True)
 class NodeDescription:
     hostname: str = ""
     os: str = ""
@@ -125,6 +140,9 @@ class NodeDescription:
     runtime: str = ""
     runtime_version: str = ""
     engine_labels: Mapping[str, str] = field(default_factory=_labels)
+    generic_resources: tuple[GenericResource, ...] = ()
+    allowed: tuple[str, ...] = ()
+    """What containers may have of the node (`minicommon.grants`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,17 +198,28 @@ class RestartPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Swappiness:
+    """How readily the kernel swaps a container out."""
+
+    percent: int = -1
+    """0 to 100; -1: the node's own setting (Docker's default)."""
+
+
+@dataclass(frozen=True, slots=True)
 class ResourceLimits:
     nano_cpus: int = 0
     memory_bytes: int = 0
     pids: int = 0
     swap_bytes: int = 0
+    swappiness: Swappiness = Swappiness()
 
 
 @dataclass(frozen=True, slots=True)
 class ResourceReservations:
     nano_cpus: int = 0
     memory_bytes: int = 0
+    generic: tuple[GenericResource, ...] = ()
+    """By kind and count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +317,10 @@ class ContainerSpec:
     host_pid: bool = False
     seccomp_unconfined: bool = False
     no_new_privileges: bool = False
+    open_stdin: bool = False
+    ready: HealthCheck = HealthCheck()
+    drain_timeout_ns: int = 0
+    """0: the node's default, 2 s; -1: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,12 +331,21 @@ class NetworkUse:
 
 
 @dataclass(frozen=True, slots=True)
+class LogDriver:
+    """Where a container's output goes: "json-file", as when the name is empty, or "none"."""
+
+    name: str = ""
+    options: Mapping[str, str] = field(default_factory=_labels)
+
+
+@dataclass(frozen=True, slots=True)
 class TaskSpec:
     container: ContainerSpec = ContainerSpec()
     resources: Resources = Resources()
     restart: RestartPolicy = RestartPolicy()
     force_update: int = 0
     networks: tuple[NetworkUse, ...] = ()
+    log_driver: LogDriver = LogDriver()
 
 
 class PortProtocol(IntEnum):
@@ -334,6 +376,15 @@ class PortConfig:
     proxy_protocol: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """What an image is made for; what is empty may be any."""
+
+    os: str = ""
+    architecture: str = ""
+    """As images or `uname -m` name it."""
+
+
 class PlacementStrategy(IntEnum):
     SPREAD = 0
     BINPACK = 1
@@ -355,6 +406,8 @@ class Placement:
     """Names of services: only where a task of each of them is to run."""
     anti_affinity: tuple[str, ...] = ()
     """Names of services: not where a task of one of them is, and neither they where a task of this one is."""
+    platforms: tuple[Platform, ...] = ()
+    """A node must be of one of them; none: of any."""
 
 
 class UpdateOrder(IntEnum):
@@ -399,6 +452,31 @@ class VirtualAddress:
     address: str = ""
 
 
+class DependencyCondition(IntEnum):
+    STARTED = 0
+    HEALTHY = 1
+    COMPLETED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """What the service of this name must have come to before tasks of another start."""
+
+    service: str = ""
+    condition: DependencyCondition = DependencyCondition.STARTED
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryAuth:
+    """How to log in to a registry. Only ever on its way to a node, never stored in clear."""
+
+    username: str = ""
+    password: str = ""
+
+    def __repr__(self) -> str:
+        return f"RegistryAuth({self.username!r}, ...)"
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceSpec:
     name: str = ""
@@ -413,6 +491,7 @@ class ServiceSpec:
     update: UpdateConfig = UpdateConfig()
     rollback: UpdateConfig = UpdateConfig()
     endpoint_mode: EndpointMode = EndpointMode.VIP
+    depends_on: tuple[Dependency, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -443,6 +522,8 @@ class Service:
     update_paused: bool = False
     virtual_addresses: tuple[VirtualAddress, ...] = ()
     """One per network of the task template, in vip mode."""
+    sealed_registry_auth: bytes = b""
+    """A `RegistryAuth` for its image's registry, encrypted with the cluster key."""
 
 
 class RolloutState(IntEnum):
@@ -540,6 +621,8 @@ class Task:
     """How many tries before it, one right after the other, ended soon."""
     held: bool = False
     """No node gets it before the delay is over: the last try could not even be prepared."""
+    resources: tuple[GenericResource, ...] = ()
+    """Of its node's, what it alone has while it has not ended."""
 
     @property
     def place(self) -> int | str:
@@ -550,6 +633,17 @@ class Task:
     def name(self) -> str:
         """`<service>.<slot>`, or `<service>.<node id>` of a global one, as `service ps` shows it."""
         return f"{self.service_name}.{self.place}"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStop:
+    """How a task that may have had traffic was stopped, by its node's clock."""
+
+    told_at_ns: int = 0
+    withdrawn_at_ns: int = 0
+    drained_at_ns: int = 0
+    unacknowledged: bool = False
+    open_connections: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -570,6 +664,8 @@ class TaskStatus:
     node_id: str = ""
     unhealthy: bool = False
     running_since_ns: int = 0
+    not_ready: bool = False
+    stop: TaskStop = TaskStop()
 
 
 # --- networks ---

@@ -64,6 +64,11 @@ class Snapshot:
         status = self.statuses.get(task.id)
         return task.state if status is None else max(task.state, status.state)
 
+    def up(self, task: Task) -> bool:
+        """Whether the task does its work: it runs, and no readiness check says otherwise."""
+        status = self.statuses.get(task.id)
+        return self.state(task) is TaskState.RUNNING and not (status is not None and status.not_ready)
+
     @property
     def ingress(self) -> Network | None:
         """The cluster's ingress network."""

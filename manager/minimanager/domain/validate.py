@@ -12,6 +12,7 @@ from dataclasses import replace
 from minicommon.errors import FailedPreconditionError, InvalidArgumentError
 from minicommon.units import format_duration
 
+from minimanager.domain.dependencies import check_dependencies
 from minimanager.domain.names import check_name
 from minimanager.domain.objects import HOUR, SECOND, ClusterSpec, NodeSpec, ServiceSpec
 from minimanager.domain.validate_mode import check_mode
@@ -42,6 +43,7 @@ def validate_service(spec: ServiceSpec) -> ServiceSpec:
     check_mode(spec)
     check_updates(spec)
     check_endpoint_mode(spec)
+    check_dependencies(spec)
     return replace(
         spec,
         task=validate_task(spec.task),

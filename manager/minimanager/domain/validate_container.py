@@ -51,6 +51,9 @@ MIN_HEALTH_NS = 1_000_000
 MAX_HEALTH_NS = 24 * 3600 * 1_000_000_000
 """A day: a check that rare tells nobody anything in time."""
 
+MAX_DRAIN_NS = 3600 * 1_000_000_000
+"""An hour: an update that waits longer for each task never ends."""
+
 _HTTP = re.compile(r"([0-9]{1,5})(?:/[!-~]*)?")
 
 _VOLUME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")
@@ -70,7 +73,18 @@ def check_surroundings(spec: ContainerSpec) -> None:
             f"ContainerSpec: oom-score-adj must be -1000 to 1000, not {spec.oom_score_adj}"
         )
     _check_mounts(spec.mounts)
-    _check_health(spec.health)
+    _check_health(spec.health, "health")
+    _check_health(spec.ready, "ready")
+    if spec.ready != HealthCheck() and not spec.ready.test:
+        raise InvalidArgumentError(
+            "ContainerSpec: a readiness check must be CMD PROGRAM..., CMD-SHELL LINE, HTTP PORT/PATH or TCP PORT; "
+            "an image has none to take it from"
+        )
+    if not -1 <= spec.drain_timeout_ns <= MAX_DRAIN_NS:
+        raise InvalidArgumentError(
+            f"ContainerSpec: drain-timeout must be at most {format_duration(MAX_DRAIN_NS)}, 0 for the default or -1 "
+            f"for none, not {format_duration(spec.drain_timeout_ns)}"
+        )
     _check_devices(spec.devices)
 
 
@@ -223,7 +237,7 @@ def _check_devices(devices: Iterable[Device]) -> None:
         targets.add(device.target)
 
 
-def _check_health(check: HealthCheck) -> None:
+def _check_health(check: HealthCheck, kind: str) -> None:
     for field, value in (
         ("interval", check.interval_ns),
         ("timeout", check.timeout_ns),
@@ -232,14 +246,14 @@ def _check_health(check: HealthCheck) -> None:
     ):
         if value and not MIN_HEALTH_NS <= value <= MAX_HEALTH_NS:
             raise InvalidArgumentError(
-                f"ContainerSpec: health-{field} must be 1ms to 24h, or 0 for the default, "
+                f"ContainerSpec: {kind}-{field} must be 1ms to 24h, or 0 for the default, "
                 f"not {format_duration(value)}"
             )
     if check.retries < 0:
-        raise InvalidArgumentError(f"ContainerSpec: health-retries cannot be negative: {check.retries}")
+        raise InvalidArgumentError(f"ContainerSpec: {kind}-retries cannot be negative: {check.retries}")
     if check.test and not _is_test(check.test):
         raise InvalidArgumentError(
-            "ContainerSpec: a health check must be CMD PROGRAM..., CMD-SHELL LINE, HTTP PORT/PATH, TCP PORT or NONE, "
+            f"ContainerSpec: a {kind} check must be CMD PROGRAM..., CMD-SHELL LINE, HTTP PORT/PATH, TCP PORT or NONE, "
             f"not {' '.join(check.test)!r}"
         )
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from minicommon.errors import InvalidArgumentError
 
 from minimanager.domain.constraints import ENGINE_LABEL, NODE_LABEL, normal_key, parse_constraint
 from minimanager.domain.names import check_name
-from minimanager.domain.objects import Placement
+from minimanager.domain.objects import Placement, Platform
 
 MAX_CONSTRAINTS = 100
 MAX_LEVELS = 8
@@ -16,6 +17,11 @@ MAX_LEVELS = 8
 
 MAX_NEIGHBORS = 100
 """Services named by affinity and anti-affinity together."""
+
+MAX_PLATFORMS = 100
+"""Of one image; the richest on Docker Hub have some twenty."""
+
+_PLATFORM_WORD = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 MAX_TEXT_BYTES = 1000
 """Of one constraint or preference."""
@@ -50,6 +56,7 @@ def validate_placement(placement: Placement, service: str) -> Placement:
             f"placement: max replicas per node must be 0 (no limit) to {MAX_PER_NODE}, not {placement.max_replicas}"
         )
     _check_neighbors(placement, service)
+    _check_platforms(placement.platforms)
     return replace(placement, spread_over=tuple(_level(text) for text in placement.spread_over))
 
 
@@ -69,6 +76,20 @@ def _check_neighbors(placement: Placement, service: str) -> None:
     both = sorted(set(placement.affinity) & set(placement.anti_affinity))
     if both:
         raise InvalidArgumentError(f"placement: affinity and anti-affinity both name {both[0]!r}")
+
+
+def _check_platforms(platforms: tuple[Platform, ...]) -> None:
+    if len(platforms) > MAX_PLATFORMS:
+        raise InvalidArgumentError(
+            f"placement: there may be at most {MAX_PLATFORMS} platforms, not {len(platforms)}"
+        )
+    for platform in platforms:
+        for word in (platform.os, platform.architecture):
+            if word and not _PLATFORM_WORD.fullmatch(word):
+                raise InvalidArgumentError(
+                    "placement: a platform is an operating system and an architecture of letters, digits, "
+                    f"'_' and '-', not {word!r}"
+                )
 
 
 def _level(text: str) -> str:

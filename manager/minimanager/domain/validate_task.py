@@ -20,6 +20,7 @@ from minimanager.domain.objects import (
 )
 from minimanager.domain.template import skeleton
 from minimanager.domain.validate_container import check_surroundings, surrounding_texts
+from minimanager.domain.validate_resources import check_generic, check_log_driver
 
 MIN_NANO_CPUS = 1_000_000
 """0.001 CPU (swarmkit `manager/controlapi/service.go`)."""
@@ -75,6 +76,9 @@ def validate_task(spec: TaskSpec) -> TaskSpec:
     if limits.pids < 0:
         raise InvalidArgumentError(f"limits: pids must be 0 (no limit) or more, not {limits.pids}")
     _check_swap(limits)
+    _check_swappiness(limits)
+    check_generic(reservations.generic)
+    check_log_driver(spec.log_driver)
     _check_within_limits(limits, reservations)
     _check_restart(spec.restart)
     _check_networks(spec.networks)
@@ -184,6 +188,17 @@ def _check_swap(limits: ResourceLimits) -> None:
         )
     if limits.swap_bytes and not limits.memory_bytes:
         raise InvalidArgumentError("limits: memory-swap needs a limit of memory, too")
+
+
+_SWAPPINESS = range(-1, 101)
+"""Docker's `--memory-swappiness`; -1 is the node's own setting."""
+
+
+def _check_swappiness(limits: ResourceLimits) -> None:
+    if limits.swappiness.percent not in _SWAPPINESS:
+        raise InvalidArgumentError(
+            f"limits: memory-swappiness must be 0 to 100, or -1 for the node's own, not {limits.swappiness.percent}"
+        )
 
 
 def _check_within_limits(limits: ResourceLimits, reservations: ResourceReservations) -> None:

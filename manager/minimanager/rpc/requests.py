@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from google.protobuf.message import Message
-from minicommon.errors import ConflictError, FailedPreconditionError, NotFoundError
-from miniproto.v1 import control_pb2
+from minicommon.errors import ConflictError, FailedPreconditionError, InvalidArgumentError, NotFoundError
+from miniproto.v1 import control_pb2, objects_pb2
 
 from minimanager.codec import refuse_unknown_fields
 from minimanager.domain.filters import node_name
@@ -18,9 +18,25 @@ OUT_OF_SEQUENCE = "update out of sequence"
 """SwarmKit's words for an update that is based on an older version than the present one."""
 
 
+MAX_AUTH_BYTES = 16_384
+"""Of a registry's user name and password together: some registries give tokens of a few thousand."""
+
+
 def check(request: Message) -> None:
     """Raises InvalidArgumentError for a field that this version does not know, and would silently not obey."""
     refuse_unknown_fields(request)
+
+
+def check_registry_auth(auth: objects_pb2.RegistryAuth) -> None:
+    """Raises InvalidArgumentError, and says nothing of what was given."""
+    if not auth.username or not auth.password:
+        raise InvalidArgumentError("registry_auth: must have both a username and a password")
+    if len(auth.username) + len(auth.password) > MAX_AUTH_BYTES:
+        raise InvalidArgumentError(f"registry_auth: must be at most {MAX_AUTH_BYTES} characters")
+    if ":" in auth.username or any(ord(char) < 32 for char in auth.username + auth.password):
+        raise InvalidArgumentError(
+            "registry_auth: the username must have no colon, and neither part a control character (RFC 7617)"
+        )
 
 
 def filters_of(filters: Iterable[control_pb2.Filter]) -> dict[str, list[str]]:

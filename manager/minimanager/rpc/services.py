@@ -7,15 +7,18 @@ next one while its tasks still stop.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 from grpc import aio
 from minicommon.errors import FailedPreconditionError
-from miniproto.v1 import control_pb2, control_pb2_grpc
+from miniproto.v1 import control_pb2, control_pb2_grpc, objects_pb2
 
+from minimanager.ca.sealer import ClusterSealer
 from minimanager.codec import from_proto, to_proto
 from minimanager.domain.belongings import belongings
+from minimanager.domain.dependencies import ensure_dependencies
 from minimanager.domain.filters import filter_services
 from minimanager.domain.objects import Meta, Service, ServiceSpec
 from minimanager.domain.revisions import all_revisions, requested, revised, revision_to_go_back_to
@@ -25,15 +28,16 @@ from minimanager.domain.validate_mode import ensure_scalable
 from minimanager.rpc import views
 from minimanager.rpc.claims import ensure_name_free, guard_networks, with_networks
 from minimanager.rpc.core import Core
-from minimanager.rpc.requests import check, ensure_version, filters_of, find_service
+from minimanager.rpc.requests import check, check_registry_auth, ensure_version, filters_of, find_service
 from minimanager.store.claims import claims_of
 
 Context = aio.ServicerContext[Any, Any]
 
 
 class ServicesServicer(control_pb2_grpc.ServicesServicer):
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, sealer: ClusterSealer) -> None:
         self._core = core
+        self._sealer = sealer
 
     async def Create(
         self, request: control_pb2.CreateServiceRequest, context: Context
@@ -43,19 +47,24 @@ class ServicesServicer(control_pb2_grpc.ServicesServicer):
 
         async def attempt(snapshot: Snapshot) -> control_pb2.Created:
             ensure_name_free(snapshot, spec.name)
+            needed = ensure_dependencies(snapshot.services, spec)
             now_ns = self._core.clock.now_ns()
             wanted = with_networks(snapshot, spec)
             has = belongings(snapshot, wanted)
+            service_id = self._core.new_id()
             service = Service(
-                id=self._core.new_id(),
+                id=service_id,
                 meta=Meta(created_at_ns=now_ns, updated_at_ns=now_ns),
                 spec=wanted,
                 ports=has.ports,
                 virtual_addresses=has.virtual_addresses,
+                sealed_registry_auth=self._sealed(service_id, request),
             )
             transaction = self._core.writer.begin()
             transaction.create(service)
             guard_networks(transaction, snapshot, wanted)
+            for each in needed:  # two services made at once must not come to wait for each other
+                transaction.guard(each)
             for key in sorted(claims_of(self._core.keys, service)):
                 transaction.claim(key, service.id)
             revision = await self._core.commit(transaction)
@@ -89,8 +98,11 @@ class ServicesServicer(control_pb2_grpc.ServicesServicer):
             service = self._present(snapshot, request.ref)
             ensure_version(service.meta, request.version)
             ensure_may_change(service.spec, spec)
+            needed = ensure_dependencies(snapshot.services, spec, before=service.spec.depends_on)
             changed = requested(self._revised(snapshot, service, with_networks(snapshot, spec)))
-            return control_pb2.Changed(revision=await self._replace(snapshot, service, changed))
+            if request.HasField("registry_auth"):
+                changed = replace(changed, sealed_registry_auth=self._sealed(service.id, request))
+            return control_pb2.Changed(revision=await self._replace(snapshot, service, changed, needed))
 
         return await self._core.retried(attempt)
 
@@ -116,8 +128,9 @@ class ServicesServicer(control_pb2_grpc.ServicesServicer):
         async def attempt(snapshot: Snapshot) -> control_pb2.Changed:
             service = self._present(snapshot, request.ref)
             target = revision_to_go_back_to(service, request.revision)
+            needed = ensure_dependencies(snapshot.services, target.spec, before=target.spec.depends_on)
             changed = requested(self._revised(snapshot, service, target.spec), rolling_back=True)
-            return control_pb2.Changed(revision=await self._replace(snapshot, service, changed))
+            return control_pb2.Changed(revision=await self._replace(snapshot, service, changed, needed))
 
         return await self._core.retried(attempt)
 
@@ -146,27 +159,46 @@ class ServicesServicer(control_pb2_grpc.ServicesServicer):
         self, request: control_pb2.RemoveServiceRequest, context: Context
     ) -> control_pb2.Changed:
         check(request)
+        return control_pb2.Changed(revision=await self.remove(request.ref))
 
-        async def attempt(snapshot: Snapshot) -> control_pb2.Changed:
-            service = self._present(snapshot, request.ref)
+    async def remove(self, ref: str) -> int:
+        """Have the service removed; the revision from which on its name and ports are free."""
+
+        async def attempt(snapshot: Snapshot) -> int:
+            service = self._present(snapshot, ref)
             transaction = self._core.writer.begin()
             transaction.replace(replace(service, removing=True, meta=self._touched(service.meta)))
             for key in sorted(claims_of(self._core.keys, service)):
                 transaction.release(key)
-            return control_pb2.Changed(revision=await self._core.commit(transaction))
+            return await self._core.commit(transaction)
 
         return await self._core.retried(attempt)
+
+    def _sealed(
+        self, service_id: str, request: control_pb2.CreateServiceRequest | control_pb2.UpdateServiceRequest
+    ) -> bytes:
+        """What the request gives for the registry, as it may be stored; nothing for nothing."""
+        auth: objects_pb2.RegistryAuth = request.registry_auth
+        if not auth.username and not auth.password:
+            return b""
+        check_registry_auth(auth)
+        return self._sealer.seal_registry_auth(service_id, auth.SerializeToString())
 
     def _revised(self, snapshot: Snapshot, service: Service, spec: ServiceSpec) -> Service:
         has = belongings(snapshot, spec, service)
         return revised(service, spec, has, now_ns=self._core.clock.now_ns())
 
-    async def _replace(self, snapshot: Snapshot, service: Service, changed: Service) -> int:
+    async def _replace(
+        self, snapshot: Snapshot, service: Service, changed: Service, needed: Iterable[Service] = ()
+    ) -> int:
+        """Write the service, provided that those in `needed` are as they were."""
         changed = replace(changed, meta=self._touched(service.meta))
         before, after = claims_of(self._core.keys, service), claims_of(self._core.keys, changed)
         transaction = self._core.writer.begin()
         transaction.replace(changed)
         guard_networks(transaction, snapshot, changed.spec)
+        for each in needed:
+            transaction.guard(each)
         for key in sorted(after - before):
             transaction.claim(key, service.id)
         for key in sorted(before - after):

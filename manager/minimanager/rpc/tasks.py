@@ -98,6 +98,7 @@ def _progress(snapshot: Snapshot, service_id: str) -> control_pb2.ServiceProgres
     return control_pb2.ServiceProgress(
         service=views.service(snapshot, service),
         tasks=[views.task(snapshot, task) for task in views.live_tasks(snapshot, service_id)],
+        stopped=[views.task(snapshot, task) for task in views.stopped_tasks(snapshot, service_id)],
         revision=snapshot.revision,
     )
 

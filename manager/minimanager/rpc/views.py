@@ -51,22 +51,23 @@ def node(snapshot: Snapshot, value: Node, *, leader: str) -> control_pb2.NodeVie
 
 
 def running(snapshot: Snapshot, value: Service) -> int:
-    """Tasks observed running and wanted to run, on nodes that are not down."""
+    """Tasks observed running, ready, and wanted to run, on nodes that are not down."""
     return sum(
         1
         for task in snapshot.of_service(value.id).values()
-        if is_released(task)
-        and snapshot.state(task) is TaskState.RUNNING
-        and not _on_lost_node(snapshot, task)
+        if is_released(task) and snapshot.up(task) and not _on_lost_node(snapshot, task)
     )
 
 
 def service(snapshot: Snapshot, value: Service) -> control_pb2.ServiceView:
-    """The service without its former revisions, which are asked for by themselves, and its rollout if it has one."""
+    """The service with its rollout, if it has one.
+
+    Without its former revisions, which are asked for by themselves, and what its nodes show the registry.
+    """
     wanted = wants(snapshot, value)
     rollout = snapshot.rollouts.get(value.id)
     return control_pb2.ServiceView(
-        service=to_proto(replace(value, revisions=())),
+        service=to_proto(replace(value, revisions=(), sealed_registry_auth=b"")),
         rollout=None if rollout is None else to_proto(rollout),
         running=running(snapshot, value),
         desired=wanted.now,
@@ -140,6 +141,18 @@ def live_tasks(snapshot: Snapshot, service_id: str) -> list[Task]:
         and (not snapshot.state(task).finished or (mode.is_job and task.desired_state is TaskState.COMPLETE))
     ]
     return sorted(tasks, key=lambda task: (task.slot, task.bound_node_id, task.id))
+
+
+def stopped_tasks(snapshot: Snapshot, service_id: str) -> list[Task]:
+    """The service's tasks that may have had traffic and were told to stop, and have; the oldest first."""
+    tasks = [
+        task
+        for task in snapshot.of_service(service_id).values()
+        if (status := snapshot.statuses.get(task.id)) is not None
+        and status.state.finished
+        and status.stop.told_at_ns
+    ]
+    return sorted(tasks, key=lambda task: (task.meta.created_at_ns, task.id))
 
 
 def _on_lost_node(snapshot: Snapshot, value: Task) -> bool:

@@ -434,16 +434,22 @@ class CreateServiceRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SPEC_FIELD_NUMBER: _builtins.int
+    REGISTRY_AUTH_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def spec(self) -> _objects_pb2.ServiceSpec: ...
+    @_builtins.property
+    def registry_auth(self) -> _objects_pb2.RegistryAuth:
+        """nodes pull the image with it; it is never shown again"""
+
     def __init__(
         self,
         *,
         spec: _objects_pb2.ServiceSpec | None = ...,
+        registry_auth: _objects_pb2.RegistryAuth | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["registry_auth", b"registry_auth", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["registry_auth", b"registry_auth", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -521,20 +527,26 @@ class UpdateServiceRequest(_message.Message):
     REF_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
+    REGISTRY_AUTH_FIELD_NUMBER: _builtins.int
     ref: _builtins.str
     version: _builtins.int
     @_builtins.property
     def spec(self) -> _objects_pb2.ServiceSpec: ...
+    @_builtins.property
+    def registry_auth(self) -> _objects_pb2.RegistryAuth:
+        """absent: what the service has stays"""
+
     def __init__(
         self,
         *,
         ref: _builtins.str = ...,
         version: _builtins.int = ...,
         spec: _objects_pb2.ServiceSpec | None = ...,
+        registry_auth: _objects_pb2.RegistryAuth | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["registry_auth", b"registry_auth", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref", "spec", b"spec", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref", "registry_auth", b"registry_auth", "spec", b"spec", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -750,6 +762,7 @@ class ServiceProgress(_message.Message):
     TASKS_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     REMOVED_FIELD_NUMBER: _builtins.int
+    STOPPED_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     removed: _builtins.bool
     @_builtins.property
@@ -758,6 +771,10 @@ class ServiceProgress(_message.Message):
     def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskView]:
         """all live tasks of the service, and those of a job that are done"""
 
+    @_builtins.property
+    def stopped(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskView]:
+        """tasks that have ended because they were told to, as long as they are kept"""
+
     def __init__(
         self,
         *,
@@ -765,10 +782,11 @@ class ServiceProgress(_message.Message):
         tasks: _abc.Iterable[Global___TaskView] | None = ...,
         revision: _builtins.int = ...,
         removed: _builtins.bool = ...,
+        stopped: _abc.Iterable[Global___TaskView] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["service", b"service"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["removed", b"removed", "revision", b"revision", "service", b"service", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["removed", b"removed", "revision", b"revision", "service", b"service", "stopped", b"stopped", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

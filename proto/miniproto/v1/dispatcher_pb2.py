@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from miniproto.v1 import access_pb2 as miniproto_dot_v1_dot_access__pb2
 from miniproto.v1 import objects_pb2 as miniproto_dot_v1_dot_objects__pb2
+from miniproto.v1 import streams_pb2 as miniproto_dot_v1_dot_streams__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dminiproto/v1/dispatcher.proto\x12\x07mini.v1\x1a\x19miniproto/v1/access.proto\x1a\x1aminiproto/v1/objects.proto\"\x82\x01\n\x05Hello\x12-\n\x0b\x64\x65scription\x18\x01 \x01(\x0b\x32\x18.mini.v1.NodeDescription\x12\x19\n\x11\x64\x61ta_path_address\x18\x02 \x01(\t\x12\x17\n\x0fmanager_address\x18\x03 \x01(\t\x12\x16\n\x0e\x65ncryption_key\x18\x04 \x01(\t\"\x0b\n\tHeartbeat\"5\n\x0cStatusReport\x12%\n\x08statuses\x18\x01 \x03(\x0b\x32\x13.mini.v1.TaskStatus\"\x1b\n\x07\x41pplied\x12\x10\n\x08revision\x18\x01 \x01(\x03\"\xe3\x01\n\rWorkerMessage\x12\x1f\n\x05hello\x18\x01 \x01(\x0b\x32\x0e.mini.v1.HelloH\x00\x12\'\n\theartbeat\x18\x02 \x01(\x0b\x32\x12.mini.v1.HeartbeatH\x00\x12\'\n\x06status\x18\x03 \x01(\x0b\x32\x15.mini.v1.StatusReportH\x00\x12#\n\x07\x61pplied\x18\x04 \x01(\x0b\x32\x10.mini.v1.AppliedH\x00\x12/\n\x0b\x64\x65scription\x18\x05 \x01(\x0b\x32\x18.mini.v1.NodeDescriptionH\x00\x42\t\n\x07message\"L\n\x07Welcome\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x1b\n\x13heartbeat_period_ns\x18\x02 \x01(\x03\x12\x10\n\x08managers\x18\x03 \x03(\t\"\x81\x02\n\x0c\x41ssignedTask\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nservice_id\x18\x03 \x01(\t\x12\x14\n\x0cservice_name\x18\x04 \x01(\t\x12\x0c\n\x04slot\x18\x05 \x01(\x04\x12\x1f\n\x04spec\x18\x06 \x01(\x0b\x32\x11.mini.v1.TaskSpec\x12)\n\rdesired_state\x18\x07 \x01(\x0e\x32\x12.mini.v1.TaskState\x12/\n\x0b\x61ttachments\x18\x08 \x03(\x0b\x32\x1a.mini.v1.NetworkAttachment\x12\"\n\x05ports\x18\t \x03(\x0b\x32\x13.mini.v1.PortConfig\"\xb2\x01\n\x0f\x41ssignedNetwork\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06subnet\x18\x03 \x01(\t\x12\x0f\n\x07gateway\x18\x04 \x01(\t\x12\x0b\n\x03vni\x18\x05 \x01(\r\x12\x0b\n\x03mtu\x18\x06 \x01(\r\x12\x0f\n\x07ingress\x18\x07 \x01(\x08\x12\x14\n\x0cnode_address\x18\x08 \x01(\t\x12\x10\n\x08internal\x18\t \x01(\x08\x12\x11\n\tencrypted\x18\n \x01(\x08\"_\n\x08\x45ndpoint\x12\x12\n\nnetwork_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x0c\n\x04vtep\x18\x04 \x01(\t\x12\x0f\n\x07task_id\x18\x05 \x01(\t\"<\n\x07\x42\x61\x63kend\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0f\n\x07node_id\x18\x03 \x01(\t\"i\n\x0eServiceBackend\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x0c\n\x04slot\x18\x04 \x01(\x04\x12\x16\n\x0e\x63ontainer_name\x18\x05 \x01(\t\"\x9b\x01\n\x0eNetworkService\x12\x12\n\nnetwork_id\x18\x01 \x01(\t\x12\x12\n\nservice_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0f\n\x07\x61liases\x18\x04 \x03(\t\x12\x17\n\x0fvirtual_address\x18\x05 \x01(\t\x12)\n\x08\x62\x61\x63kends\x18\x06 \x03(\x0b\x32\x17.mini.v1.ServiceBackend\"C\n\x0e\x45ncryptionPeer\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04vtep\x18\x02 \x01(\t\x12\x12\n\npublic_key\x18\x03 \x01(\t\"\x95\x02\n\rPublishedPort\x12\'\n\x08protocol\x18\x01 \x01(\x0e\x32\x15.mini.v1.PortProtocol\x12\x16\n\x0epublished_port\x18\x02 \x01(\r\x12\x13\n\x0btarget_port\x18\x03 \x01(\r\x12\x12\n\nservice_id\x18\x04 \x01(\t\x12\x14\n\x0cservice_name\x18\x05 \x01(\t\x12\"\n\x08\x62\x61\x63kends\x18\x06 \x03(\x0b\x32\x10.mini.v1.Backend\x12\x0f\n\x07host_ip\x18\x07 \x01(\t\x12\'\n\x08locality\x18\x08 \x01(\x0e\x32\x15.mini.v1.PortLocality\x12\x0e\n\x06sticky\x18\t \x01(\x08\x12\x16\n\x0eproxy_protocol\x18\n \x01(\r\"\x8c\x02\n\nAssignment\x12+\n\x07network\x18\x01 \x01(\x0b\x32\x18.mini.v1.AssignedNetworkH\x00\x12%\n\x08\x65ndpoint\x18\x02 \x01(\x0b\x32\x11.mini.v1.EndpointH\x00\x12&\n\x04port\x18\x03 \x01(\x0b\x32\x16.mini.v1.PublishedPortH\x00\x12%\n\x04task\x18\x04 \x01(\x0b\x32\x15.mini.v1.AssignedTaskH\x00\x12*\n\x07service\x18\x05 \x01(\x0b\x32\x17.mini.v1.NetworkServiceH\x00\x12\'\n\x04peer\x18\x06 \x01(\x0b\x32\x17.mini.v1.EncryptionPeerH\x00\x42\x06\n\x04item\"X\n\x10\x41ssignmentChange\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06remove\x18\x02 \x01(\x08\x12\'\n\nassignment\x18\x03 \x01(\x0b\x32\x13.mini.v1.Assignment\"]\n\x0b\x41ssignments\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\x12*\n\x07\x63hanges\x18\x03 \x03(\x0b\x32\x19.mini.v1.AssignmentChange\"m\n\x0eManagerMessage\x12#\n\x07welcome\x18\x01 \x01(\x0b\x32\x10.mini.v1.WelcomeH\x00\x12+\n\x0b\x61ssignments\x18\x02 \x01(\x0b\x32\x14.mini.v1.AssignmentsH\x00\x42\t\n\x07message2V\n\nDispatcher\x12H\n\x07Session\x12\x16.mini.v1.WorkerMessage\x1a\x17.mini.v1.ManagerMessage\"\x08\x8a\xce\x18\x04\n\x02\x03\x04(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dminiproto/v1/dispatcher.proto\x12\x07mini.v1\x1a\x19miniproto/v1/access.proto\x1a\x1aminiproto/v1/objects.proto\x1a\x1aminiproto/v1/streams.proto\"\x82\x01\n\x05Hello\x12-\n\x0b\x64\x65scription\x18\x01 \x01(\x0b\x32\x18.mini.v1.NodeDescription\x12\x19\n\x11\x64\x61ta_path_address\x18\x02 \x01(\t\x12\x17\n\x0fmanager_address\x18\x03 \x01(\t\x12\x16\n\x0e\x65ncryption_key\x18\x04 \x01(\t\"\x0b\n\tHeartbeat\"5\n\x0cStatusReport\x12%\n\x08statuses\x18\x01 \x03(\x0b\x32\x13.mini.v1.TaskStatus\"\x1b\n\x07\x41pplied\x12\x10\n\x08revision\x18\x01 \x01(\x03\"\xe3\x01\n\rWorkerMessage\x12\x1f\n\x05hello\x18\x01 \x01(\x0b\x32\x0e.mini.v1.HelloH\x00\x12\'\n\theartbeat\x18\x02 \x01(\x0b\x32\x12.mini.v1.HeartbeatH\x00\x12\'\n\x06status\x18\x03 \x01(\x0b\x32\x15.mini.v1.StatusReportH\x00\x12#\n\x07\x61pplied\x18\x04 \x01(\x0b\x32\x10.mini.v1.AppliedH\x00\x12/\n\x0b\x64\x65scription\x18\x05 \x01(\x0b\x32\x18.mini.v1.NodeDescriptionH\x00\x42\t\n\x07message\"L\n\x07Welcome\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x1b\n\x13heartbeat_period_ns\x18\x02 \x01(\x03\x12\x10\n\x08managers\x18\x03 \x03(\t\"\x8c\x03\n\x0c\x41ssignedTask\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nservice_id\x18\x03 \x01(\t\x12\x14\n\x0cservice_name\x18\x04 \x01(\t\x12\x0c\n\x04slot\x18\x05 \x01(\x04\x12\x1f\n\x04spec\x18\x06 \x01(\x0b\x32\x11.mini.v1.TaskSpec\x12)\n\rdesired_state\x18\x07 \x01(\x0e\x32\x12.mini.v1.TaskState\x12/\n\x0b\x61ttachments\x18\x08 \x03(\x0b\x32\x1a.mini.v1.NetworkAttachment\x12\"\n\x05ports\x18\t \x03(\x0b\x32\x13.mini.v1.PortConfig\x12\x11\n\twithdrawn\x18\n \x01(\x08\x12+\n\tresources\x18Z \x03(\x0b\x32\x18.mini.v1.GenericResource\x12,\n\rregistry_auth\x18[ \x01(\x0b\x32\x15.mini.v1.RegistryAuth\x12\x1b\n\x13needs_registry_auth\x18\\ \x01(\x08\"\xb2\x01\n\x0f\x41ssignedNetwork\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06subnet\x18\x03 \x01(\t\x12\x0f\n\x07gateway\x18\x04 \x01(\t\x12\x0b\n\x03vni\x18\x05 \x01(\r\x12\x0b\n\x03mtu\x18\x06 \x01(\r\x12\x0f\n\x07ingress\x18\x07 \x01(\x08\x12\x14\n\x0cnode_address\x18\x08 \x01(\t\x12\x10\n\x08internal\x18\t \x01(\x08\x12\x11\n\tencrypted\x18\n \x01(\x08\"_\n\x08\x45ndpoint\x12\x12\n\nnetwork_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x0c\n\x04vtep\x18\x04 \x01(\t\x12\x0f\n\x07task_id\x18\x05 \x01(\t\"<\n\x07\x42\x61\x63kend\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0f\n\x07node_id\x18\x03 \x01(\t\"i\n\x0eServiceBackend\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x0c\n\x04slot\x18\x04 \x01(\x04\x12\x16\n\x0e\x63ontainer_name\x18\x05 \x01(\t\"\x9b\x01\n\x0eNetworkService\x12\x12\n\nnetwork_id\x18\x01 \x01(\t\x12\x12\n\nservice_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0f\n\x07\x61liases\x18\x04 \x03(\t\x12\x17\n\x0fvirtual_address\x18\x05 \x01(\t\x12)\n\x08\x62\x61\x63kends\x18\x06 \x03(\x0b\x32\x17.mini.v1.ServiceBackend\"C\n\x0e\x45ncryptionPeer\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04vtep\x18\x02 \x01(\t\x12\x12\n\npublic_key\x18\x03 \x01(\t\"\x95\x02\n\rPublishedPort\x12\'\n\x08protocol\x18\x01 \x01(\x0e\x32\x15.mini.v1.PortProtocol\x12\x16\n\x0epublished_port\x18\x02 \x01(\r\x12\x13\n\x0btarget_port\x18\x03 \x01(\r\x12\x12\n\nservice_id\x18\x04 \x01(\t\x12\x14\n\x0cservice_name\x18\x05 \x01(\t\x12\"\n\x08\x62\x61\x63kends\x18\x06 \x03(\x0b\x32\x10.mini.v1.Backend\x12\x0f\n\x07host_ip\x18\x07 \x01(\t\x12\'\n\x08locality\x18\x08 \x01(\x0e\x32\x15.mini.v1.PortLocality\x12\x0e\n\x06sticky\x18\t \x01(\x08\x12\x16\n\x0eproxy_protocol\x18\n \x01(\r\"\x16\n\x08KeptTask\x12\n\n\x02id\x18\x01 \x01(\t\"\xaf\x02\n\nAssignment\x12+\n\x07network\x18\x01 \x01(\x0b\x32\x18.mini.v1.AssignedNetworkH\x00\x12%\n\x08\x65ndpoint\x18\x02 \x01(\x0b\x32\x11.mini.v1.EndpointH\x00\x12&\n\x04port\x18\x03 \x01(\x0b\x32\x16.mini.v1.PublishedPortH\x00\x12%\n\x04task\x18\x04 \x01(\x0b\x32\x15.mini.v1.AssignedTaskH\x00\x12*\n\x07service\x18\x05 \x01(\x0b\x32\x17.mini.v1.NetworkServiceH\x00\x12\'\n\x04peer\x18\x06 \x01(\x0b\x32\x17.mini.v1.EncryptionPeerH\x00\x12!\n\x04kept\x18n \x01(\x0b\x32\x11.mini.v1.KeptTaskH\x00\x42\x06\n\x04item\"X\n\x10\x41ssignmentChange\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06remove\x18\x02 \x01(\x08\x12\'\n\nassignment\x18\x03 \x01(\x0b\x32\x13.mini.v1.Assignment\"]\n\x0b\x41ssignments\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\x12*\n\x07\x63hanges\x18\x03 \x03(\x0b\x32\x19.mini.v1.AssignmentChange\"\x8c\x01\n\x0eManagerMessage\x12#\n\x07welcome\x18\x01 \x01(\x0b\x32\x10.mini.v1.WelcomeH\x00\x12+\n\x0b\x61ssignments\x18\x02 \x01(\x0b\x32\x14.mini.v1.AssignmentsH\x00\x12\x1d\n\x04\x64ial\x18n \x01(\x0b\x32\r.mini.v1.DialH\x00\x42\t\n\x07message2V\n\nDispatcher\x12H\n\x07Session\x12\x16.mini.v1.WorkerMessage\x1a\x17.mini.v1.ManagerMessage\"\x08\x8a\xce\x18\x04\n\x02\x03\x04(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,42 +36,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DISPATCHER'].methods_by_name['Session']._loaded_options = None
   _globals['_DISPATCHER'].methods_by_name['Session']._serialized_options = b'\212\316\030\004\n\002\003\004'
-  _globals['_HELLO']._serialized_start=98
-  _globals['_HELLO']._serialized_end=228
-  _globals['_HEARTBEAT']._serialized_start=230
-  _globals['_HEARTBEAT']._serialized_end=241
-  _globals['_STATUSREPORT']._serialized_start=243
-  _globals['_STATUSREPORT']._serialized_end=296
-  _globals['_APPLIED']._serialized_start=298
-  _globals['_APPLIED']._serialized_end=325
-  _globals['_WORKERMESSAGE']._serialized_start=328
-  _globals['_WORKERMESSAGE']._serialized_end=555
-  _globals['_WELCOME']._serialized_start=557
-  _globals['_WELCOME']._serialized_end=633
-  _globals['_ASSIGNEDTASK']._serialized_start=636
-  _globals['_ASSIGNEDTASK']._serialized_end=893
-  _globals['_ASSIGNEDNETWORK']._serialized_start=896
-  _globals['_ASSIGNEDNETWORK']._serialized_end=1074
-  _globals['_ENDPOINT']._serialized_start=1076
-  _globals['_ENDPOINT']._serialized_end=1171
-  _globals['_BACKEND']._serialized_start=1173
-  _globals['_BACKEND']._serialized_end=1233
-  _globals['_SERVICEBACKEND']._serialized_start=1235
-  _globals['_SERVICEBACKEND']._serialized_end=1340
-  _globals['_NETWORKSERVICE']._serialized_start=1343
-  _globals['_NETWORKSERVICE']._serialized_end=1498
-  _globals['_ENCRYPTIONPEER']._serialized_start=1500
-  _globals['_ENCRYPTIONPEER']._serialized_end=1567
-  _globals['_PUBLISHEDPORT']._serialized_start=1570
-  _globals['_PUBLISHEDPORT']._serialized_end=1847
-  _globals['_ASSIGNMENT']._serialized_start=1850
-  _globals['_ASSIGNMENT']._serialized_end=2118
-  _globals['_ASSIGNMENTCHANGE']._serialized_start=2120
-  _globals['_ASSIGNMENTCHANGE']._serialized_end=2208
-  _globals['_ASSIGNMENTS']._serialized_start=2210
-  _globals['_ASSIGNMENTS']._serialized_end=2303
-  _globals['_MANAGERMESSAGE']._serialized_start=2305
-  _globals['_MANAGERMESSAGE']._serialized_end=2414
-  _globals['_DISPATCHER']._serialized_start=2416
-  _globals['_DISPATCHER']._serialized_end=2502
+  _globals['_HELLO']._serialized_start=126
+  _globals['_HELLO']._serialized_end=256
+  _globals['_HEARTBEAT']._serialized_start=258
+  _globals['_HEARTBEAT']._serialized_end=269
+  _globals['_STATUSREPORT']._serialized_start=271
+  _globals['_STATUSREPORT']._serialized_end=324
+  _globals['_APPLIED']._serialized_start=326
+  _globals['_APPLIED']._serialized_end=353
+  _globals['_WORKERMESSAGE']._serialized_start=356
+  _globals['_WORKERMESSAGE']._serialized_end=583
+  _globals['_WELCOME']._serialized_start=585
+  _globals['_WELCOME']._serialized_end=661
+  _globals['_ASSIGNEDTASK']._serialized_start=664
+  _globals['_ASSIGNEDTASK']._serialized_end=1060
+  _globals['_ASSIGNEDNETWORK']._serialized_start=1063
+  _globals['_ASSIGNEDNETWORK']._serialized_end=1241
+  _globals['_ENDPOINT']._serialized_start=1243
+  _globals['_ENDPOINT']._serialized_end=1338
+  _globals['_BACKEND']._serialized_start=1340
+  _globals['_BACKEND']._serialized_end=1400
+  _globals['_SERVICEBACKEND']._serialized_start=1402
+  _globals['_SERVICEBACKEND']._serialized_end=1507
+  _globals['_NETWORKSERVICE']._serialized_start=1510
+  _globals['_NETWORKSERVICE']._serialized_end=1665
+  _globals['_ENCRYPTIONPEER']._serialized_start=1667
+  _globals['_ENCRYPTIONPEER']._serialized_end=1734
+  _globals['_PUBLISHEDPORT']._serialized_start=1737
+  _globals['_PUBLISHEDPORT']._serialized_end=2014
+  _globals['_KEPTTASK']._serialized_start=2016
+  _globals['_KEPTTASK']._serialized_end=2038
+  _globals['_ASSIGNMENT']._serialized_start=2041
+  _globals['_ASSIGNMENT']._serialized_end=2344
+  _globals['_ASSIGNMENTCHANGE']._serialized_start=2346
+  _globals['_ASSIGNMENTCHANGE']._serialized_end=2434
+  _globals['_ASSIGNMENTS']._serialized_start=2436
+  _globals['_ASSIGNMENTS']._serialized_end=2529
+  _globals['_MANAGERMESSAGE']._serialized_start=2532
+  _globals['_MANAGERMESSAGE']._serialized_end=2672
+  _globals['_DISPATCHER']._serialized_start=2674
+  _globals['_DISPATCHER']._serialized_end=2760
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from miniproto.v1 import objects_pb2 as _objects_pb2
+from miniproto.v1 import streams_pb2 as _streams_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -193,6 +194,10 @@ class AssignedTask(_message.Message):
     DESIRED_STATE_FIELD_NUMBER: _builtins.int
     ATTACHMENTS_FIELD_NUMBER: _builtins.int
     PORTS_FIELD_NUMBER: _builtins.int
+    WITHDRAWN_FIELD_NUMBER: _builtins.int
+    RESOURCES_FIELD_NUMBER: _builtins.int
+    REGISTRY_AUTH_FIELD_NUMBER: _builtins.int
+    NEEDS_REGISTRY_AUTH_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     name: _builtins.str
     """web.1"""
@@ -200,12 +205,24 @@ class AssignedTask(_message.Message):
     service_name: _builtins.str
     slot: _builtins.int
     desired_state: _objects_pb2.TaskState.ValueType
+    withdrawn: _builtins.bool
+    """no living node sends it new connections any more: it may be drained and stopped"""
+    needs_registry_auth: _builtins.bool
+    """so a node that has lost it waits to be told again"""
     @_builtins.property
     def spec(self) -> _objects_pb2.TaskSpec: ...
     @_builtins.property
     def attachments(self) -> _containers.RepeatedCompositeFieldContainer[_objects_pb2.NetworkAttachment]: ...
     @_builtins.property
     def ports(self) -> _containers.RepeatedCompositeFieldContainer[_objects_pb2.PortConfig]: ...
+    @_builtins.property
+    def resources(self) -> _containers.RepeatedCompositeFieldContainer[_objects_pb2.GenericResource]:
+        """of the node's, what it alone has"""
+
+    @_builtins.property
+    def registry_auth(self) -> _objects_pb2.RegistryAuth:
+        """for its image's registry; the node never writes it down"""
+
     def __init__(
         self,
         *,
@@ -218,10 +235,14 @@ class AssignedTask(_message.Message):
         desired_state: _objects_pb2.TaskState.ValueType = ...,
         attachments: _abc.Iterable[_objects_pb2.NetworkAttachment] | None = ...,
         ports: _abc.Iterable[_objects_pb2.PortConfig] | None = ...,
+        withdrawn: _builtins.bool = ...,
+        resources: _abc.Iterable[_objects_pb2.GenericResource] | None = ...,
+        registry_auth: _objects_pb2.RegistryAuth | None = ...,
+        needs_registry_auth: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["registry_auth", b"registry_auth", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "desired_state", b"desired_state", "id", b"id", "name", b"name", "ports", b"ports", "service_id", b"service_id", "service_name", b"service_name", "slot", b"slot", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "desired_state", b"desired_state", "id", b"id", "name", b"name", "needs_registry_auth", b"needs_registry_auth", "ports", b"ports", "registry_auth", b"registry_auth", "resources", b"resources", "service_id", b"service_id", "service_name", b"service_name", "slot", b"slot", "spec", b"spec", "withdrawn", b"withdrawn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -487,6 +508,27 @@ class PublishedPort(_message.Message):
 Global___PublishedPort: _TypeAlias = PublishedPort  # noqa: Y015
 
 @_typing.final
+class KeptTask(_message.Message):
+    """A task that has ended and whose container is kept, since its logs may be asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeptTask: _TypeAlias = KeptTask  # noqa: Y015
+
+@_typing.final
 class Assignment(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -496,6 +538,7 @@ class Assignment(_message.Message):
     TASK_FIELD_NUMBER: _builtins.int
     SERVICE_FIELD_NUMBER: _builtins.int
     PEER_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def network(self) -> Global___AssignedNetwork: ...
     @_builtins.property
@@ -508,6 +551,8 @@ class Assignment(_message.Message):
     def service(self) -> Global___NetworkService: ...
     @_builtins.property
     def peer(self) -> Global___EncryptionPeer: ...
+    @_builtins.property
+    def kept(self) -> Global___KeptTask: ...
     def __init__(
         self,
         *,
@@ -517,12 +562,13 @@ class Assignment(_message.Message):
         task: Global___AssignedTask | None = ...,
         service: Global___NetworkService | None = ...,
         peer: Global___EncryptionPeer | None = ...,
+        kept: Global___KeptTask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "item", b"item", "network", b"network", "peer", b"peer", "port", b"port", "service", b"service", "task", b"task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "item", b"item", "kept", b"kept", "network", b"network", "peer", b"peer", "port", b"port", "service", b"service", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "item", b"item", "network", b"network", "peer", b"peer", "port", b"port", "service", b"service", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "item", b"item", "kept", b"kept", "network", b"network", "peer", b"peer", "port", b"port", "service", b"service", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_item: _TypeAlias = _typing.Literal["network", "endpoint", "port", "task", "service", "peer"]  # noqa: Y015
+    _WhichOneofReturnType_item: _TypeAlias = _typing.Literal["network", "endpoint", "port", "task", "service", "peer", "kept"]  # noqa: Y015
     _WhichOneofArgType_item: _TypeAlias = _typing.Literal["item", b"item"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_item) -> _WhichOneofReturnType_item | None: ...
 
@@ -537,7 +583,7 @@ class AssignmentChange(_message.Message):
     ASSIGNMENT_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """"network/<id>", "endpoint/<network>/<address>", "service/<network>/<service>", "peer/<node>", "port/tcp/80",
-    "task/<id>"
+    "task/<id>", "kept/<task>"
     """
     remove: _builtins.bool
     @_builtins.property
@@ -592,21 +638,25 @@ class ManagerMessage(_message.Message):
 
     WELCOME_FIELD_NUMBER: _builtins.int
     ASSIGNMENTS_FIELD_NUMBER: _builtins.int
+    DIAL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
     def assignments(self) -> Global___Assignments: ...
+    @_builtins.property
+    def dial(self) -> _streams_pb2.Dial: ...
     def __init__(
         self,
         *,
         welcome: Global___Welcome | None = ...,
         assignments: Global___Assignments | None = ...,
+        dial: _streams_pb2.Dial | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "message", b"message", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "dial", b"dial", "message", b"message", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "message", b"message", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "dial", b"dial", "message", b"message", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "assignments"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "assignments", "dial"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 

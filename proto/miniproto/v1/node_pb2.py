@@ -26,13 +26,17 @@ from miniproto.v1 import access_pb2 as miniproto_dot_v1_dot_access__pb2
 from miniproto.v1 import objects_pb2 as miniproto_dot_v1_dot_objects__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17miniproto/v1/node.proto\x12\x07mini.v1\x1a\x19miniproto/v1/access.proto\x1a\x1aminiproto/v1/objects.proto\"n\n\x0c\x43hildProcess\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07running\x18\x02 \x01(\x08\x12\x0b\n\x03pid\x18\x03 \x01(\x05\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x10\n\x08restarts\x18\x05 \x01(\r\x12\x0f\n\x07message\x18\x06 \x01(\t\"\xd2\x02\n\tLocalInfo\x12\"\n\x05state\x18\x01 \x01(\x0e\x32\x13.mini.v1.LocalState\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x12\n\ncluster_id\x18\x04 \x01(\t\x12\x1f\n\x04role\x18\x05 \x01(\x0e\x32\x11.mini.v1.NodeRole\x12\x19\n\x11\x61\x64vertise_address\x18\x06 \x01(\t\x12\x10\n\x08managers\x18\x07 \x03(\t\x12\x0f\n\x07version\x18\x08 \x01(\t\x12-\n\x0b\x64\x65scription\x18\t \x01(\x0b\x32\x18.mini.v1.NodeDescription\x12\'\n\x08\x63hildren\x18\n \x03(\x0b\x32\x15.mini.v1.ChildProcess\x12\x11\n\tconnected\x18\x0b \x01(\x08\x12!\n\x19\x63\x65rtificate_expires_at_ns\x18\x0c \x01(\x03\"\r\n\x0bInfoRequest\"\x93\x03\n\x0bInitRequest\x12\x19\n\x11\x61\x64vertise_address\x18\x01 \x01(\t\x12\x16\n\x0elisten_address\x18\x02 \x01(\t\x12\x1d\n\x15\x64\x65\x66\x61ult_address_pools\x18\x03 \x03(\t\x12\x13\n\x0bsubnet_size\x18\x04 \x01(\r\x12\x1f\n\x17\x63\x65rtificate_lifetime_ns\x18\x05 \x01(\x03\x12\x1b\n\x13heartbeat_period_ns\x18\x06 \x01(\x03\x12\x1f\n\x12task_history_limit\x18\x07 \x01(\x03H\x00\x88\x01\x01\x12+\n\x0c\x61vailability\x18\x08 \x01(\x0e\x32\x15.mini.v1.Availability\x12\x19\n\x11\x66orce_new_cluster\x18\t \x01(\x08\x12\x16\n\x0e\x65tcd_endpoints\x18\n \x03(\t\x12\x13\n\x0b\x65tcd_ca_pem\x18\x0b \x01(\x0c\x12\x1c\n\x14\x65tcd_certificate_pem\x18\x0c \x01(\x0c\x12\x14\n\x0c\x65tcd_key_pem\x18\r \x01(\x0c\x42\x15\n\x13_task_history_limit\"K\n\x0cInitResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x14\n\x0cworker_token\x18\x02 \x01(\t\x12\x14\n\x0cjoin_address\x18\x03 \x01(\t\"\x9d\x01\n\x12JoinClusterRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x18\n\x10remote_addresses\x18\x02 \x03(\t\x12\x19\n\x11\x61\x64vertise_address\x18\x03 \x01(\t\x12\x16\n\x0elisten_address\x18\x04 \x01(\t\x12+\n\x0c\x61vailability\x18\x05 \x01(\x0e\x32\x15.mini.v1.Availability\"G\n\x13JoinClusterResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x1f\n\x04role\x18\x02 \x01(\x0e\x32\x11.mini.v1.NodeRole\"$\n\x13LeaveClusterRequest\x12\r\n\x05\x66orce\x18\x01 \x01(\x08\"\x16\n\x14LeaveClusterResponse\"\x1e\n\x0eLoadImageChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"#\n\x11LoadImageResponse\x12\x0e\n\x06loaded\x18\x01 \x03(\t\"c\n\x05Image\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nreferences\x18\x02 \x03(\t\x12\x0f\n\x07\x64igests\x18\x03 \x03(\t\x12\x15\n\rcreated_at_ns\x18\x04 \x01(\x03\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\"\x13\n\x11ListImagesRequest\"4\n\x12ListImagesResponse\x12\x1e\n\x06images\x18\x01 \x03(\x0b\x32\x0e.mini.v1.Image\"0\n\x12RemoveImageRequest\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"8\n\x13RemoveImageResponse\x12\x10\n\x08untagged\x18\x01 \x03(\t\x12\x0f\n\x07\x64\x65leted\x18\x02 \x03(\t*n\n\nLocalState\x12\x18\n\x14LOCAL_STATE_INACTIVE\x10\x00\x12\x17\n\x13LOCAL_STATE_PENDING\x10\x01\x12\x16\n\x12LOCAL_STATE_ACTIVE\x10\x02\x12\x15\n\x11LOCAL_STATE_ERROR\x10\x03\x32\xa1\x02\n\tLocalNode\x12;\n\x04Info\x12\x14.mini.v1.InfoRequest\x1a\x12.mini.v1.LocalInfo\"\t\x8a\xce\x18\x05\n\x01\x02\x10\x01\x12<\n\x04Init\x12\x14.mini.v1.InitRequest\x1a\x15.mini.v1.InitResponse\"\x07\x8a\xce\x18\x03\n\x01\x02\x12J\n\x04Join\x12\x1b.mini.v1.JoinClusterRequest\x1a\x1c.mini.v1.JoinClusterResponse\"\x07\x8a\xce\x18\x03\n\x01\x02\x12M\n\x05Leave\x12\x1c.mini.v1.LeaveClusterRequest\x1a\x1d.mini.v1.LeaveClusterResponse\"\x07\x8a\xce\x18\x03\n\x01\x02\x32\xea\x01\n\x06Images\x12\x46\n\x04Load\x12\x17.mini.v1.LoadImageChunk\x1a\x1a.mini.v1.LoadImageResponse\"\x07\x8a\xce\x18\x03\n\x01\x02(\x01\x12J\n\x04List\x12\x1a.mini.v1.ListImagesRequest\x1a\x1b.mini.v1.ListImagesResponse\"\t\x8a\xce\x18\x05\n\x01\x02\x10\x01\x12L\n\x06Remove\x12\x1b.mini.v1.RemoveImageRequest\x1a\x1c.mini.v1.RemoveImageResponse\"\x07\x8a\xce\x18\x03\n\x01\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17miniproto/v1/node.proto\x12\x07mini.v1\x1a\x19miniproto/v1/access.proto\x1a\x1aminiproto/v1/objects.proto\"n\n\x0c\x43hildProcess\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07running\x18\x02 \x01(\x08\x12\x0b\n\x03pid\x18\x03 \x01(\x05\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x10\n\x08restarts\x18\x05 \x01(\r\x12\x0f\n\x07message\x18\x06 \x01(\t\"\xd2\x02\n\tLocalInfo\x12\"\n\x05state\x18\x01 \x01(\x0e\x32\x13.mini.v1.LocalState\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x12\n\ncluster_id\x18\x04 \x01(\t\x12\x1f\n\x04role\x18\x05 \x01(\x0e\x32\x11.mini.v1.NodeRole\x12\x19\n\x11\x61\x64vertise_address\x18\x06 \x01(\t\x12\x10\n\x08managers\x18\x07 \x03(\t\x12\x0f\n\x07version\x18\x08 \x01(\t\x12-\n\x0b\x64\x65scription\x18\t \x01(\x0b\x32\x18.mini.v1.NodeDescription\x12\'\n\x08\x63hildren\x18\n \x03(\x0b\x32\x15.mini.v1.ChildProcess\x12\x11\n\tconnected\x18\x0b \x01(\x08\x12!\n\x19\x63\x65rtificate_expires_at_ns\x18\x0c \x01(\x03\"\r\n\x0bInfoRequest\"\x93\x03\n\x0bInitRequest\x12\x19\n\x11\x61\x64vertise_address\x18\x01 \x01(\t\x12\x16\n\x0elisten_address\x18\x02 \x01(\t\x12\x1d\n\x15\x64\x65\x66\x61ult_address_pools\x18\x03 \x03(\t\x12\x13\n\x0bsubnet_size\x18\x04 \x01(\r\x12\x1f\n\x17\x63\x65rtificate_lifetime_ns\x18\x05 \x01(\x03\x12\x1b\n\x13heartbeat_period_ns\x18\x06 \x01(\x03\x12\x1f\n\x12task_history_limit\x18\x07 \x01(\x03H\x00\x88\x01\x01\x12+\n\x0c\x61vailability\x18\x08 \x01(\x0e\x32\x15.mini.v1.Availability\x12\x19\n\x11\x66orce_new_cluster\x18\t \x01(\x08\x12\x16\n\x0e\x65tcd_endpoints\x18\n \x03(\t\x12\x13\n\x0b\x65tcd_ca_pem\x18\x0b \x01(\x0c\x12\x1c\n\x14\x65tcd_certificate_pem\x18\x0c \x01(\x0c\x12\x14\n\x0c\x65tcd_key_pem\x18\r \x01(\x0c\x42\x15\n\x13_task_history_limit\"K\n\x0cInitResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x14\n\x0cworker_token\x18\x02 \x01(\t\x12\x14\n\x0cjoin_address\x18\x03 \x01(\t\"\x9d\x01\n\x12JoinClusterRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x18\n\x10remote_addresses\x18\x02 \x03(\t\x12\x19\n\x11\x61\x64vertise_address\x18\x03 \x01(\t\x12\x16\n\x0elisten_address\x18\x04 \x01(\t\x12+\n\x0c\x61vailability\x18\x05 \x01(\x0e\x32\x15.mini.v1.Availability\"G\n\x13JoinClusterResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x1f\n\x04role\x18\x02 \x01(\x0e\x32\x11.mini.v1.NodeRole\"$\n\x13LeaveClusterRequest\x12\r\n\x05\x66orce\x18\x01 \x01(\x08\"\x16\n\x14LeaveClusterResponse\"\x1e\n\x0eLoadImageChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"#\n\x11LoadImageResponse\x12\x0e\n\x06loaded\x18\x01 \x03(\t\"c\n\x05Image\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nreferences\x18\x02 \x03(\t\x12\x0f\n\x07\x64igests\x18\x03 \x03(\t\x12\x15\n\rcreated_at_ns\x18\x04 \x01(\x03\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\"\x13\n\x11ListImagesRequest\"4\n\x12ListImagesResponse\x12\x1e\n\x06images\x18\x01 \x03(\x0b\x32\x0e.mini.v1.Image\"0\n\x12RemoveImageRequest\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"8\n\x13RemoveImageResponse\x12\x10\n\x08untagged\x18\x01 \x03(\t\x12\x0f\n\x07\x64\x65leted\x18\x02 \x03(\t\"P\n\x13ResolveImageRequest\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12,\n\rregistry_auth\x18\x02 \x01(\x0b\x32\x15.mini.v1.RegistryAuth\"L\n\x14ResolveImageResponse\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12$\n\tplatforms\x18\x02 \x03(\x0b\x32\x11.mini.v1.Platform\"\xae\x01\n\x06Volume\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nmountpoint\x18\x02 \x01(\t\x12\x15\n\rcreated_at_ns\x18\x03 \x01(\x03\x12+\n\x06labels\x18\x04 \x03(\x0b\x32\x1b.mini.v1.Volume.LabelsEntry\x12\x0f\n\x07used_by\x18\x05 \x03(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x8c\x01\n\x13\x43reateVolumeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x38\n\x06labels\x18\x02 \x03(\x0b\x32(.mini.v1.CreateVolumeRequest.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x14\n\x12ListVolumesRequest\"7\n\x13ListVolumesResponse\x12 \n\x07volumes\x18\x01 \x03(\x0b\x32\x0f.mini.v1.Volume\" \n\x10GetVolumeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"2\n\x13RemoveVolumeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"+\n\x14RemoveVolumeResponse\x12\x13\n\x0b\x66reed_bytes\x18\x01 \x01(\x03*n\n\nLocalState\x12\x18\n\x14LOCAL_STATE_INACTIVE\x10\x00\x12\x17\n\x13LOCAL_STATE_PENDING\x10\x01\x12\x16\n\x12LOCAL_STATE_ACTIVE\x10\x02\x12\x15\n\x11LOCAL_STATE_ERROR\x10\x03\x32\xa1\x02\n\tLocalNode\x12;\n\x04Info\x12\x14.mini.v1.InfoRequest\x1a\x12.mini.v1.LocalInfo\"\t\x8a\xce\x18\x05\n\x01\x02\x10\x01\x12<\n\x04Init\x12\x14.mini.v1.InitRequest\x1a\x15.mini.v1.InitResponse\"\x07\x8a\xce\x18\x03\n\x01\x02\x12J\n\x04Join\x12\x1b.mini.v1.JoinClusterRequest\x1a\x1c.mini.v1.JoinClusterResponse\"\x07\x8a\xce\x18\x03\n\x01\x02\x12M\n\x05Leave\x12\x1c.mini.v1.LeaveClusterRequest\x1a\x1d.mini.v1.LeaveClusterResponse\"\x07\x8a\xce\x18\x03\n\x01\x02\x32\xbd\x02\n\x06Images\x12\x46\n\x04Load\x12\x17.mini.v1.LoadImageChunk\x1a\x1a.mini.v1.LoadImageResponse\"\x07\x8a\xce\x18\x03\n\x01\x02(\x01\x12J\n\x04List\x12\x1a.mini.v1.ListImagesRequest\x1a\x1b.mini.v1.ListImagesResponse\"\t\x8a\xce\x18\x05\n\x01\x02\x10\x01\x12L\n\x06Remove\x12\x1b.mini.v1.RemoveImageRequest\x1a\x1c.mini.v1.RemoveImageResponse\"\x07\x8a\xce\x18\x03\n\x01\x02\x12Q\n\x07Resolve\x12\x1c.mini.v1.ResolveImageRequest\x1a\x1d.mini.v1.ResolveImageResponse\"\t\x8a\xce\x18\x05\n\x01\x02\x10\x01\x32\xa7\x02\n\x07Volumes\x12@\n\x06\x43reate\x12\x1c.mini.v1.CreateVolumeRequest\x1a\x0f.mini.v1.Volume\"\x07\x8a\xce\x18\x03\n\x01\x02\x12<\n\x03Get\x12\x19.mini.v1.GetVolumeRequest\x1a\x0f.mini.v1.Volume\"\t\x8a\xce\x18\x05\n\x01\x02\x10\x01\x12L\n\x04List\x12\x1b.mini.v1.ListVolumesRequest\x1a\x1c.mini.v1.ListVolumesResponse\"\t\x8a\xce\x18\x05\n\x01\x02\x10\x01\x12N\n\x06Remove\x12\x1c.mini.v1.RemoveVolumeRequest\x1a\x1d.mini.v1.RemoveVolumeResponse\"\x07\x8a\xce\x18\x03\n\x01\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'miniproto.v1.node_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_VOLUME_LABELSENTRY']._loaded_options = None
+  _globals['_VOLUME_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_CREATEVOLUMEREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_CREATEVOLUMEREQUEST_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_LOCALNODE'].methods_by_name['Info']._loaded_options = None
   _globals['_LOCALNODE'].methods_by_name['Info']._serialized_options = b'\212\316\030\005\n\001\002\020\001'
   _globals['_LOCALNODE'].methods_by_name['Init']._loaded_options = None
@@ -47,8 +51,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IMAGES'].methods_by_name['List']._serialized_options = b'\212\316\030\005\n\001\002\020\001'
   _globals['_IMAGES'].methods_by_name['Remove']._loaded_options = None
   _globals['_IMAGES'].methods_by_name['Remove']._serialized_options = b'\212\316\030\003\n\001\002'
-  _globals['_LOCALSTATE']._serialized_start=1690
-  _globals['_LOCALSTATE']._serialized_end=1800
+  _globals['_IMAGES'].methods_by_name['Resolve']._loaded_options = None
+  _globals['_IMAGES'].methods_by_name['Resolve']._serialized_options = b'\212\316\030\005\n\001\002\020\001'
+  _globals['_VOLUMES'].methods_by_name['Create']._loaded_options = None
+  _globals['_VOLUMES'].methods_by_name['Create']._serialized_options = b'\212\316\030\003\n\001\002'
+  _globals['_VOLUMES'].methods_by_name['Get']._loaded_options = None
+  _globals['_VOLUMES'].methods_by_name['Get']._serialized_options = b'\212\316\030\005\n\001\002\020\001'
+  _globals['_VOLUMES'].methods_by_name['List']._loaded_options = None
+  _globals['_VOLUMES'].methods_by_name['List']._serialized_options = b'\212\316\030\005\n\001\002\020\001'
+  _globals['_VOLUMES'].methods_by_name['Remove']._loaded_options = None
+  _globals['_VOLUMES'].methods_by_name['Remove']._serialized_options = b'\212\316\030\003\n\001\002'
+  _globals['_LOCALSTATE']._serialized_start=2380
+  _globals['_LOCALSTATE']._serialized_end=2490
   _globals['_CHILDPROCESS']._serialized_start=91
   _globals['_CHILDPROCESS']._serialized_end=201
   _globals['_LOCALINFO']._serialized_start=204
@@ -81,8 +95,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REMOVEIMAGEREQUEST']._serialized_end=1630
   _globals['_REMOVEIMAGERESPONSE']._serialized_start=1632
   _globals['_REMOVEIMAGERESPONSE']._serialized_end=1688
-  _globals['_LOCALNODE']._serialized_start=1803
-  _globals['_LOCALNODE']._serialized_end=2092
-  _globals['_IMAGES']._serialized_start=2095
-  _globals['_IMAGES']._serialized_end=2329
+  _globals['_RESOLVEIMAGEREQUEST']._serialized_start=1690
+  _globals['_RESOLVEIMAGEREQUEST']._serialized_end=1770
+  _globals['_RESOLVEIMAGERESPONSE']._serialized_start=1772
+  _globals['_RESOLVEIMAGERESPONSE']._serialized_end=1848
+  _globals['_VOLUME']._serialized_start=1851
+  _globals['_VOLUME']._serialized_end=2025
+  _globals['_VOLUME_LABELSENTRY']._serialized_start=1980
+  _globals['_VOLUME_LABELSENTRY']._serialized_end=2025
+  _globals['_CREATEVOLUMEREQUEST']._serialized_start=2028
+  _globals['_CREATEVOLUMEREQUEST']._serialized_end=2168
+  _globals['_CREATEVOLUMEREQUEST_LABELSENTRY']._serialized_start=1980
+  _globals['_CREATEVOLUMEREQUEST_LABELSENTRY']._serialized_end=2025
+  _globals['_LISTVOLUMESREQUEST']._serialized_start=2170
+  _globals['_LISTVOLUMESREQUEST']._serialized_end=2190
+  _globals['_LISTVOLUMESRESPONSE']._serialized_start=2192
+  _globals['_LISTVOLUMESRESPONSE']._serialized_end=2247
+  _globals['_GETVOLUMEREQUEST']._serialized_start=2249
+  _globals['_GETVOLUMEREQUEST']._serialized_end=2281
+  _globals['_REMOVEVOLUMEREQUEST']._serialized_start=2283
+  _globals['_REMOVEVOLUMEREQUEST']._serialized_end=2333
+  _globals['_REMOVEVOLUMERESPONSE']._serialized_start=2335
+  _globals['_REMOVEVOLUMERESPONSE']._serialized_end=2378
+  _globals['_LOCALNODE']._serialized_start=2493
+  _globals['_LOCALNODE']._serialized_end=2782
+  _globals['_IMAGES']._serialized_start=2785
+  _globals['_IMAGES']._serialized_end=3102
+  _globals['_VOLUMES']._serialized_start=3105
+  _globals['_VOLUMES']._serialized_end=3400
 # @@protoc_insertion_point(module_scope)

@@ -250,6 +250,11 @@ class ImagesStub:
                 request_serializer=miniproto_dot_v1_dot_node__pb2.RemoveImageRequest.SerializeToString,
                 response_deserializer=miniproto_dot_v1_dot_node__pb2.RemoveImageResponse.FromString,
                 _registered_method=True)
+        self.Resolve = channel.unary_unary(
+                '/mini.v1.Images/Resolve',
+                request_serializer=miniproto_dot_v1_dot_node__pb2.ResolveImageRequest.SerializeToString,
+                response_deserializer=miniproto_dot_v1_dot_node__pb2.ResolveImageResponse.FromString,
+                _registered_method=True)
 
 
 class ImagesServicer:
@@ -273,6 +278,13 @@ class ImagesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Resolve(self, request, context):
+        """Asks the registry; changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ImagesServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -290,6 +302,11 @@ def add_ImagesServicer_to_server(servicer, server):
                     servicer.Remove,
                     request_deserializer=miniproto_dot_v1_dot_node__pb2.RemoveImageRequest.FromString,
                     response_serializer=miniproto_dot_v1_dot_node__pb2.RemoveImageResponse.SerializeToString,
+            ),
+            'Resolve': grpc.unary_unary_rpc_method_handler(
+                    servicer.Resolve,
+                    request_deserializer=miniproto_dot_v1_dot_node__pb2.ResolveImageRequest.FromString,
+                    response_serializer=miniproto_dot_v1_dot_node__pb2.ResolveImageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -373,6 +390,236 @@ class Images:
             '/mini.v1.Images/Remove',
             miniproto_dot_v1_dot_node__pb2.RemoveImageRequest.SerializeToString,
             miniproto_dot_v1_dot_node__pb2.RemoveImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resolve(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mini.v1.Images/Resolve',
+            miniproto_dot_v1_dot_node__pb2.ResolveImageRequest.SerializeToString,
+            miniproto_dot_v1_dot_node__pb2.ResolveImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class VolumesStub:
+    """Missing associated documentation comment in .proto file."""
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Create = channel.unary_unary(
+                '/mini.v1.Volumes/Create',
+                request_serializer=miniproto_dot_v1_dot_node__pb2.CreateVolumeRequest.SerializeToString,
+                response_deserializer=miniproto_dot_v1_dot_node__pb2.Volume.FromString,
+                _registered_method=True)
+        self.Get = channel.unary_unary(
+                '/mini.v1.Volumes/Get',
+                request_serializer=miniproto_dot_v1_dot_node__pb2.GetVolumeRequest.SerializeToString,
+                response_deserializer=miniproto_dot_v1_dot_node__pb2.Volume.FromString,
+                _registered_method=True)
+        self.List = channel.unary_unary(
+                '/mini.v1.Volumes/List',
+                request_serializer=miniproto_dot_v1_dot_node__pb2.ListVolumesRequest.SerializeToString,
+                response_deserializer=miniproto_dot_v1_dot_node__pb2.ListVolumesResponse.FromString,
+                _registered_method=True)
+        self.Remove = channel.unary_unary(
+                '/mini.v1.Volumes/Remove',
+                request_serializer=miniproto_dot_v1_dot_node__pb2.RemoveVolumeRequest.SerializeToString,
+                response_deserializer=miniproto_dot_v1_dot_node__pb2.RemoveVolumeResponse.FromString,
+                _registered_method=True)
+
+
+class VolumesServicer:
+    """Missing associated documentation comment in .proto file."""
+
+    def Create(self, request, context):
+        """One of the same name is left as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Get(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def List(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Remove(self, request, context):
+        """Refused while a container, even an ended one, has it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_VolumesServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Create': grpc.unary_unary_rpc_method_handler(
+                    servicer.Create,
+                    request_deserializer=miniproto_dot_v1_dot_node__pb2.CreateVolumeRequest.FromString,
+                    response_serializer=miniproto_dot_v1_dot_node__pb2.Volume.SerializeToString,
+            ),
+            'Get': grpc.unary_unary_rpc_method_handler(
+                    servicer.Get,
+                    request_deserializer=miniproto_dot_v1_dot_node__pb2.GetVolumeRequest.FromString,
+                    response_serializer=miniproto_dot_v1_dot_node__pb2.Volume.SerializeToString,
+            ),
+            'List': grpc.unary_unary_rpc_method_handler(
+                    servicer.List,
+                    request_deserializer=miniproto_dot_v1_dot_node__pb2.ListVolumesRequest.FromString,
+                    response_serializer=miniproto_dot_v1_dot_node__pb2.ListVolumesResponse.SerializeToString,
+            ),
+            'Remove': grpc.unary_unary_rpc_method_handler(
+                    servicer.Remove,
+                    request_deserializer=miniproto_dot_v1_dot_node__pb2.RemoveVolumeRequest.FromString,
+                    response_serializer=miniproto_dot_v1_dot_node__pb2.RemoveVolumeResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'mini.v1.Volumes', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('mini.v1.Volumes', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Volumes:
+    """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def Create(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mini.v1.Volumes/Create',
+            miniproto_dot_v1_dot_node__pb2.CreateVolumeRequest.SerializeToString,
+            miniproto_dot_v1_dot_node__pb2.Volume.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Get(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mini.v1.Volumes/Get',
+            miniproto_dot_v1_dot_node__pb2.GetVolumeRequest.SerializeToString,
+            miniproto_dot_v1_dot_node__pb2.Volume.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def List(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mini.v1.Volumes/List',
+            miniproto_dot_v1_dot_node__pb2.ListVolumesRequest.SerializeToString,
+            miniproto_dot_v1_dot_node__pb2.ListVolumesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Remove(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mini.v1.Volumes/Remove',
+            miniproto_dot_v1_dot_node__pb2.RemoveVolumeRequest.SerializeToString,
+            miniproto_dot_v1_dot_node__pb2.RemoveVolumeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -83,6 +83,8 @@ class ImagesStub:
     Load: _grpc.StreamUnaryMultiCallable[_node_pb2.LoadImageChunk, _node_pb2.LoadImageResponse]
     List: _grpc.UnaryUnaryMultiCallable[_node_pb2.ListImagesRequest, _node_pb2.ListImagesResponse]
     Remove: _grpc.UnaryUnaryMultiCallable[_node_pb2.RemoveImageRequest, _node_pb2.RemoveImageResponse]
+    Resolve: _grpc.UnaryUnaryMultiCallable[_node_pb2.ResolveImageRequest, _node_pb2.ResolveImageResponse]
+    """Asks the registry; changes nothing."""
 
 @_typing.type_check_only
 class ImagesAsyncStub(ImagesStub):
@@ -90,6 +92,8 @@ class ImagesAsyncStub(ImagesStub):
     Load: _aio.StreamUnaryMultiCallable[_node_pb2.LoadImageChunk, _node_pb2.LoadImageResponse]  # type: ignore[assignment]
     List: _aio.UnaryUnaryMultiCallable[_node_pb2.ListImagesRequest, _node_pb2.ListImagesResponse]  # type: ignore[assignment]
     Remove: _aio.UnaryUnaryMultiCallable[_node_pb2.RemoveImageRequest, _node_pb2.RemoveImageResponse]  # type: ignore[assignment]
+    Resolve: _aio.UnaryUnaryMultiCallable[_node_pb2.ResolveImageRequest, _node_pb2.ResolveImageResponse]  # type: ignore[assignment]
+    """Asks the registry; changes nothing."""
 
 class ImagesServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -113,4 +117,67 @@ class ImagesServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.RemoveImageResponse, _abc.Awaitable[_node_pb2.RemoveImageResponse]]: ...
 
+    @_abc_1.abstractmethod
+    def Resolve(
+        self,
+        request: _node_pb2.ResolveImageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.ResolveImageResponse, _abc.Awaitable[_node_pb2.ResolveImageResponse]]:
+        """Asks the registry; changes nothing."""
+
 def add_ImagesServicer_to_server(servicer: ImagesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class VolumesStub:
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> VolumesAsyncStub: ...
+    Create: _grpc.UnaryUnaryMultiCallable[_node_pb2.CreateVolumeRequest, _node_pb2.Volume]
+    """One of the same name is left as it is."""
+    Get: _grpc.UnaryUnaryMultiCallable[_node_pb2.GetVolumeRequest, _node_pb2.Volume]
+    List: _grpc.UnaryUnaryMultiCallable[_node_pb2.ListVolumesRequest, _node_pb2.ListVolumesResponse]
+    Remove: _grpc.UnaryUnaryMultiCallable[_node_pb2.RemoveVolumeRequest, _node_pb2.RemoveVolumeResponse]
+    """Refused while a container, even an ended one, has it."""
+
+@_typing.type_check_only
+class VolumesAsyncStub(VolumesStub):
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Create: _aio.UnaryUnaryMultiCallable[_node_pb2.CreateVolumeRequest, _node_pb2.Volume]  # type: ignore[assignment]
+    """One of the same name is left as it is."""
+    Get: _aio.UnaryUnaryMultiCallable[_node_pb2.GetVolumeRequest, _node_pb2.Volume]  # type: ignore[assignment]
+    List: _aio.UnaryUnaryMultiCallable[_node_pb2.ListVolumesRequest, _node_pb2.ListVolumesResponse]  # type: ignore[assignment]
+    Remove: _aio.UnaryUnaryMultiCallable[_node_pb2.RemoveVolumeRequest, _node_pb2.RemoveVolumeResponse]  # type: ignore[assignment]
+    """Refused while a container, even an ended one, has it."""
+
+class VolumesServicer(metaclass=_abc_1.ABCMeta):
+    @_abc_1.abstractmethod
+    def Create(
+        self,
+        request: _node_pb2.CreateVolumeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.Volume, _abc.Awaitable[_node_pb2.Volume]]:
+        """One of the same name is left as it is."""
+
+    @_abc_1.abstractmethod
+    def Get(
+        self,
+        request: _node_pb2.GetVolumeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.Volume, _abc.Awaitable[_node_pb2.Volume]]: ...
+
+    @_abc_1.abstractmethod
+    def List(
+        self,
+        request: _node_pb2.ListVolumesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.ListVolumesResponse, _abc.Awaitable[_node_pb2.ListVolumesResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Remove(
+        self,
+        request: _node_pb2.RemoveVolumeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.RemoveVolumeResponse, _abc.Awaitable[_node_pb2.RemoveVolumeResponse]]:
+        """Refused while a container, even an ended one, has it."""
+
+def add_VolumesServicer_to_server(servicer: VolumesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

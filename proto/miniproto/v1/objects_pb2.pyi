@@ -260,6 +260,29 @@ ENDPOINT_MODE_DNSRR: EndpointMode.ValueType  # 1
 """the addresses of its tasks"""
 Global___EndpointMode: _TypeAlias = EndpointMode  # noqa: Y015
 
+class _DependencyCondition:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DependencyConditionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DependencyCondition.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DEPENDENCY_CONDITION_STARTED: _DependencyCondition.ValueType  # 0
+    """a task of it runs"""
+    DEPENDENCY_CONDITION_HEALTHY: _DependencyCondition.ValueType  # 1
+    """as many of its tasks as wanted run, healthy and ready"""
+    DEPENDENCY_CONDITION_COMPLETED: _DependencyCondition.ValueType  # 2
+    """of a job: every task has ended well"""
+
+class DependencyCondition(_DependencyCondition, metaclass=_DependencyConditionEnumTypeWrapper): ...
+
+DEPENDENCY_CONDITION_STARTED: DependencyCondition.ValueType  # 0
+"""a task of it runs"""
+DEPENDENCY_CONDITION_HEALTHY: DependencyCondition.ValueType  # 1
+"""as many of its tasks as wanted run, healthy and ready"""
+DEPENDENCY_CONDITION_COMPLETED: DependencyCondition.ValueType  # 2
+"""of a job: every task has ended well"""
+Global___DependencyCondition: _TypeAlias = DependencyCondition  # noqa: Y015
+
 class _RolloutState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -596,6 +619,38 @@ class NodeResources(_message.Message):
 Global___NodeResources: _TypeAlias = NodeResources  # noqa: Y015
 
 @_typing.final
+class GenericResource(_message.Message):
+    """Something that a node has so many of, as its owner says, or these by name; and what a task reserves or has got of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """"GPU" """
+    count: _builtins.int
+    """of a resource without names, and in a reservation: how many"""
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of a named resource: which ones"""
+
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        ids: _abc.Iterable[_builtins.str] | None = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "ids", b"ids", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenericResource: _TypeAlias = GenericResource  # noqa: Y015
+
+@_typing.final
 class NodeDescription(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -627,6 +682,8 @@ class NodeDescription(_message.Message):
     RUNTIME_FIELD_NUMBER: _builtins.int
     RUNTIME_VERSION_FIELD_NUMBER: _builtins.int
     ENGINE_LABELS_FIELD_NUMBER: _builtins.int
+    GENERIC_RESOURCES_FIELD_NUMBER: _builtins.int
+    ALLOWED_FIELD_NUMBER: _builtins.int
     hostname: _builtins.str
     os: _builtins.str
     """"linux" """
@@ -642,6 +699,12 @@ class NodeDescription(_message.Message):
     def resources(self) -> Global___NodeResources: ...
     @_builtins.property
     def engine_labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def generic_resources(self) -> _containers.RepeatedCompositeFieldContainer[Global___GenericResource]: ...
+    @_builtins.property
+    def allowed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """what containers may have of the node: "device", "privileged", ..."""
+
     def __init__(
         self,
         *,
@@ -653,10 +716,12 @@ class NodeDescription(_message.Message):
         runtime: _builtins.str = ...,
         runtime_version: _builtins.str = ...,
         engine_labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        generic_resources: _abc.Iterable[Global___GenericResource] | None = ...,
+        allowed: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "engine_labels", b"engine_labels", "engine_version", b"engine_version", "hostname", b"hostname", "os", b"os", "resources", b"resources", "runtime", b"runtime", "runtime_version", b"runtime_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "architecture", b"architecture", "engine_labels", b"engine_labels", "engine_version", b"engine_version", "generic_resources", b"generic_resources", "hostname", b"hostname", "os", b"os", "resources", b"resources", "runtime", b"runtime", "runtime_version", b"runtime_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -748,6 +813,27 @@ class RestartPolicy(_message.Message):
 Global___RestartPolicy: _TypeAlias = RestartPolicy  # noqa: Y015
 
 @_typing.final
+class Swappiness(_message.Message):
+    """How readily the kernel swaps a container out: 0 to 100; -1, as when absent: the node's own setting."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERCENT_FIELD_NUMBER: _builtins.int
+    percent: _builtins.int
+    def __init__(
+        self,
+        *,
+        percent: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["percent", b"percent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Swappiness: _TypeAlias = Swappiness  # noqa: Y015
+
+@_typing.final
 class ResourceLimits(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -755,11 +841,14 @@ class ResourceLimits(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     PIDS_FIELD_NUMBER: _builtins.int
     SWAP_BYTES_FIELD_NUMBER: _builtins.int
+    SWAPPINESS_FIELD_NUMBER: _builtins.int
     nano_cpus: _builtins.int
     memory_bytes: _builtins.int
     pids: _builtins.int
     swap_bytes: _builtins.int
     """besides memory_bytes; 0: the kernel's default; -1: no limit"""
+    @_builtins.property
+    def swappiness(self) -> Global___Swappiness: ...
     def __init__(
         self,
         *,
@@ -767,10 +856,11 @@ class ResourceLimits(_message.Message):
         memory_bytes: _builtins.int = ...,
         pids: _builtins.int = ...,
         swap_bytes: _builtins.int = ...,
+        swappiness: Global___Swappiness | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["swappiness", b"swappiness"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_bytes", b"memory_bytes", "nano_cpus", b"nano_cpus", "pids", b"pids", "swap_bytes", b"swap_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_bytes", b"memory_bytes", "nano_cpus", b"nano_cpus", "pids", b"pids", "swap_bytes", b"swap_bytes", "swappiness", b"swappiness"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -782,17 +872,23 @@ class ResourceReservations(_message.Message):
 
     NANO_CPUS_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    GENERIC_FIELD_NUMBER: _builtins.int
     nano_cpus: _builtins.int
     memory_bytes: _builtins.int
+    @_builtins.property
+    def generic(self) -> _containers.RepeatedCompositeFieldContainer[Global___GenericResource]:
+        """by kind and count"""
+
     def __init__(
         self,
         *,
         nano_cpus: _builtins.int = ...,
         memory_bytes: _builtins.int = ...,
+        generic: _abc.Iterable[Global___GenericResource] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_bytes", b"memory_bytes", "nano_cpus", b"nano_cpus"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generic", b"generic", "memory_bytes", b"memory_bytes", "nano_cpus", b"nano_cpus"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1095,6 +1191,9 @@ class ContainerSpec(_message.Message):
     HOST_PID_FIELD_NUMBER: _builtins.int
     SECCOMP_UNCONFINED_FIELD_NUMBER: _builtins.int
     NO_NEW_PRIVILEGES_FIELD_NUMBER: _builtins.int
+    OPEN_STDIN_FIELD_NUMBER: _builtins.int
+    READY_FIELD_NUMBER: _builtins.int
+    DRAIN_TIMEOUT_NS_FIELD_NUMBER: _builtins.int
     image: _builtins.str
     hostname: _builtins.str
     user: _builtins.str
@@ -1117,6 +1216,10 @@ class ContainerSpec(_message.Message):
     seccomp_unconfined: _builtins.bool
     no_new_privileges: _builtins.bool
     """allowed everywhere: it takes away"""
+    open_stdin: _builtins.bool
+    """its standard input can be attached to, and ends with the first that was; else empty"""
+    drain_timeout_ns: _builtins.int
+    """what its open connections have to end before its stop; 0: 2 s; -1: nothing"""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -1153,6 +1256,10 @@ class ContainerSpec(_message.Message):
     def health(self) -> Global___HealthCheck: ...
     @_builtins.property
     def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Device]: ...
+    @_builtins.property
+    def ready(self) -> Global___HealthCheck:
+        """whether it gets traffic now; empty: whenever it runs and is healthy"""
+
     def __init__(
         self,
         *,
@@ -1185,10 +1292,13 @@ class ContainerSpec(_message.Message):
         host_pid: _builtins.bool = ...,
         seccomp_unconfined: _builtins.bool = ...,
         no_new_privileges: _builtins.bool = ...,
+        open_stdin: _builtins.bool = ...,
+        ready: Global___HealthCheck | None = ...,
+        drain_timeout_ns: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dns", b"dns", "health", b"health"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dns", b"dns", "health", b"health", "ready", b"ready"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "cap_add", b"cap_add", "cap_drop", b"cap_drop", "command", b"command", "devices", b"devices", "dir", b"dir", "dns", b"dns", "env", b"env", "groups", b"groups", "health", b"health", "host_pid", b"host_pid", "hostname", b"hostname", "hosts", b"hosts", "image", b"image", "init", b"init", "labels", b"labels", "mounts", b"mounts", "no_new_privileges", b"no_new_privileges", "oom_score_adj", b"oom_score_adj", "privileged", b"privileged", "read_only", b"read_only", "seccomp_unconfined", b"seccomp_unconfined", "shm_size_bytes", b"shm_size_bytes", "stop_grace_period_ns", b"stop_grace_period_ns", "stop_signal", b"stop_signal", "sysctls", b"sysctls", "tty", b"tty", "ulimits", b"ulimits", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "cap_add", b"cap_add", "cap_drop", b"cap_drop", "command", b"command", "devices", b"devices", "dir", b"dir", "dns", b"dns", "drain_timeout_ns", b"drain_timeout_ns", "env", b"env", "groups", b"groups", "health", b"health", "host_pid", b"host_pid", "hostname", b"hostname", "hosts", b"hosts", "image", b"image", "init", b"init", "labels", b"labels", "mounts", b"mounts", "no_new_privileges", b"no_new_privileges", "oom_score_adj", b"oom_score_adj", "open_stdin", b"open_stdin", "privileged", b"privileged", "read_only", b"read_only", "ready", b"ready", "seccomp_unconfined", b"seccomp_unconfined", "shm_size_bytes", b"shm_size_bytes", "stop_grace_period_ns", b"stop_grace_period_ns", "stop_signal", b"stop_signal", "sysctls", b"sysctls", "tty", b"tty", "ulimits", b"ulimits", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1221,6 +1331,54 @@ class NetworkUse(_message.Message):
 Global___NetworkUse: _TypeAlias = NetworkUse  # noqa: Y015
 
 @_typing.final
+class LogDriver(_message.Message):
+    """Where a container's output goes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class OptionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"json-file" when empty, or "none" """
+    @_builtins.property
+    def options(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """json-file: max-size, max-file"""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        options: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "options", b"options"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogDriver: _TypeAlias = LogDriver  # noqa: Y015
+
+@_typing.final
 class TaskSpec(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1229,6 +1387,7 @@ class TaskSpec(_message.Message):
     RESTART_FIELD_NUMBER: _builtins.int
     FORCE_UPDATE_FIELD_NUMBER: _builtins.int
     NETWORKS_FIELD_NUMBER: _builtins.int
+    LOG_DRIVER_FIELD_NUMBER: _builtins.int
     force_update: _builtins.int
     @_builtins.property
     def container(self) -> Global___ContainerSpec: ...
@@ -1238,6 +1397,8 @@ class TaskSpec(_message.Message):
     def restart(self) -> Global___RestartPolicy: ...
     @_builtins.property
     def networks(self) -> _containers.RepeatedCompositeFieldContainer[Global___NetworkUse]: ...
+    @_builtins.property
+    def log_driver(self) -> Global___LogDriver: ...
     def __init__(
         self,
         *,
@@ -1246,10 +1407,11 @@ class TaskSpec(_message.Message):
         restart: Global___RestartPolicy | None = ...,
         force_update: _builtins.int = ...,
         networks: _abc.Iterable[Global___NetworkUse] | None = ...,
+        log_driver: Global___LogDriver | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "resources", b"resources", "restart", b"restart"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "log_driver", b"log_driver", "resources", b"resources", "restart", b"restart"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "force_update", b"force_update", "networks", b"networks", "resources", b"resources", "restart", b"restart"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "force_update", b"force_update", "log_driver", b"log_driver", "networks", b"networks", "resources", b"resources", "restart", b"restart"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1301,6 +1463,32 @@ class PortConfig(_message.Message):
 Global___PortConfig: _TypeAlias = PortConfig  # noqa: Y015
 
 @_typing.final
+class Platform(_message.Message):
+    """What an image is made for; empty means any."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OS_FIELD_NUMBER: _builtins.int
+    ARCHITECTURE_FIELD_NUMBER: _builtins.int
+    os: _builtins.str
+    """"linux" """
+    architecture: _builtins.str
+    """as images or `uname -m` name it: "amd64", "x86_64" """
+    def __init__(
+        self,
+        *,
+        os: _builtins.str = ...,
+        architecture: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "os", b"os"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Platform: _TypeAlias = Platform  # noqa: Y015
+
+@_typing.final
 class Placement(_message.Message):
     """Which nodes may have a service's tasks, and which of them do. Not part of a task: a change moves only tasks that
     no longer fit where they are.
@@ -1314,6 +1502,7 @@ class Placement(_message.Message):
     STRATEGY_FIELD_NUMBER: _builtins.int
     AFFINITY_FIELD_NUMBER: _builtins.int
     ANTI_AFFINITY_FIELD_NUMBER: _builtins.int
+    PLATFORMS_FIELD_NUMBER: _builtins.int
     max_replicas: _builtins.int
     """per node; 0: no limit"""
     strategy: Global___PlacementStrategy.ValueType
@@ -1333,6 +1522,10 @@ class Placement(_message.Message):
     def anti_affinity(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """services by name: not where a task of one of them is, and neither they here"""
 
+    @_builtins.property
+    def platforms(self) -> _containers.RepeatedCompositeFieldContainer[Global___Platform]:
+        """a node must be of one of them; none: of any"""
+
     def __init__(
         self,
         *,
@@ -1342,10 +1535,11 @@ class Placement(_message.Message):
         strategy: Global___PlacementStrategy.ValueType = ...,
         affinity: _abc.Iterable[_builtins.str] | None = ...,
         anti_affinity: _abc.Iterable[_builtins.str] | None = ...,
+        platforms: _abc.Iterable[Global___Platform] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinity", b"affinity", "anti_affinity", b"anti_affinity", "constraints", b"constraints", "max_replicas", b"max_replicas", "spread_over", b"spread_over", "strategy", b"strategy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinity", b"affinity", "anti_affinity", b"anti_affinity", "constraints", b"constraints", "max_replicas", b"max_replicas", "platforms", b"platforms", "spread_over", b"spread_over", "strategy", b"strategy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1396,6 +1590,31 @@ class UpdateConfig(_message.Message):
 Global___UpdateConfig: _TypeAlias = UpdateConfig  # noqa: Y015
 
 @_typing.final
+class Dependency(_message.Message):
+    """What another service must have come to before tasks of this one start."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_FIELD_NUMBER: _builtins.int
+    CONDITION_FIELD_NUMBER: _builtins.int
+    service: _builtins.str
+    """by name"""
+    condition: Global___DependencyCondition.ValueType
+    def __init__(
+        self,
+        *,
+        service: _builtins.str = ...,
+        condition: Global___DependencyCondition.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "service", b"service"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Dependency: _TypeAlias = Dependency  # noqa: Y015
+
+@_typing.final
 class VirtualAddress(_message.Message):
     """A service's own address on one of its networks."""
 
@@ -1419,6 +1638,30 @@ class VirtualAddress(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VirtualAddress: _TypeAlias = VirtualAddress  # noqa: Y015
+
+@_typing.final
+class RegistryAuth(_message.Message):
+    """How to log in to a registry. Only ever on its way to a node, never stored in clear."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USERNAME_FIELD_NUMBER: _builtins.int
+    PASSWORD_FIELD_NUMBER: _builtins.int
+    username: _builtins.str
+    password: _builtins.str
+    def __init__(
+        self,
+        *,
+        username: _builtins.str = ...,
+        password: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["password", b"password", "username", b"username"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegistryAuth: _TypeAlias = RegistryAuth  # noqa: Y015
 
 @_typing.final
 class ServiceSpec(_message.Message):
@@ -1455,6 +1698,7 @@ class ServiceSpec(_message.Message):
     UPDATE_FIELD_NUMBER: _builtins.int
     ROLLBACK_FIELD_NUMBER: _builtins.int
     ENDPOINT_MODE_FIELD_NUMBER: _builtins.int
+    DEPENDS_ON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     mode: Global___ServiceMode.ValueType
     replicas: _builtins.int
@@ -1474,6 +1718,8 @@ class ServiceSpec(_message.Message):
     def update(self) -> Global___UpdateConfig: ...
     @_builtins.property
     def rollback(self) -> Global___UpdateConfig: ...
+    @_builtins.property
+    def depends_on(self) -> _containers.RepeatedCompositeFieldContainer[Global___Dependency]: ...
     def __init__(
         self,
         *,
@@ -1488,10 +1734,11 @@ class ServiceSpec(_message.Message):
         update: Global___UpdateConfig | None = ...,
         rollback: Global___UpdateConfig | None = ...,
         endpoint_mode: Global___EndpointMode.ValueType = ...,
+        depends_on: _abc.Iterable[Global___Dependency] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["placement", b"placement", "rollback", b"rollback", "task", b"task", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint_mode", b"endpoint_mode", "labels", b"labels", "max_concurrent", b"max_concurrent", "mode", b"mode", "name", b"name", "placement", b"placement", "ports", b"ports", "replicas", b"replicas", "rollback", b"rollback", "task", b"task", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["depends_on", b"depends_on", "endpoint_mode", b"endpoint_mode", "labels", b"labels", "max_concurrent", b"max_concurrent", "mode", b"mode", "name", b"name", "placement", b"placement", "ports", b"ports", "replicas", b"replicas", "rollback", b"rollback", "task", b"task", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1547,6 +1794,7 @@ class Service(_message.Message):
     ROLLING_BACK_FIELD_NUMBER: _builtins.int
     UPDATE_PAUSED_FIELD_NUMBER: _builtins.int
     VIRTUAL_ADDRESSES_FIELD_NUMBER: _builtins.int
+    SEALED_REGISTRY_AUTH_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     spec_version: _builtins.int
     """grows by one with each change of spec.task; of a job with any change: its iteration"""
@@ -1561,6 +1809,8 @@ class Service(_message.Message):
     """the present specification came by a rollback"""
     update_paused: _builtins.bool
     """the user wants no more tasks replaced for now"""
+    sealed_registry_auth: _builtins.bytes
+    """what nodes show the image's registry, encrypted with the cluster key"""
     @_builtins.property
     def meta(self) -> Global___Meta: ...
     @_builtins.property
@@ -1593,10 +1843,11 @@ class Service(_message.Message):
         rolling_back: _builtins.bool = ...,
         update_paused: _builtins.bool = ...,
         virtual_addresses: _abc.Iterable[Global___VirtualAddress] | None = ...,
+        sealed_registry_auth: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["meta", b"meta", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "meta", b"meta", "ports", b"ports", "removing", b"removing", "revised_at_ns", b"revised_at_ns", "revision", b"revision", "revisions", b"revisions", "rolling_back", b"rolling_back", "spec", b"spec", "spec_version", b"spec_version", "update_number", b"update_number", "update_paused", b"update_paused", "virtual_addresses", b"virtual_addresses"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "meta", b"meta", "ports", b"ports", "removing", b"removing", "revised_at_ns", b"revised_at_ns", "revision", b"revision", "revisions", b"revisions", "rolling_back", b"rolling_back", "sealed_registry_auth", b"sealed_registry_auth", "spec", b"spec", "spec_version", b"spec_version", "update_number", b"update_number", "update_paused", b"update_paused", "virtual_addresses", b"virtual_addresses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1718,6 +1969,7 @@ class Task(_message.Message):
     BOUND_NODE_ID_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
+    RESOURCES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     service_id: _builtins.str
     service_name: _builtins.str
@@ -1750,6 +2002,10 @@ class Task(_message.Message):
     def ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___PortConfig]:
         """the service's ports"""
 
+    @_builtins.property
+    def resources(self) -> _containers.RepeatedCompositeFieldContainer[Global___GenericResource]:
+        """of its node's, what it alone has while it has not ended"""
+
     def __init__(
         self,
         *,
@@ -1772,14 +2028,53 @@ class Task(_message.Message):
         bound_node_id: _builtins.str = ...,
         failures: _builtins.int = ...,
         held: _builtins.bool = ...,
+        resources: _abc.Iterable[Global___GenericResource] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["meta", b"meta", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "bound_node_id", b"bound_node_id", "desired_state", b"desired_state", "error", b"error", "failures", b"failures", "held", b"held", "id", b"id", "message", b"message", "meta", b"meta", "node_id", b"node_id", "not_before_ns", b"not_before_ns", "ports", b"ports", "service_id", b"service_id", "service_name", b"service_name", "slot", b"slot", "spec", b"spec", "spec_version", b"spec_version", "state", b"state", "state_since_ns", b"state_since_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "bound_node_id", b"bound_node_id", "desired_state", b"desired_state", "error", b"error", "failures", b"failures", "held", b"held", "id", b"id", "message", b"message", "meta", b"meta", "node_id", b"node_id", "not_before_ns", b"not_before_ns", "ports", b"ports", "resources", b"resources", "service_id", b"service_id", "service_name", b"service_name", "slot", b"slot", "spec", b"spec", "spec_version", b"spec_version", "state", b"state", "state_since_ns", b"state_since_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Task: _TypeAlias = Task  # noqa: Y015
+
+@_typing.final
+class TaskStop(_message.Message):
+    """How a task that may have had traffic was stopped, by its node's clock; what follows is in the task's state."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOLD_AT_NS_FIELD_NUMBER: _builtins.int
+    WITHDRAWN_AT_NS_FIELD_NUMBER: _builtins.int
+    DRAINED_AT_NS_FIELD_NUMBER: _builtins.int
+    UNACKNOWLEDGED_FIELD_NUMBER: _builtins.int
+    OPEN_CONNECTIONS_FIELD_NUMBER: _builtins.int
+    told_at_ns: _builtins.int
+    """out of the manager's tables, and its node knows; 0: it had no traffic to lose"""
+    withdrawn_at_ns: _builtins.int
+    """every living node had taken it out of its tables"""
+    drained_at_ns: _builtins.int
+    """no connection was open any more"""
+    unacknowledged: _builtins.bool
+    """some node had not said so when the wait was over"""
+    open_connections: _builtins.int
+    """that were left when the drain timeout was over"""
+    def __init__(
+        self,
+        *,
+        told_at_ns: _builtins.int = ...,
+        withdrawn_at_ns: _builtins.int = ...,
+        drained_at_ns: _builtins.int = ...,
+        unacknowledged: _builtins.bool = ...,
+        open_connections: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drained_at_ns", b"drained_at_ns", "open_connections", b"open_connections", "told_at_ns", b"told_at_ns", "unacknowledged", b"unacknowledged", "withdrawn_at_ns", b"withdrawn_at_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskStop: _TypeAlias = TaskStop  # noqa: Y015
 
 @_typing.final
 class TaskStatus(_message.Message):
@@ -1801,6 +2096,8 @@ class TaskStatus(_message.Message):
     NODE_ID_FIELD_NUMBER: _builtins.int
     UNHEALTHY_FIELD_NUMBER: _builtins.int
     RUNNING_SINCE_NS_FIELD_NUMBER: _builtins.int
+    NOT_READY_FIELD_NUMBER: _builtins.int
+    STOP_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """the task's"""
     state: Global___TaskState.ValueType
@@ -1817,12 +2114,16 @@ class TaskStatus(_message.Message):
     """its check has failed for good: it is being stopped and must get no traffic"""
     running_since_ns: _builtins.int
     """by the manager's clock: when it was told that the task runs"""
+    not_ready: _builtins.bool
+    """it runs, and its readiness check says that it must get no traffic now"""
     @_builtins.property
     def meta(self) -> Global___Meta: ...
     @_builtins.property
     def host_ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___PortConfig]:
         """host-mode ports as they were bound"""
 
+    @_builtins.property
+    def stop(self) -> Global___TaskStop: ...
     def __init__(
         self,
         *,
@@ -1840,10 +2141,12 @@ class TaskStatus(_message.Message):
         node_id: _builtins.str = ...,
         unhealthy: _builtins.bool = ...,
         running_since_ns: _builtins.int = ...,
+        not_ready: _builtins.bool = ...,
+        stop: Global___TaskStop | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["meta", b"meta"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["meta", b"meta", "stop", b"stop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_id", b"container_id", "error", b"error", "exit_code", b"exit_code", "host_ports", b"host_ports", "id", b"id", "message", b"message", "meta", b"meta", "node_id", b"node_id", "oom_killed", b"oom_killed", "pid", b"pid", "running_since_ns", b"running_since_ns", "state", b"state", "state_since_ns", b"state_since_ns", "unhealthy", b"unhealthy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_id", b"container_id", "error", b"error", "exit_code", b"exit_code", "host_ports", b"host_ports", "id", b"id", "message", b"message", "meta", b"meta", "node_id", b"node_id", "not_ready", b"not_ready", "oom_killed", b"oom_killed", "pid", b"pid", "running_since_ns", b"running_since_ns", "state", b"state", "state_since_ns", b"state_since_ns", "stop", b"stop", "unhealthy", b"unhealthy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

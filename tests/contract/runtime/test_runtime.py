@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,13 @@ from miniworker.runtime.api import (
     HealthCheck,
     ImageError,
     LogLine,
+    LogQuery,
+    Mount,
+    MountKind,
     NoSuchContainerError,
+    NoSuchVolumeError,
     RuntimeFaultError,
+    VolumeError,
 )
 from support import images
 from support.runtimes import FAILS, IMAGE, LINES, MISSING, RUNS, STUBBORN, Subject, chunks
@@ -42,7 +48,14 @@ async def run(subject: Subject, command: tuple[str, ...] = RUNS, **changes: Any)
 
 
 async def lines(subject: Subject, **options: Any) -> list[LogLine]:
-    return [line async for line in subject.runtime.logs(ID, **options)]
+    found = subject.runtime.logs(ID, LogQuery(**options))
+    return [line async for batch in found for line in batch]
+
+
+async def following(subject: Subject) -> AsyncIterator[LogLine]:
+    async for batch in subject.runtime.logs(ID, LogQuery(follow=True)):
+        for line in batch:
+            yield line
 
 
 async def test_it_names_itself(empty: Subject) -> None:
@@ -182,7 +195,7 @@ async def test_logs_tail(subject: Subject, tail: int, expected: int) -> None:
 async def test_following_logs_ends_with_the_container(subject: Subject) -> None:
     await run(subject)
     seen: list[bytes] = []
-    async for line in subject.runtime.logs(ID, follow=True):
+    async for line in following(subject):
         seen.append(line.data)
         if line.data == b"up":
             await subject.runtime.stop(ID)
@@ -191,7 +204,7 @@ async def test_following_logs_ends_with_the_container(subject: Subject) -> None:
 
 async def test_following_logs_ends_when_it_is_removed(subject: Subject) -> None:
     await run(subject)
-    async for line in subject.runtime.logs(ID, follow=True):
+    async for line in following(subject):
         assert line.data == b"up"
         await subject.runtime.remove(ID)
 
@@ -211,7 +224,7 @@ async def test_a_pull_that_fails_takes_the_local_copy(empty: Subject, tmp_path: 
 
 async def _until_up(subject: Subject) -> None:
     """The trap is set once it says so."""
-    async for line in subject.runtime.logs(ID, follow=True):
+    async for line in following(subject):
         if line.data == b"up":
             return
 
@@ -269,3 +282,37 @@ async def test_the_image_says_how_to_check_health_unless_the_service_does(
 async def test_an_image_without_a_check_has_none(subject: Subject) -> None:
     await subject.runtime.create(config())
     assert await subject.runtime.health_check(ID) is None
+
+
+# --- volumes ---
+
+KEPT = Mount(MountKind.VOLUME, "/data", source="kept")
+
+
+async def test_a_container_makes_its_named_volumes_and_keeps_them_from_removal(subject: Subject) -> None:
+    own = Mount(MountKind.VOLUME, "/own")
+    await subject.runtime.create(config(mounts=(KEPT, own)))
+    (volume,) = await subject.volumes.list_volumes()
+    assert (volume.name, volume.labels, volume.used_by) == ("kept", {}, (ID,))
+    assert volume.mountpoint.endswith("/kept/_data")
+    with pytest.raises(VolumeError, match=f"remove kept: volume is in use - \\[{ID}\\]"):
+        await subject.volumes.remove_volume("kept")
+    await subject.runtime.remove(ID)
+    assert (await subject.volumes.get_volume("kept")).used_by == ()
+    await subject.volumes.remove_volume("kept")
+    assert await subject.volumes.list_volumes() == ()
+
+
+async def test_a_volume_is_made_once_with_its_labels(subject: Subject) -> None:
+    first = await subject.volumes.create_volume("b", {"x": "y"})
+    assert (first.name, first.labels, first.used_by) == ("b", {"x": "y"}, ())
+    assert await subject.volumes.create_volume("b", {}) == first
+    await subject.volumes.create_volume("a", {})
+    assert [volume.name for volume in await subject.volumes.list_volumes()] == ["a", "b"]
+
+
+async def test_a_volume_that_is_not_there(subject: Subject) -> None:
+    with pytest.raises(NoSuchVolumeError, match="get none: no such volume"):
+        await subject.volumes.get_volume("none")
+    with pytest.raises(NoSuchVolumeError, match="get none: no such volume"):
+        await subject.volumes.remove_volume("none")

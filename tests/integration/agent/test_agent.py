@@ -18,8 +18,9 @@ from miniproto.v1.ingress_pb2 import DnsTable
 from miniworker.agent.agent import Agent, AgentIdentity, AgentParts
 from miniworker.agent.ingress_client import IngressWant
 from miniworker.agent.state import AgentState
+from miniworker.network.api import Connections
 from miniworker.network.fake import FakeDataPlane
-from miniworker.runtime.api import Container, ContainerStatus, RuntimeFaultError
+from miniworker.runtime.api import Container, ContainerStatus, Login, RuntimeFaultError
 from miniworker.runtime.fake import Behavior, FakeRuntime
 from support.dispatcher import FakeDispatcher
 
@@ -88,6 +89,7 @@ class Machine:
             AgentIdentity(NODE, IPv4Address("10.77.0.12"), objects.NodeDescription(hostname="core-02")),
             AgentParts(
                 runtime=self.runtime,
+                images=self.runtime.images,
                 data_plane=self.data_plane,
                 ingress=self.ingress,
                 state=state,
@@ -138,6 +140,7 @@ def task(
         desired_state=desired,
         attachments=[objects.NetworkAttachment(network_id="ing", address="10.0.0.3")] if attached else [],
         ports=ports,
+        withdrawn=desired >= objects.TASK_STATE_SHUTDOWN,
     )
 
 
@@ -193,6 +196,67 @@ def checked(**numbers: int) -> pb.AssignedTask:
     subject = task(attached=False)
     subject.spec.container.health.CopyFrom(objects.HealthCheck(test=["CMD", "check"], **numbers))
     return subject
+
+
+async def test_readiness_comes_and_goes_without_a_restart(machine: Machine) -> None:
+    subject = task()
+    probe = objects.HealthCheck(test=["CMD", "check"], interval_ns=10**7, retries=2)
+    subject.spec.container.ready.CopyFrom(probe)
+    machine.runtime.script(("check",), Behavior(exit_code=1, output=(("stdout", b"no data yet"),)))
+    async with machine.agent():
+        machine.dispatcher.assign_task(subject)
+        status = machine.dispatcher.statuses
+        await machine.dispatcher.until(lambda: "t1" in status and "no data yet" in status["t1"].message)
+        assert status["t1"].state == objects.TASK_STATE_STARTING
+        machine.runtime.script(("check",), Behavior(exit_code=0))
+        running = await machine.dispatcher.task_state("t1", RUNNING)
+        assert not running.not_ready
+        machine.runtime.script(("check",), Behavior(exit_code=1))
+        await machine.dispatcher.until(lambda: status["t1"].not_ready)
+        assert status["t1"].state == RUNNING
+        machine.runtime.script(("check",), Behavior(exit_code=0))
+        await machine.dispatcher.until(lambda: not status["t1"].not_ready)
+        assert status["t1"].pid == running.pid
+    assert ("stop", "t1") not in machine.runtime.calls
+
+
+async def test_readiness_is_known_after_a_restart_of_the_agent(machine: Machine) -> None:
+    subject = task()
+    probe = objects.HealthCheck(test=["CMD", "check"], interval_ns=10**7, retries=1)
+    subject.spec.container.ready.CopyFrom(probe)
+    machine.runtime.script(("check",), Behavior(exit_code=0))
+    status = machine.dispatcher.statuses
+    async with machine.agent():
+        machine.dispatcher.assign_task(subject)
+        await machine.dispatcher.task_state("t1", RUNNING)
+        machine.runtime.script(("check",), Behavior(exit_code=1))
+        await machine.dispatcher.until(lambda: status["t1"].not_ready)
+    machine.runtime.script(("check",), Behavior(exit_code=0))
+    async with machine.agent():
+        await machine.dispatcher.until(lambda: not status["t1"].not_ready)
+        assert status["t1"].state == RUNNING
+
+
+async def test_a_stop_waits_for_the_other_nodes_and_for_open_connections(machine: Machine) -> None:
+    async with machine.agent():
+        machine.dispatcher.assign_task(task())
+        await machine.dispatcher.task_state("t1", RUNNING)
+        machine.data_plane.open["t1"] = Connections(open=1)
+        stopping = task(desired=objects.TASK_STATE_SHUTDOWN)
+        stopping.withdrawn = False
+        machine.dispatcher.assign_task(stopping)
+        revision = machine.dispatcher.revision
+        await machine.dispatcher.until(lambda: revision in machine.dispatcher.applied)
+        assert ("stop", "t1") not in machine.runtime.calls
+        machine.dispatcher.assign_task(task(desired=objects.TASK_STATE_SHUTDOWN))
+        revision = machine.dispatcher.revision
+        await machine.dispatcher.until(lambda: revision in machine.dispatcher.applied)
+        assert ("stop", "t1") not in machine.runtime.calls
+        del machine.data_plane.open["t1"]
+        stop = (await machine.dispatcher.task_state("t1", objects.TASK_STATE_SHUTDOWN)).stop
+        assert 0 < stop.told_at_ns <= stop.withdrawn_at_ns <= stop.drained_at_ns
+        assert not stop.unacknowledged
+        assert stop.open_connections == 0
 
 
 async def test_what_the_node_does_not_allow_is_rejected_by_name(machine: Machine) -> None:
@@ -429,3 +493,46 @@ async def test_eviction_empties_the_machine(machine: Machine) -> None:
     await agent.evict()
     assert await machine.runtime.list() == ()
     assert machine.data_plane.fabric is None
+
+
+def private(task_id: str, password: str = "secret") -> pb.AssignedTask:
+    assigned = task(task_id)
+    assigned.needs_registry_auth = True
+    if password:
+        assigned.registry_auth.username, assigned.registry_auth.password = "ann", password
+    return assigned
+
+
+async def test_an_image_is_pulled_with_the_login_that_came_with_the_task(machine: Machine) -> None:
+    async with machine.agent():
+        machine.dispatcher.assign_task(private("t1"))
+        await machine.dispatcher.task_state("t1", RUNNING)
+        assert machine.runtime.logins == {"whoami:1": Login("ann", "secret")}
+        machine.dispatcher.assign_task(task("t2"))
+        await machine.dispatcher.task_state("t2", RUNNING)
+        assert machine.runtime.logins == {"whoami:1": None}
+
+
+def written(folder: Path) -> bytes:
+    """All that the agent has on disk."""
+    return b"".join(path.read_bytes() for path in folder.glob("agent.db*"))
+
+
+async def test_a_login_is_not_written_down_and_waited_for_after_a_restart(
+    machine: Machine, tmp_path: Path
+) -> None:
+    """The agent dies before it has pulled: its successor knows only that it needs the login."""
+    machine.runtime.fail_next("pull", RuntimeFaultError("never"))
+    async with machine.agent():
+        machine.dispatcher.assign_task(private("t1"))
+        await machine.dispatcher.task_state("t1", objects.TASK_STATE_REJECTED)
+        machine.dispatcher.assign_task(private("t2", password=""))
+        await machine.dispatcher.until(lambda: "t2" in machine.dispatcher.statuses)
+        assert b"secret" not in await asyncio.to_thread(written, tmp_path)
+    async with machine.agent():
+        machine.dispatcher.assign_task(task("t3"))
+        await machine.dispatcher.task_state("t3", RUNNING)
+        assert machine.dispatcher.statuses["t2"].state == objects.TASK_STATE_PREPARING
+        machine.dispatcher.assign_task(private("t2"))
+        await machine.dispatcher.task_state("t2", RUNNING)
+        assert machine.runtime.logins == {"whoami:1": Login("ann", "secret")}

@@ -12,6 +12,7 @@ import pytest
 from minicommon.clock import MILLISECOND, Clock, SystemClock, VirtualClock
 from miniproto.v1 import dispatcher_pb2 as pb
 from miniproto.v1 import objects_pb2 as objects
+from miniproto.v1 import streams_pb2
 from miniworker.agent.reporter import Reporter
 from miniworker.agent.session import WELCOME_NS, Session
 from support.dispatcher import HEARTBEAT_NS, FakeDispatcher
@@ -20,6 +21,7 @@ from support.dispatcher import HEARTBEAT_NS, FakeDispatcher
 class Sink:
     def __init__(self) -> None:
         self.messages: list[pb.Assignments] = []
+        self.dials: list[tuple[str, str]] = []
 
     def hello(self) -> pb.Hello:
         return pb.Hello(description=objects.NodeDescription(hostname="core-02"))
@@ -29,6 +31,9 @@ class Sink:
 
     def assignments(self, message: pb.Assignments) -> None:
         self.messages.append(message)
+
+    def dial(self, manager: str, dial: streams_pb2.Dial) -> None:
+        self.dials.append((manager, dial.stream_id))
 
 
 class Bench:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from miniproto.v1 import node_pb2
 from support import canned
 from support.control_server import ControlServer, World, unix_server
 
@@ -34,6 +35,7 @@ def world() -> World:
         ],
         networks=[canned.network(), canned.backend()],
         images=[canned.image()],
+        resolved={"whoami:1": node_pb2.ResolveImageResponse(digest="sha256:" + "d" * 64)},
     )
 
 

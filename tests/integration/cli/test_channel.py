@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 from minicommon import errors
 from minictl.client import endpoint, messages, status
-from minictl.client.channel import FastChannel
+from minictl.client.channel import Duplex, FastChannel
 from miniproto.v1 import control_pb2 as control
 from miniproto.v1 import objects_pb2 as objects
 from support import canned
 from support.cli_tls import Authority
 from support.control_server import ControlServer, World
+
+from .conftest import Run
 
 
 @pytest.fixture
@@ -232,3 +234,56 @@ def test_signals_do_not_lose_what_arrived(channel: FastChannel, world: World) ->
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
+
+
+def _exec(channel: FastChannel) -> Duplex:
+    call = channel.duplex("Containers/Exec")
+    call.send(messages.ExecInput(start=messages.ExecStart(ref="web.1")))
+    assert call.receive(30).HasField("started")
+    return call
+
+
+def _typed(data: bytes) -> object:
+    return messages.ExecInput(input=messages.StreamInput(data=data))
+
+
+def test_both_sides_stream_in_any_order(channel: FastChannel, world: World) -> None:
+    call = _exec(channel)
+    for word in (b"one", b"two"):
+        call.send(_typed(word))
+        assert call.receive(30).stdout == word
+    with pytest.raises(errors.DeadlineError):
+        call.receive(0.01)
+    call.send(messages.ExecInput(input=messages.StreamInput(end=True)), end=True)
+    assert call.receive(30).exited.code == 7
+    assert call.receive(30) is None
+    assert get(channel, "web").service.spec.name == "web"
+
+
+def test_much_in_both_directions_at_once_blocks_neither(channel: FastChannel) -> None:
+    """More than all windows together: while it sends, the client takes in what makes room for more."""
+    call = _exec(channel)
+    size = 64 << 10
+    for _ in range(64):
+        call.send(_typed(b"x" * size))
+    call.send(messages.ExecInput(input=messages.StreamInput(end=True)), end=True)
+    received = 0
+    while not (response := call.receive(30)).HasField("exited"):
+        received += len(response.stdout)
+    assert received == 64 * size
+
+
+def test_a_call_that_is_given_up_is_cancelled_there(channel: FastChannel, world: World) -> None:
+    _exec(channel).cancel()
+    assert world.canceled.wait(30)
+    assert get(channel, "web").service.spec.name == "web"
+
+
+def test_exec_as_a_user_would(minictl: Run, world: World) -> None:
+    done = minictl("exec", "-i", "-e", "A=b", "-u", "web", "web.1", "cat", "-n", stdin=b"typed")
+    assert (done.returncode, done.stdout, done.stderr) == (7, "typed", "")
+    (start,) = world.requests
+    assert (start.ref, list(start.options.command), start.options.user) == ("web.1", ["cat", "-n"], "web")
+    assert list(start.options.env) == ["A=b"]
+    assert start.options.stdin
+    assert not start.options.tty

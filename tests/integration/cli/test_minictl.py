@@ -163,7 +163,7 @@ def test_service_inspect(minictl: Run) -> None:
 
 def test_service_update_repeats_after_a_conflict(minictl: Run, world: World) -> None:
     world.conflicts = 2
-    done = minictl("service", "update", "-d", "--image", "whoami:2", "web")
+    done = minictl("service", "update", "-d", "--no-resolve-image", "--image", "whoami:2", "web")
     assert (done.returncode, done.stdout, done.stderr) == (0, "web\n", "")
     updates = [request for request in world.requests if isinstance(request, control.UpdateServiceRequest)]
     assert len(updates) == 3

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from miniproto.v1 import control_pb2, objects_pb2
+from support.command_line import without_registry
 from support.manager import Client, InProcess, manager_in_process
 from support.scripted_agent import ScriptedAgent
 
@@ -27,7 +28,7 @@ class Site:
         """The exit code of `minictl`, and what it printed."""
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(
-            str(MINICTL), "-H", self._host, *arguments, stdout=pipe, stderr=pipe
+            str(MINICTL), "-H", self._host, *without_registry(arguments), stdout=pipe, stderr=pipe
         )
         out, err = await asyncio.wait_for(process.communicate(), 60)
         assert process.returncode is not None

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from miniproto.v1 import control_pb2, objects_pb2
+from support.command_line import without_registry
 from support.manager import Client, InProcess, manager_in_process
 from support.scripted_agent import PATIENCE, ScriptedAgent
 
@@ -30,7 +31,7 @@ class Site:
             str(MINICTL),
             "-H",
             host,
-            *arguments,
+            *without_registry(arguments),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )

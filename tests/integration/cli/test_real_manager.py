@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from minicommon.identity.names import Caller
 from minimanager.domain.usage import in_use_by
+from support.command_line import without_registry
 from support.manager import InProcess, manager_in_process
 
 from .conftest import MINICTL
@@ -23,7 +24,10 @@ async def manager() -> AsyncIterator[InProcess]:
 
 async def run(*arguments: str) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
-        str(MINICTL), *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        str(MINICTL),
+        *without_registry(arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     out, err = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode is not None

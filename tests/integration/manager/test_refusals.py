@@ -112,7 +112,7 @@ def mode_5() -> Spec:
     return wanted
 
 
-def limited(**limits: int) -> Spec:
+def limited(**limits: Any) -> Spec:
     wanted = spec()
     wanted.task.resources.limits.MergeFrom(objects_pb2.ResourceLimits(**limits))
     return wanted

@@ -108,9 +108,7 @@ def test_tasks_cannot_be_reached_from_outside_past_the_published_ports(site: Sit
 
 def test_the_kernel_path_serves_while_mini_ingress_is_replaced(site: Site) -> None:
     node = site.nodes["core-03"]
-    assert node.ingress is not None
-    node.ingress.kill()
-    node.ingress.wait()
+    node.kill_ingress()
     assert {answer.task for answer in ask(site.lab.client, node.host.address, PORT, count=3)} == set(TASKS)
     node.start_ingress()
     assert not node.apply(*TABLE).problems

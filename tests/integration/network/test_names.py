@@ -168,7 +168,7 @@ async def run(runtime: OciRuntime, node: Node, script: str) -> str:
     await runtime.create(config)
     await runtime.start(config.id)
     await runtime.wait(config.id)
-    return b"\n".join([line.data async for line in runtime.logs(config.id)]).decode()
+    return b"\n".join([line.data async for batch in runtime.logs(config.id) for line in batch]).decode()
 
 
 async def test_a_container_finds_names_through_its_resolv_conf(node: Node, runtime: OciRuntime) -> None:

@@ -10,19 +10,20 @@ from pathlib import Path
 
 import pytest
 from minicommon.clock import SECOND, VirtualClock
-from miniworker.runtime.api import ContainerConfig, ImageError
+from miniworker.runtime.api import ContainerConfig, ImageError, Login, RegistryUnreachableError
 from miniworker.runtime.oci import names
 from miniworker.runtime.oci.names import ImageName
 from miniworker.runtime.oci.open import open_oci
 from miniworker.runtime.oci.pull import Puller
 from miniworker.runtime.oci.registry.auth import Credentials
-from miniworker.runtime.oci.registry.client import RegistryClient, UnreachableError
+from miniworker.runtime.oci.registry.client import RegistryClient
 from miniworker.runtime.oci.runtime import OciRuntime
 from miniworker.runtime.oci.settings import OciSettings
 from support import images
 from support import registry as registries
 from support.faulty_registry import FaultyRegistry
 from support.images import File, Image
+from support.runtimes import chunks
 
 pytestmark = pytest.mark.root
 
@@ -231,7 +232,7 @@ async def test_a_silent_registry_is_not_asked_before_every_start(
         async def resolve(self, name: ImageName) -> str:
             asked.append(name.full)
             if clock.now_ns() < began + 90 * SECOND:
-                raise UnreachableError("registry does not answer: timed out")
+                raise RegistryUnreachableError("registry does not answer: timed out")
             return await super().resolve(name)
 
     began = clock.now_ns()
@@ -243,3 +244,55 @@ async def test_a_silent_registry_is_not_asked_before_every_start(
         await puller.pull(name)
         assert len(asked) == times
     await client.close()
+
+
+async def test_a_login_is_used_for_its_own_pull_only(runtime: OciRuntime, faulty: FaultyRegistry) -> None:
+    """What the registry granted to one task must not serve another that brings no login."""
+    first, second = faulty.add(_image()), faulty.add(_image("other:1", b"two"))
+    faulty.token, faulty.user = "t0ken", "ann:secret"
+    with pytest.raises(ImageError, match="unauthorized"):
+        await runtime.pull(first, login=Login("ann", "wrong"))
+    await runtime.pull(first, login=Login("ann", "secret"))
+    with pytest.raises(ImageError, match="unauthorized"):
+        await runtime.pull(second)
+    assert "secret" not in repr(Login("ann", "secret"))
+
+
+async def test_a_name_is_resolved_without_fetching(runtime: OciRuntime, faulty: FaultyRegistry) -> None:
+    reference = faulty.add(_image())
+    found = await runtime.images.resolve(reference)
+    assert found.platforms == (("linux", images.architecture()),)
+    assert faulty.layers_asked() == [""], "the configuration, and no layer"
+    assert await runtime.images.list_images() == ()
+    faulty.token, faulty.user = "t0ken", "ann:secret"
+    with pytest.raises(ImageError, match="unauthorized"):
+        await runtime.images.resolve(reference)
+    assert await runtime.images.resolve(reference, login=Login("ann", "secret")) == found
+    pinned = f"{reference}@{found.digest}"
+    await runtime.pull(pinned, login=Login("ann", "secret"))
+    assert await runtime.images.resolve(pinned, login=Login("ann", "secret")) == found
+
+
+async def test_an_index_is_resolved_to_all_its_platforms(
+    runtime: OciRuntime, registry: registries.Registry
+) -> None:
+    reference = registry.push_index(_image(), "many:1")
+    found = await runtime.images.resolve(reference)
+    assert found.platforms == (("linux", images.architecture()),)
+    client = RegistryClient()
+    data, _, digest = await client.manifest(names.parse(reference), "1")
+    await client.close()
+    assert found.digest == digest
+    assert b"manifests" in data
+
+
+async def test_a_silent_registry_is_not_waited_for_when_the_image_is_here(
+    runtime: OciRuntime, tmp_path: Path
+) -> None:
+    name = "127.0.0.1:1/app:1"
+    with pytest.raises(RegistryUnreachableError, match="does not answer"):
+        await runtime.images.resolve(name)
+    archive = images.write_docker_archive(tmp_path / "app.tar", _image(name))
+    await runtime.images.load(chunks(archive))
+    with pytest.raises(RegistryUnreachableError, match="did not answer a moment ago"):
+        await runtime.images.resolve(name)

@@ -13,10 +13,13 @@ from miniworker.runtime.api import (
     ContainerConfig,
     Device,
     Limits,
+    LogLimits,
+    LogQuery,
     Mount,
     MountKind,
     RuntimeFaultError,
     Ulimit,
+    VolumeError,
 )
 from miniworker.runtime.oci import capabilities, cgroups
 from miniworker.runtime.oci.open import open_oci
@@ -24,7 +27,7 @@ from miniworker.runtime.oci.runtime import OciRuntime
 from miniworker.runtime.oci.settings import OciSettings
 from support import images
 from support.images import File, Image
-from support.runtimes import chunks
+from support.runtimes import OpenRuntime, chunks
 
 pytestmark = pytest.mark.root
 
@@ -47,7 +50,7 @@ async def _run(runtime: OciRuntime, script: str, **changes: Any) -> str:
         await runtime.create(config)
         await runtime.start(config.id)
         await runtime.wait(config.id)
-        return b"\n".join([line.data async for line in runtime.logs(config.id)]).decode()
+        return b"\n".join([line.data async for batch in runtime.logs(config.id) for line in batch]).decode()
     finally:
         await runtime.remove(config.id)
 
@@ -245,3 +248,68 @@ async def test_seccomp_and_new_privileges(runtime: OciRuntime) -> None:
     show = "grep -E '^(Seccomp|NoNewPrivs):' /proc/self/status | cut -f2"
     assert (await _run(runtime, show)).split() == ["0", "2"]
     assert (await _run(runtime, show, seccomp_unconfined=True, no_new_privileges=True)).split() == ["1", "0"]
+
+
+CHATTY = "i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done"
+
+
+async def test_output_beyond_its_limit_begins_anew_and_a_reader_follows(runtime: OciRuntime) -> None:
+    config = ContainerConfig(
+        id="c1",
+        name="c1",
+        image=IMAGE,
+        command=("sh", "-c", f"read -r go < /gate/fifo; {CHATTY}"),
+        logs=LogLimits(max_bytes=20_000),
+        mounts=(Mount(MountKind.VOLUME, "/gate", source="gate"),),
+    )
+    gate = Path((await runtime.volumes.create_volume("gate", {})).mountpoint)
+    os.mkfifo(gate / "fifo")
+    await runtime.create(config)
+    await runtime.start("c1")
+    reading = asyncio.ensure_future(_lines(runtime, follow=True))
+    await asyncio.to_thread((gate / "fifo").write_text, "go\n")
+    await runtime.wait("c1")
+    followed = await reading
+    kept = await _lines(runtime)
+    assert followed[-1] == kept[-1] == b"line 2999"
+    assert len(kept) < 1000
+    assert len(followed) >= len(kept)
+    numbers = [int(line.split()[1]) for line in followed]
+    assert numbers == sorted(set(numbers))
+    await runtime.remove("c1")
+
+
+async def _lines(runtime: OciRuntime, *, follow: bool = False) -> list[bytes]:
+    found = runtime.logs("c1", LogQuery(follow=follow))
+    return [line.data async for batch in found for line in batch]
+
+
+async def test_output_may_be_kept_nowhere(runtime: OciRuntime) -> None:
+    assert await _run(runtime, CHATTY, logs=LogLimits(keep=False)) == ""
+
+
+async def test_a_volume_whose_removal_was_broken_off_is_gone_for_the_next_agent(
+    runtime: OciRuntime, open_runtime: OpenRuntime, tmp_path: Path
+) -> None:
+    await runtime.volumes.create_volume("v", {})
+    folder = tmp_path / "data" / "volumes"
+    (folder / "v").rename(folder / ".going-1")
+    assert await runtime.volumes.list_volumes() == ()
+    await open_runtime()
+    assert list(folder.iterdir()) == []
+
+
+async def test_a_volume_is_in_use_while_its_container_is_being_made(runtime: OciRuntime) -> None:
+    await runtime.volumes.create_volume("v", {})
+    with runtime.volumes.given("c9", ["v"]), pytest.raises(VolumeError, match=r"volume is in use - \[c9\]"):
+        await runtime.volumes.remove_volume("v")
+    assert await runtime.volumes.remove_volume("v") > 0
+
+
+async def test_a_volume_made_by_hand_grows_from_the_image_while_it_is_empty(runtime: OciRuntime) -> None:
+    await runtime.volumes.create_volume("made", {"a": "b"})
+    mounts = (Mount(MountKind.VOLUME, "/data", source="made"),)
+    look = "cat /data/seed; stat -c %u:%a /data; echo changed > /data/seed"
+    assert await _run(runtime, look, mounts=mounts) == "grown\n1000:750"
+    assert await _run(runtime, "cat /data/seed", mounts=mounts) == "changed"
+    assert (await runtime.volumes.get_volume("made")).labels == {"a": "b"}

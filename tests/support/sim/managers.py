@@ -7,6 +7,7 @@ from collections.abc import Callable
 from random import Random
 
 from minicommon.supervise import Supervisor
+from minimanager.ca.sealer import ClusterSealer
 from minimanager.control.leader import Election
 from minimanager.control.loop import Decide, Reconcile, ReconcileLoop
 from minimanager.decide.affected import affected
@@ -18,6 +19,7 @@ from minimanager.rpc.nodes import NodesServicer
 from minimanager.rpc.services import ServicesServicer
 from minimanager.store.api import Store
 from minimanager.store.cache import Cache
+from minimanager.store.envelope import KEY_BYTES, Envelope
 from minimanager.store.keys import Keys, Kind
 from minimanager.store.writer import Writer
 from support.sim.faulty_store import Faults, FaultyStore
@@ -59,7 +61,7 @@ class Manager:
             new_id=self._ids,
         )
         self.records = NodeRecords(self.core)
-        self.services = ServicesServicer(self.core)
+        self.services = ServicesServicer(self.core, ClusterSealer(Envelope(b"s" * KEY_BYTES, "simulated")))
         self.nodes = NodesServicer(self.core)
         self.election = Election(store, keys, self.name, clock=self._clock)
         serving = asyncio.Event()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 from minicommon.errors import PermissionDeniedError
+from minicommon.grants import GRANTS
 from miniproto.v1 import dispatcher_pb2 as dispatch
 from miniproto.v1 import objects_pb2 as pb
-from miniworker.agent.hooks.allowed import GRANTS, AllowedHook
+from miniworker.agent.hooks.allowed import AllowedHook
 from miniworker.agent.hooks.api import Prepared
 from miniworker.node.config import parse_args
 from miniworker.runtime.api import ContainerConfig

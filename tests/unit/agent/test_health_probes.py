@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 from minicommon.clock import SECOND, VirtualClock
 from miniworker.agent.health.monitor import Monitor
-from miniworker.agent.health.policy import Verdict
+from miniworker.agent.health.policy import Verdict, policy_of
 from miniworker.agent.health.probes import Prober, Target
 from miniworker.network.fake import FakeDataPlane
 from miniworker.runtime.api import ContainerConfig, HealthCheck
@@ -116,7 +116,8 @@ async def test_the_monitor_tells_the_first_success(runtime: FakeRuntime) -> None
     clock = VirtualClock()
     runtime.script(CHECK, Behavior(exit_code=1))
     monitor = Monitor(Prober(runtime, FakeDataPlane()), clock)
-    work = asyncio.create_task(monitor.change(HealthCheck(("CMD", *CHECK)), TARGET, healthy=False))
+    watch = monitor.watch(("CMD", *CHECK), TARGET, policy_of(HealthCheck()), began=Verdict.STARTING)
+    work = asyncio.create_task(watch.change())
     while runtime.calls.count(("exec", "t")) < 3:
         for _ in range(20):
             await asyncio.sleep(0)
@@ -131,8 +132,9 @@ async def test_the_monitor_of_a_healthy_one_tells_its_end_with_the_last_output(r
     clock = VirtualClock()
     runtime.script(CHECK, Behavior(exit_code=1, output=(("stdout", b"no database"),)))
     monitor = Monitor(Prober(runtime, FakeDataPlane()), clock)
+    watch = monitor.watch(("CMD", *CHECK), TARGET, policy_of(HealthCheck()), began=Verdict.HEALTHY)
     began = clock.now_ns()
-    work = asyncio.create_task(monitor.change(HealthCheck(("CMD", *CHECK)), TARGET, healthy=True))
+    work = asyncio.create_task(watch.change())
     await _until(clock, work)
     change = work.result()
     assert (change.verdict, change.output) == (Verdict.UNHEALTHY, "no database")

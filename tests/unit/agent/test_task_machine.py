@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
+
 from hypothesis import given
 from hypothesis import strategies as st
 from miniproto.v1 import objects_pb2 as pb
@@ -24,7 +26,11 @@ exits = st.builds(Exit, code=st.integers(0, 255), oom_killed=st.booleans(), fini
 events: st.SearchStrategy[Event] = st.one_of(
     st.builds(machine.Done, st.sampled_from(Step)),
     st.builds(machine.Created, st.text(max_size=5)),
-    st.builds(machine.Started, st.integers(1, 99), st.booleans()),
+    st.builds(machine.Started, st.integers(1, 99), st.booleans(), st.booleans()),
+    st.builds(machine.Ready),
+    st.builds(machine.NotReady, st.text(max_size=5)),
+    st.builds(machine.Withdrawn, st.just(1), st.just(2), st.booleans()),
+    st.builds(machine.Drained, st.just(3), st.integers(0, 9)),
     st.builds(machine.Healthy),
     st.builds(machine.Unhealthy, st.text(max_size=5)),
     st.builds(machine.Exited, exits),
@@ -36,6 +42,7 @@ progresses = st.builds(
     pulled=st.booleans(),
     launched=st.booleans(),
     awaited=st.booleans(),
+    not_ready=st.booleans(),
     unhealthy=st.booleans(),
     cleaned=st.booleans(),
     removed=st.booleans(),
@@ -51,6 +58,10 @@ def success(step: Step) -> Event:
             return machine.Started(7)
         case Step.WATCH:
             return machine.Exited(Exit(0, oom_killed=False, finished_at_ns=0))
+        case Step.WITHDRAW:
+            return machine.Withdrawn(1, 2)
+        case Step.DRAIN:
+            return machine.Drained(3)
         case _:
             return machine.Done(step)
 
@@ -59,7 +70,7 @@ def drive(desired: pb.TaskState.ValueType, progress: Progress, fail_at: Step | N
     """Follow a task until it waits or is done."""
     history = [progress]
     for _ in range(len(Step) + 1):
-        step = machine.next_step(desired, history[-1])
+        step = machine.next_step(desired, history[-1], exposed=True)
         if step in (Step.WAIT, Step.DONE):
             return history
         event = machine.Failed(step, "no") if step is fail_at else success(step)
@@ -167,12 +178,14 @@ def test_progress_survives_being_stored(
         error="e",
         pulled=state > pb.TASK_STATE_PREPARING,
         launched=state >= pb.TASK_STATE_STARTING,
-        host_ports=(HostPort(protocol, port, 80),),
+        host_ports=(HostPort(protocol, port, 80), HostPort(protocol, port, 81, IPv4Address("10.77.0.21"))),
         container_id="c",
         pid=5,
         exit_code=3,
         oom_killed=True,
         unhealthy=True,
+        not_ready=state > pb.TASK_STATE_STARTING,
+        stop=machine.Stop(1, 2, 3, unacknowledged=True, open_connections=4),
     )
     status = to_status("t", progress, node_id="n", since_ns=9)
     assert from_status(pb.TaskStatus.FromString(status.SerializeToString())) == progress
@@ -205,3 +218,51 @@ def test_an_unhealthy_task_is_stopped_and_has_failed_whatever_its_exit_code() ->
     ):
         ended = machine.after(unhealthy, event)
         assert (ended.state, ended.error, ended.pid) == (pb.TASK_STATE_FAILED, error, 0)
+
+
+def test_a_task_with_both_checks_runs_once_both_have_succeeded() -> None:
+    starting = Progress(state=pb.TASK_STATE_STARTING, launched=True)
+    for first, second in ((machine.Healthy(), machine.Ready()), (machine.Ready(), machine.Healthy())):
+        progress = machine.after(starting, machine.Started(7, checked=True, readied=True))
+        progress = machine.after(progress, first)
+        assert progress.state == pb.TASK_STATE_STARTING
+        assert machine.next_step(pb.TASK_STATE_RUNNING, progress) is Step.WATCH
+        assert machine.after(progress, second).state == pb.TASK_STATE_RUNNING
+
+
+def test_readiness_alone_is_watched_from_the_start() -> None:
+    starting = machine.after(
+        Progress(state=pb.TASK_STATE_STARTING, launched=True), machine.Started(7, readied=True)
+    )
+    assert machine.next_step(pb.TASK_STATE_RUNNING, starting) is Step.WATCH
+    assert machine.after(starting, machine.Ready()).state == pb.TASK_STATE_RUNNING
+
+
+def test_a_task_that_is_not_ready_any_more_goes_on() -> None:
+    running = Progress(state=pb.TASK_STATE_RUNNING, launched=True, message="started")
+    away = machine.after(running, machine.NotReady("HTTP/1.1 503"))
+    assert (away.state, away.not_ready, away.message) == (
+        pb.TASK_STATE_RUNNING,
+        True,
+        "readiness check failed: HTTP/1.1 503",
+    )
+    assert machine.next_step(pb.TASK_STATE_RUNNING, away) is Step.WATCH
+    assert machine.after(away, machine.Ready()) == running
+
+
+def test_a_task_with_traffic_is_withdrawn_and_drained_before_it_is_stopped() -> None:
+    running = Progress(state=pb.TASK_STATE_RUNNING, launched=True)
+    steps = [
+        machine.next_step(pb.TASK_STATE_SHUTDOWN, progress, exposed=True)
+        for progress in drive(pb.TASK_STATE_SHUTDOWN, running)
+    ]
+    assert steps == [Step.WITHDRAW, Step.DRAIN, Step.STOP, Step.CLEAN, Step.WAIT]
+    sick = machine.after(running, machine.Unhealthy())
+    assert machine.next_step(pb.TASK_STATE_RUNNING, sick, exposed=True) is Step.WITHDRAW
+
+
+def test_a_task_without_traffic_is_stopped_at_once() -> None:
+    running = Progress(state=pb.TASK_STATE_RUNNING, launched=True)
+    assert machine.next_step(pb.TASK_STATE_SHUTDOWN, running) is Step.STOP
+    starting = Progress(state=pb.TASK_STATE_STARTING, launched=True)
+    assert machine.next_step(pb.TASK_STATE_SHUTDOWN, starting, exposed=True) is Step.STOP

@@ -11,7 +11,7 @@ from miniproto.v1 import dispatcher_pb2 as dispatch
 from miniproto.v1 import objects_pb2 as pb
 from miniworker.agent import task_machine as machine
 from miniworker.agent.task_machine import Event, Progress, Step
-from miniworker.agent.task_runner import TaskRunner
+from miniworker.agent.task_runner import WITHDRAW_NS, TaskRunner
 from miniworker.runtime.api import Exit, ImageError, NoSuchContainerError
 
 
@@ -44,6 +44,8 @@ class ScriptedExecutor:
                 return machine.Started(7)
             case Step.WATCH:
                 return machine.Exited(self.exit)
+            case Step.DRAIN:
+                return machine.Drained(9)
             case _:
                 return machine.Done(step)
 
@@ -51,12 +53,18 @@ class ScriptedExecutor:
 class Bench:
     """A runner with everything around it in view."""
 
-    def __init__(self, desired: pb.TaskState.ValueType = pb.TASK_STATE_RUNNING) -> None:
+    def __init__(
+        self, desired: pb.TaskState.ValueType = pb.TASK_STATE_RUNNING, *, attached: bool = False
+    ) -> None:
         self.executor = ScriptedExecutor()
         self.clock = VirtualClock()
         self.reports: list[Progress] = []
         self.runner = TaskRunner(
-            dispatch.AssignedTask(id="t", desired_state=desired),
+            dispatch.AssignedTask(
+                id="t",
+                desired_state=desired,
+                attachments=[pb.NetworkAttachment(network_id="n", address="10.0.0.5")] if attached else [],
+            ),
             Progress(),
             executor=self.executor,
             report=self._report,
@@ -175,3 +183,34 @@ async def test_removal_ends_the_runner() -> None:
     await bench.task
     assert bench.executor.steps[-3:] == [Step.STOP, Step.CLEAN, Step.REMOVE]
     assert bench.runner.progress.removed
+
+
+async def test_a_task_with_traffic_is_stopped_when_all_nodes_have_taken_it_out() -> None:
+    bench = Bench(attached=True)
+    began_ns = bench.clock.now_ns()
+    await bench.state(pb.TASK_STATE_RUNNING)
+    bench.runner.want(pb.TASK_STATE_SHUTDOWN)
+    for _ in range(50):
+        await asyncio.sleep(0)
+    bench.clock.advance(WITHDRAW_NS - 1)
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert Step.STOP not in bench.executor.steps
+    bench.runner.want(pb.TASK_STATE_SHUTDOWN, withdrawn=True)
+    progress = await bench.state(pb.TASK_STATE_SHUTDOWN)
+    stopping = bench.executor.steps[bench.executor.steps.index(Step.WATCH) :]
+    assert stopping[:3] == [Step.WATCH, Step.DRAIN, Step.STOP]
+    assert progress.stop == machine.Stop(began_ns, began_ns + WITHDRAW_NS - 1, 9)
+    await bench.end()
+
+
+async def test_nothing_waits_for_ever_for_nodes_that_do_not_answer() -> None:
+    bench = Bench(attached=True)
+    await bench.state(pb.TASK_STATE_RUNNING)
+    bench.runner.want(pb.TASK_STATE_SHUTDOWN)
+    for _ in range(50):
+        await asyncio.sleep(0)
+    bench.clock.advance(WITHDRAW_NS)
+    progress = await bench.state(pb.TASK_STATE_SHUTDOWN)
+    assert progress.stop.unacknowledged
+    await bench.end()

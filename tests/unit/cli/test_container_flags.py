@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from minictl import flags, service_flags
+from minictl import dependency_flags, flags, service_flags
 from minictl.client import messages
 from minictl.errors import CliError, UsageError
 from minictl.views import service, service_pretty
 from miniproto.v1 import objects_pb2 as objects
 from support import canned
+
+SECOND = 1_000_000_000
 
 
 def create(*words: str) -> objects.ServiceSpec:
@@ -243,3 +245,45 @@ def test_privileges_that_make_no_sense(words: tuple[str, ...], message: str) -> 
     with pytest.raises((CliError, UsageError)) as caught:
         create(*words)
     assert message in str(caught.value)
+
+
+def test_readiness_flags_reach_their_check_and_an_empty_command_takes_it_away() -> None:
+    numbers = ("--ready-interval", "1s", "--ready-timeout", "2s", "--ready-retries", "5")
+    spec = create("--ready-http", ":80/up", *numbers, "--ready-start-period", "1m")
+    check = spec.task.container.ready
+    assert list(check.test) == ["HTTP", "80/up"]
+    assert (check.interval_ns, check.timeout_ns, check.retries, check.start_period_ns) == (
+        SECOND,
+        2 * SECOND,
+        5,
+        60 * SECOND,
+    )
+    assert not spec.task.container.HasField("health")
+    changed = update(spec, "--ready-tcp", "81").task.container.ready
+    assert (list(changed.test), changed.retries) == (["TCP", "81"], 5)
+    assert not update(spec, "--ready-cmd", "").task.container.HasField("ready")
+    with pytest.raises(CliError, match="--ready-cmd conflicts with --ready-tcp"):
+        create("--ready-cmd", "true", "--ready-tcp", "80")
+
+
+@pytest.mark.parametrize(("text", "stored"), [("5s", 5 * SECOND), ("0", -1)])
+def test_the_drain_timeout_may_be_nothing(text: str, stored: int) -> None:
+    assert create("--drain-timeout", text).task.container.drain_timeout_ns == stored
+    assert create().task.container.drain_timeout_ns == 0
+
+
+def test_dependencies() -> None:
+    spec = create("--depends-on", "db=healthy", "--depends-on", "cache")
+    assert dependency_flags.to_json(spec) == [
+        {"Service": "db", "Condition": "healthy"},
+        {"Service": "cache", "Condition": "started"},
+    ]
+    changed = update(spec, "--depends-on-add", "setup=completed", "--depends-on-rm", "cache")
+    assert dependency_flags.to_json(changed) == [
+        {"Service": "db", "Condition": "healthy"},
+        {"Service": "setup", "Condition": "completed"},
+    ]
+    with pytest.raises(UsageError, match="must be one of started, healthy, completed"):
+        create("--depends-on", "db=up")
+    with pytest.raises(UsageError, match="must be SERVICE or SERVICE=CONDITION"):
+        create("--depends-on", "=healthy")

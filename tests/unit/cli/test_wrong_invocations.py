@@ -28,6 +28,43 @@ def invalid(value: str, flag: str, reason: str) -> str:
 NO_DAEMON = "Cannot connect to the mini daemon at unix:///nonexistent.sock. Is mini-worker running?\n"
 
 CASES: list[tuple[list[str], int, str]] = [
+    # --- containers ---
+    (
+        ["exec", "web.1"],
+        1,
+        "minictl: 'minictl exec' requires at least 2 arguments"
+        + usage("exec", "CONTAINER COMMAND [ARG...]", see="See"),
+    ),
+    (
+        ["exec", "--privileged", "web.1", "sh"],
+        125,
+        "the flag --privileged is not supported by this version of minictl"
+        + usage("exec", "CONTAINER COMMAND [ARG...]"),
+    ),
+    (
+        ["run", "-v", "data", "busybox"],
+        125,
+        'invalid argument "data" for "-v, --volume" flag: invalid volume specification: \'data\': '
+        "mount path must be absolute" + usage("run", "IMAGE [COMMAND] [ARG...]"),
+    ),
+    (["run", "-p", "80", "busybox"], 1, "port 80: say which port of the node it is to be: -p NODE_PORT:80\n"),
+    (["cp", "a", "b"], 1, "must specify at least one container source\n"),
+    (["cp", "a:/b", "c:/d"], 1, "copying between containers is not supported\n"),
+    (
+        ["service", "logs", "--tail", "few", "web"],
+        1,
+        'invalid value for --tail: "few": must be a number or "all"\n',
+    ),
+    (
+        ["service", "logs", "--since", "yesterday", "web"],
+        1,
+        'failed to parse value as time or duration: "yesterday"\n',
+    ),
+    (
+        ["ps", "--size"],
+        125,
+        "the flag -s, --size is not supported by this version of minictl" + usage("ps"),
+    ),
     # --- the command itself ---
     (["foo"], 1, "minictl: unknown command: minictl foo\n\nRun 'minictl --help' for more information\n"),
     (

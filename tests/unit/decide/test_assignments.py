@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 from minimanager.decide.assignments import (
     EndpointAssignment,
+    KeptAssignment,
     NetworkAssignment,
     PortAssignment,
     TaskAssignment,
     address_on,
     assignments,
+    left_tables_at,
     own_assignments,
     shared_assignments,
 )
@@ -82,10 +84,12 @@ def test_a_task_that_is_to_stop_leaves_the_backends_at_once(sim: Simulation) -> 
     )
 
 
-def test_a_task_that_has_ended_is_not_assigned_any_more(sim: Simulation) -> None:
+def test_of_a_task_that_has_ended_only_the_container_is_kept(sim: Simulation) -> None:
     (first, *_) = sim.running()
     sim.report(first.id, TaskState.FAILED)
-    assert f"task/{first.id}" not in own_assignments(sim.snapshot(), first.node_id)
+    told = own_assignments(sim.snapshot(), first.node_id)
+    assert f"task/{first.id}" not in told
+    assert told[f"kept/{first.id}"] == KeptAssignment(first.id)
     assert first.id not in backends(sim)
     assert f"endpoint/ingress-id/{address_on(first, INGRESS.id)}" not in shared_assignments(sim.snapshot())
 
@@ -106,6 +110,41 @@ def test_an_unhealthy_task_gets_no_traffic_while_it_is_stopped(sim: Simulation) 
     sick, well = backends(sim)
     sim.statuses[sick] = replace(sim.statuses[sick], unhealthy=True)
     assert backends(sim) == [well]
+
+
+def test_a_task_that_is_not_ready_gets_no_traffic_until_it_is_again(sim: Simulation) -> None:
+    first, second = backends(sim)
+    well = sim.statuses[first]
+    sim.statuses[first] = replace(well, not_ready=True)
+    assert backends(sim) == [second]
+    sim.statuses[first] = well
+    assert backends(sim) == [first, second]
+
+
+def test_a_task_leaves_the_tables_at_the_revision_of_its_last_change(sim: Simulation) -> None:
+    (first, second) = sim.running()
+    assert left_tables_at(sim.snapshot(), first) == 0
+    sim.update(replicas=1)
+    sim.step()
+    stopping = next(task for task in sim.of() if task.desired_state is TaskState.REMOVE)
+    assert left_tables_at(sim.snapshot(), stopping) == stopping.meta.version > 0
+    item = own_assignments(sim.snapshot(), stopping.node_id)[f"task/{stopping.id}"]
+    assert isinstance(item, TaskAssignment)
+    assert (item.left_at, item.withdrawn) == (stopping.meta.version, False)
+    staying = second if stopping.id == first.id else first
+    status = sim.statuses[staying.id]
+    sim.statuses[staying.id] = replace(status, unhealthy=True, meta=replace(status.meta, version=77))
+    assert left_tables_at(sim.snapshot(), staying) == 77
+
+
+def test_a_task_that_nobody_could_send_anything_is_withdrawn_from_the_beginning(sim: Simulation) -> None:
+    sim.update(replicas=1)
+    sim.step()
+    stopping = next(task for task in sim.of() if task.desired_state is TaskState.REMOVE)
+    sim.tasks[stopping.id] = replace(stopping, attachments=())
+    item = own_assignments(sim.snapshot(), stopping.node_id)[f"task/{stopping.id}"]
+    assert isinstance(item, TaskAssignment)
+    assert (item.left_at, item.withdrawn) == (0, True)
 
 
 def test_a_service_that_is_being_removed_has_no_ports(sim: Simulation) -> None:

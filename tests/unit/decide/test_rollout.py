@@ -333,3 +333,19 @@ def test_a_place_where_nothing_runs_comes_first() -> None:
     sim.step()
     assert {task.slot for task in sim.live() if task.spec_version == 3} == {3}
     assert {task.slot for task in sim.running()} == {1, 2, 4}
+
+
+def test_a_new_task_that_is_not_ready_does_not_count_as_running() -> None:
+    sim = settled(replicas=2, order=UpdateOrder.START_FIRST)
+    force(sim)
+    sim.step()
+    sim.step()
+    (new,) = [task for task in sim.live() if task.spec_version == 2]
+    sim.report(new.id, TaskState.RUNNING)
+    running = sim.statuses[new.id]
+    sim.statuses[new.id] = replace(running, not_ready=True)
+    sim.step()
+    assert versions(sim) == [1, 1, 2]
+    sim.statuses[new.id] = running
+    sim.step()
+    assert [task.spec_version for task in sim.live() if task.slot == new.slot] == [2]

@@ -23,7 +23,7 @@ def choose(
     return choose_ports(
         wanted,
         held or {},
-        is_free=lambda _, port: port not in busy,
+        is_free=lambda _, number: number not in busy,
         holder=lambda _, port: f"nginx (pid {port})",
     )
 
@@ -74,7 +74,11 @@ def test_no_port_left_is_said() -> None:
 @given(
     st.lists(
         st.builds(
-            HostPort, st.sampled_from(["tcp", "udp"]), st.just(0) | st.integers(80, 400), st.integers(1, 5)
+            HostPort,
+            st.sampled_from(["tcp", "udp"]),
+            st.just(0) | st.integers(80, 400),
+            st.integers(1, 5),
+            st.sampled_from([None, IPv4Address("10.77.0.21")]),
         ),
         max_size=6,
         unique_by=lambda port: (port.protocol, port.published_port or object()),
@@ -86,13 +90,15 @@ def test_what_a_task_has_is_read_back_from_what_the_kernel_holds(wanted: list[Ho
     assert found is not None
     assert sorted(map(repr, found)) == sorted(map(repr, chosen))
     for port, asked in zip(found, wanted, strict=True):
-        assert port.target_port == asked.target_port
+        assert (port.target_port, port.host_ip) == (asked.target_port, asked.host_ip)
         assert asked.published_port in (0, port.published_port)
 
 
 def test_other_ports_than_a_task_has_are_not_the_same() -> None:
     has = forwards_of([HostPort("tcp", 8080, 80)], ADDRESS)
-    for wanted in ((), (HostPort("tcp", 8081, 80),), (HostPort("tcp", 8080, 80), HostPort("udp", 0, 80))):
+    elsewhere = HostPort("tcp", 8080, 80, IPv4Address("10.77.0.21"))
+    more = HostPort("tcp", 8080, 80), HostPort("udp", 0, 80)
+    for wanted in ((), (HostPort("tcp", 8081, 80),), (elsewhere,), more):
         assert ports_of(Sandbox("t", (), wanted), has, ADDRESS) is None
 
 
@@ -106,9 +112,10 @@ def test_the_rules_name_every_port_bridge_and_subnet() -> None:
     script = host_rules(
         IPv4Network("172.18.0.0/16"),
         [network("b", 1), network("a", 0), network("c", 2, internal=True)],
-        forwards_of([HostPort("tcp", 8080, 80)], ADDRESS),
+        forwards_of([HostPort("tcp", 8080, 80), HostPort("udp", 53, 53, IPv4Address("10.77.0.21"))], ADDRESS),
     )
     assert "elements = { tcp . 8080 : 172.18.0.2 . 80 }" in script
+    assert "elements = { 10.77.0.21 . udp . 53 : 172.18.0.2 . 53 }" in script
     assert 'iifname "mbr-a" oifname "mbr-a" accept' in script
     assert "ip saddr { 10.0.0.0/24, 10.0.1.0/24, 172.18.0.0/16 } masquerade" in script
     assert 'elements = { "mbr-b" . 10.0.1.1, "mbr-c" . 10.0.2.1 }' in script
@@ -125,6 +132,13 @@ def test_ports_are_read_from_the_listing_of_nft() -> None:
                 "elem": [[{"concat": ["tcp", 8080]}, {"concat": ["172.18.0.2", 80]}]],
             }
         },
+        {
+            "map": {
+                "name": "host_ports_at",
+                "elem": [[{"concat": ["10.77.0.21", "tcp", 8081]}, {"concat": ["172.18.0.2", 81]}]],
+            }
+        },
     ]
-    assert read_forwards(listing) == forwards_of([HostPort("tcp", 8080, 80)], ADDRESS)
+    at_one = HostPort("tcp", 8081, 81, IPv4Address("10.77.0.21"))
+    assert read_forwards(listing) == forwards_of([HostPort("tcp", 8080, 80), at_one], ADDRESS)
     assert read_forwards([{"map": {"name": "host_ports"}}]) == frozenset()

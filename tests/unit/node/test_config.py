@@ -31,8 +31,50 @@ def test_the_unit_is_printed(capsys: pytest.CaptureFixture[str], monkeypatch: py
     assert "\nExecStart=/usr/local/bin/mini-worker\n" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [["--runtime", "podman"], ["--nonsense"], ["--log-level", "loud"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--runtime", "podman"], ["--nonsense"], ["--log-level", "loud"], ["--ingress-path", "sctp"]],
+)
 def test_what_is_not_known_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         parse_args(arguments)
     assert arguments[-1] in capsys.readouterr().err
+
+
+def test_generic_resources_are_by_name_or_by_number() -> None:
+    config = parse_args(
+        [
+            "--generic-resource",
+            "GPU=UUID1",
+            "--generic-resource",
+            "GPU=UUID2,SSD=3",
+            "--generic-resource=A.b=x",
+        ]
+    )
+    assert [(each.kind, list(each.ids), each.count) for each in config.generic_resources] == [
+        ("A.b", ["x"], 0),
+        ("GPU", ["UUID1", "UUID2"], 0),
+        ("SSD", [], 3),
+    ]
+    assert parse_args([]).generic_resources == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["GPU"], "must be KIND=NAME or KIND=COUNT"),
+        (["=x"], "must be KIND=NAME or KIND=COUNT"),
+        (["G U=x"], "must be KIND=NAME or KIND=COUNT"),
+        (["GPU=a b"], "must be KIND=NAME or KIND=COUNT"),
+        (["GPU=a", "GPU=2"], "GPU must be one number or only names, not a, 2"),
+        (["GPU=1", "GPU=2"], "GPU must be one number or only names, not 1, 2"),
+        (["GPU=a", "GPU=a"], "GPU has a name twice: a, a"),
+        (["SSD=0"], "SSD must be 1 to 1000000000, not 0"),
+    ],
+)
+def test_generic_resources_that_make_no_sense(
+    given: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse_args([word for each in given for word in ("--generic-resource", each)])
+    assert message in capsys.readouterr().err

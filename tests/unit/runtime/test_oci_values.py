@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from miniworker.runtime.api import ContainerConfig, ImageError, LogLine, RuntimeFaultError
+from miniworker.runtime.api import ContainerConfig, ImageError, Limits, LogLine, RuntimeFaultError
 from miniworker.runtime.oci import (
     bundle,
     capabilities,
-    conmon,
+    cgroups,
     digest,
     etcfiles,
+    explain,
     manifest,
     names,
     seccomp,
@@ -265,8 +266,8 @@ def test_runtime_complaints_lose_their_prefixes() -> None:
         'time="x" level=error msg="runc create failed: unable to start container process: '
         'exec: \\"foo\\": executable file not found in $PATH"\n'
     )
-    assert conmon.explain(text) == 'exec: "foo": executable file not found in $PATH'
-    assert conmon.explain("first\nlast line\n") == "last line"
+    assert explain.explain(text) == 'exec: "foo": executable file not found in $PATH'
+    assert explain.explain("first\nlast line\n") == "last line"
 
 
 # --- logs ---
@@ -295,3 +296,59 @@ def test_tail_finds_the_last_lines(
     assert data[tail_offset(path, count) :] == b"".join(
         line + b"\n" for line in lines[max(0, len(lines) - count) :]
     )
+
+
+# --- control groups ---
+
+EVERY_LIMIT = Limits(nano_cpus=500_000_000, memory_bytes=64 << 20, pids=50, swap_bytes=1 << 20)
+
+
+@pytest.mark.parametrize("unified", [False, True])
+def test_limits_are_told_alike_for_both_versions(unified: bool) -> None:
+    told = cgroups.resources(EVERY_LIMIT, unified=unified)
+    assert told["cpu"] == {"quota": 50_000, "period": 100_000}
+    assert told["memory"] == {"limit": 64 << 20, "swap": 65 << 20}  # runc subtracts the memory for version 2
+    assert told["pids"] == {"limit": 50}
+    assert cgroups.resources(Limits(), unified=unified).keys() == {"devices"}
+
+
+def test_swappiness_is_version_1s_alone() -> None:
+    assert cgroups.resources(Limits(swappiness=0))["memory"] == {"swappiness": 0}
+    limited = cgroups.resources(Limits(memory_bytes=4 << 20, swappiness=60))
+    assert limited["memory"] == {"limit": 4 << 20, "swappiness": 60}
+    with pytest.raises(RuntimeFaultError, match="memory-swappiness needs cgroup v1"):
+        cgroups.resources(Limits(swappiness=60), unified=True)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("memory/mini/c1/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill {}\n"),
+        ("mini/c1/memory.events", "low 0\nhigh 0\nmax 9\noom 1\noom_kill {}\noom_group_kill 0\n"),
+    ],
+    ids=["v1", "v2"],
+)
+def test_out_of_memory_is_seen_in_both_versions(tmp_path: Path, file: str, text: str) -> None:
+    assert not cgroups.oom_killed("c1", tmp_path)
+    path = tmp_path / file
+    path.parent.mkdir(parents=True)
+    path.write_text(text.format(0))
+    assert not cgroups.oom_killed("c1", tmp_path)
+    path.write_text(text.format(2))
+    assert cgroups.oom_killed("c1", tmp_path)
+
+
+# --- platforms ---
+
+
+def test_the_platforms_of_an_index_without_its_attestations() -> None:
+    entries = [("linux", "amd64"), ("linux", "arm64"), ("linux", "arm64"), ("unknown", "unknown"), None]
+    index = {
+        "manifests": [
+            {"platform": {"os": pair[0], "architecture": pair[1]}} if pair else {} for pair in entries
+        ]
+    }
+    assert manifest.platforms(index) == (("linux", "amd64"), ("linux", "arm64"))
+    assert manifest.platforms({}) == ()
+    assert manifest.platforms_of_config(b'{"os": "linux", "architecture": "arm"}') == (("linux", "arm"),)
+    assert manifest.platforms_of_config(b"{}") == ()

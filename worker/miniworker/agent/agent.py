@@ -16,8 +16,10 @@ from minicommon.supervise import Supervisor
 from miniproto.v1 import dispatcher_pb2 as dispatch
 from miniproto.v1 import ingress_pb2
 from miniproto.v1 import objects_pb2 as pb
+from miniproto.v1 import streams_pb2 as streams
 
 from miniworker.agent.assignments import AssignmentSet, Change
+from miniworker.agent.draining import Drain
 from miniworker.agent.executor import ContainerExecutor
 from miniworker.agent.follower import Follower
 from miniworker.agent.health.monitor import Monitor
@@ -26,14 +28,17 @@ from miniworker.agent.hooks.allowed import AllowedHook
 from miniworker.agent.hooks.chain import HookChain
 from miniworker.agent.hooks.sandbox import SandboxHook
 from miniworker.agent.ingress_client import IngressTables, IngressWant
+from miniworker.agent.logins import Logins
 from miniworker.agent.reporter import Reporter
 from miniworker.agent.session import Dial, Session, SessionState
 from miniworker.agent.state import AgentState
 from miniworker.agent.statuses import from_status, to_status
+from miniworker.agent.streams.registry import handlers
+from miniworker.agent.streams.server import StreamServer
 from miniworker.agent.task_machine import Progress
 from miniworker.agent.task_runner import TaskRunner
 from miniworker.network.api import DataPlane, Fabric
-from miniworker.runtime.api import NoSuchContainerError, Runtime, RuntimeFaultError
+from miniworker.runtime.api import Images, NoSuchContainerError, Runtime, RuntimeFaultError
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +61,7 @@ class AgentParts:
     """What the agent works with."""
 
     runtime: Runtime
+    images: Images
     data_plane: DataPlane
     ingress: IngressTables
     state: AgentState
@@ -83,12 +89,19 @@ class Agent:
         self._ingress: Follower[IngressWant] = Follower(
             "ingress", parts.ingress.apply, clock=parts.clock, done=self._applied
         )
+        self._logins = Logins()
         self._executor = ContainerExecutor(
             parts.runtime,
             HookChain([AllowedHook(identity.allowed), SandboxHook(parts.data_plane, self)]),
             Monitor(Prober(parts.runtime, parts.data_plane), parts.clock),
+            Drain(parts.data_plane, parts.clock),
+            clock=parts.clock,
             node_id=identity.node_id,
+            logins=self._logins,
         )
+        self.answers = handlers(parts.runtime, parts.images, parts.data_plane, parts.clock)
+        """To questions about this node's containers."""
+        self._streams = StreamServer(self.answers, parts.dial)
         self._session = Session(
             self,
             self._reporter,
@@ -120,14 +133,17 @@ class Agent:
         await self._synced.wait()
 
     async def run(self) -> None:
-        async with self._group as group:
-            await self._restore()
-            group.start_eternal("fabric", self._fabric.run())
-            group.start_eternal("network check", self._parts.data_plane.watch())
-            group.start_eternal("ingress table", self._ingress.run())
-            group.start_eternal("ingress watch", self._parts.ingress.watch(self._ingress.again))
-            group.start_eternal("session", self._session.run())
-            group.start("strays", self._remove_strays())
+        try:
+            async with self._group as group:
+                await self._restore()
+                group.start_eternal("fabric", self._fabric.run())
+                group.start_eternal("network check", self._parts.data_plane.watch())
+                group.start_eternal("ingress table", self._ingress.run())
+                group.start_eternal("ingress watch", self._parts.ingress.watch(self._ingress.again))
+                group.start_eternal("session", self._session.run())
+                group.start("strays", self._remove_strays())
+        finally:
+            await self._streams.close()
 
     async def evict(self) -> None:
         """Stop and remove every container and everything in the kernel: the node leaves.
@@ -171,12 +187,16 @@ class Agent:
             self._parts.state.save_managers(managers)
 
     def assignments(self, message: dispatch.Assignments) -> None:
+        self._logins.take(message)
         change = self._assignments.apply(message)
         self._parts.state.save_assignments(change.changed, change.removed)
         self._update_tasks(change)
         self._follow()
         if message.complete:
             self._synced.set()
+
+    def dial(self, manager: str, dial: streams.Dial) -> None:
+        self._streams.open(manager, dial)
 
     # --- inside ---
 
@@ -212,22 +232,30 @@ class Agent:
                 self._update_task(item.task)
         for task_id in [task_id for task_id in self._runners if not self._assignments.has_task(task_id)]:
             self._unassigned(task_id)
+        for key in change.removed:
+            kind, _, task_id = key.partition("/")
+            if kind == "kept" and task_id not in self._runners:
+                self._group.start(f"remains of {task_id}", self._discard(task_id))
 
     def _update_task(self, task: dispatch.AssignedTask) -> None:
         if runner := self._runners.get(task.id):
-            runner.want(task.desired_state)
+            runner.want(task.desired_state, withdrawn=task.withdrawn)
         else:
             self._start(task)
 
     def _unassigned(self, task_id: str) -> None:
-        """The manager has forgotten the task: its remains go, and nobody wants to hear of it."""
+        """The manager has forgotten the task or knows its end: nobody wants to hear of it; its remains go or stay."""
         self._reporter.forget(task_id)
         runner = self._runners[task_id]
-        runner.want(pb.TASK_STATE_REMOVE)
+        if self._assignments.keeps(task_id):
+            runner.want(pb.TASK_STATE_SHUTDOWN, withdrawn=True)
+            return
+        runner.want(pb.TASK_STATE_REMOVE, withdrawn=True)
         if runner.progress.removed:
             self._forget(task_id)
 
     def _forget(self, task_id: str) -> None:
+        self._logins.forget(task_id)
         del self._runners[task_id]
         self._parts.state.forget_status(task_id)
 
@@ -259,9 +287,17 @@ class Agent:
         """Containers that nobody wants any more: known only once the manager has told the complete set."""
         await self._synced.wait()
         for container in await self._parts.runtime.list():
-            if container.id not in self._runners:
+            if container.id not in self._runners and not self._assignments.keeps(container.id):
                 logger.info("Removing a container that is not assigned.", extra=fields(task_id=container.id))
                 await self._evict(container.id)
+
+    async def _discard(self, task_id: str) -> None:
+        """The container of a task that ended before this process began."""
+        try:
+            await self._evict(task_id)
+        except MiniError as error:
+            logger.error("A container could not be removed.", extra=fields(task_id=task_id, error=error))
+        self._parts.state.forget_status(task_id)
 
     async def _evict(self, task_id: str) -> None:
         try:

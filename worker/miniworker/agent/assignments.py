@@ -71,6 +71,10 @@ class AssignmentSet:
     def has_task(self, task_id: str) -> bool:
         return f"task/{task_id}" in self._items
 
+    def keeps(self, task_id: str) -> bool:
+        """Whether the task has ended and its container is to stay."""
+        return f"kept/{task_id}" in self._items
+
     def ports(self) -> tuple[dispatch.PublishedPort, ...]:
         """The published ports, in a stable order."""
         if self._ports is None:

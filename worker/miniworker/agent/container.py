@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from minicommon.units import parse_bytes
 from miniproto.v1 import dispatcher_pb2 as dispatch
 from miniproto.v1 import objects_pb2 as pb
 
-from miniworker.agent.statuses import protocol_name
+from miniworker.agent.statuses import host_port
 from miniworker.network.api import HostPort
-from miniworker.runtime.api import ContainerConfig, Device, HealthCheck, Limits, Mount, MountKind, Ulimit
+from miniworker.runtime.api import (
+    NO_HEALTH_CHECK,
+    ContainerConfig,
+    Device,
+    HealthCheck,
+    Limits,
+    LogLimits,
+    Mount,
+    MountKind,
+    Ulimit,
+)
 
 LABEL_PREFIX = "com.docker.swarm."
 """moby `daemon/cluster/executor/container/container.go`."""
 
 TASK_ID_LABEL = LABEL_PREFIX + "task.id"
+
+RESOURCE_PREFIX = "DOCKER_RESOURCE_"
 
 DEFAULT_STOP_GRACE_NS = 10_000_000_000
 """Swarm's default stop grace period: 10 s."""
@@ -28,7 +43,7 @@ def container_config(task: dispatch.AssignedTask, *, node_id: str) -> ContainerC
         image=spec.image,
         command=tuple(spec.command),
         args=tuple(spec.args),
-        env=tuple(spec.env),
+        env=(*spec.env, *resource_variables(task.resources)),
         hostname=spec.hostname,
         user=spec.user,
         groups=tuple(spec.groups),
@@ -44,6 +59,7 @@ def container_config(task: dispatch.AssignedTask, *, node_id: str) -> ContainerC
             memory_bytes=limits.memory_bytes,
             pids=limits.pids,
             swap_bytes=limits.swap_bytes,
+            swappiness=limits.swappiness.percent if limits.HasField("swappiness") else -1,
         ),
         hosts=tuple((entry.address, entry.name) for entry in spec.hosts),
         dns=tuple(spec.dns.nameservers),
@@ -56,16 +72,34 @@ def container_config(task: dispatch.AssignedTask, *, node_id: str) -> ContainerC
         shm_bytes=spec.shm_size_bytes,
         oom_score_adj=spec.oom_score_adj,
         mounts=tuple(_mount(item) for item in spec.mounts),
-        health=_health(spec.health),
+        health=health_check(spec.health),
         privileged=spec.privileged,
         devices=tuple(Device(item.source, item.target, item.permissions) for item in spec.devices),
         host_pid=spec.host_pid,
         seccomp_unconfined=spec.seccomp_unconfined,
         no_new_privileges=spec.no_new_privileges,
+        open_stdin=spec.open_stdin,
+        logs=_logs(task.spec.log_driver),
     )
 
 
-def _health(health: pb.HealthCheck) -> HealthCheck:
+def resource_variables(resources: Iterable[pb.GenericResource]) -> tuple[str, ...]:
+    """`DOCKER_RESOURCE_GPU=UUID1,UUID2`, `DOCKER_RESOURCE_SSD=3` (swarmkit `api/genericresource/string.go`)."""
+    return tuple(
+        f"{RESOURCE_PREFIX}{each.kind.upper()}={','.join(each.ids) or each.count}" for each in resources
+    )
+
+
+def _logs(driver: pb.LogDriver) -> LogLimits:
+    options = driver.options
+    return LogLimits(
+        keep=driver.name != "none",
+        max_bytes=parse_bytes(options["max-size"]) if "max-size" in options else 0,
+    )
+
+
+def health_check(health: pb.HealthCheck) -> HealthCheck:
+    """A check as the specification has it."""
     return HealthCheck(
         test=tuple(health.test),
         interval_ns=health.interval_ns,
@@ -107,13 +141,14 @@ def container_hostname(config: ContainerConfig) -> str:
     return config.hostname or config.id[:12]
 
 
+def readiness(task: dispatch.AssignedTask) -> HealthCheck | None:
+    """What says whether the task gets traffic; None: nothing does. An image has no such check."""
+    return health_check(task.spec.container.ready).over(NO_HEALTH_CHECK)
+
+
 def host_ports(task: dispatch.AssignedTask) -> tuple[HostPort, ...]:
     """The ports that the task publishes on this node alone."""
-    return tuple(
-        HostPort(protocol_name(port.protocol), port.published_port, port.target_port)
-        for port in task.ports
-        if port.publish_mode == pb.PUBLISH_MODE_HOST
-    )
+    return tuple(host_port(port) for port in task.ports if port.publish_mode == pb.PUBLISH_MODE_HOST)
 
 
 def _swarm_labels(task: dispatch.AssignedTask, node_id: str) -> dict[str, str]:

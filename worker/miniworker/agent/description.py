@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 
 from minicommon import __version__
@@ -15,7 +16,14 @@ _NANOS_PER_CPU = 1_000_000_000
 _MEMINFO = Path("/proc/meminfo")
 
 
-def describe_node(hostname: str, runtime: RuntimeInfo) -> pb.NodeDescription:
+def describe_node(
+    hostname: str,
+    runtime: RuntimeInfo,
+    *,
+    generic_resources: Iterable[pb.GenericResource] = (),
+    allowed: Iterable[str] = (),
+) -> pb.NodeDescription:
+    """`generic_resources` and `allowed` are what the node's owner says of it."""
     return pb.NodeDescription(
         hostname=hostname,
         os=platform.system().lower(),
@@ -27,6 +35,8 @@ def describe_node(hostname: str, runtime: RuntimeInfo) -> pb.NodeDescription:
         engine_version=__version__,
         runtime=runtime.name,
         runtime_version=runtime.version,
+        generic_resources=generic_resources,
+        allowed=sorted(allowed),
     )
 
 

@@ -19,6 +19,7 @@ from minicommon.errors import DeadlineError, UnavailableError
 from minicommon.log import fields
 from miniproto.v1 import dispatcher_pb2 as dispatch
 from miniproto.v1 import dispatcher_pb2_grpc as rpc
+from miniproto.v1 import streams_pb2 as streams
 
 from miniworker.agent.reporter import Reporter
 from miniworker.agent.waiting import sleep_unless
@@ -50,6 +51,9 @@ class SessionSink(Protocol):
 
     def assignments(self, message: dispatch.Assignments) -> None:
         """The set or a change of it; first a complete one in each session."""
+
+    def dial(self, manager: str, dial: streams.Dial) -> None:
+        """The manager at this address asks for a stream."""
 
 
 @dataclass(slots=True)
@@ -139,18 +143,21 @@ class Session:
 
     async def _talk(self, call: Call, welcome: dispatch.Welcome) -> None:
         self._sink.welcome(welcome)
-        heartbeat = asyncio.create_task(self._beat(call, welcome.heartbeat_period_ns))
+        outgoing = Outgoing(call)
+        heartbeat = asyncio.create_task(self._beat(outgoing, welcome.heartbeat_period_ns))
         writers = {heartbeat}
         try:
             while True:
                 message = await _read(call)
+                if message.HasField("dial"):
+                    self._sink.dial(self.state.manager, message.dial)
                 if not message.HasField("assignments"):
                     continue
                 self._sink.assignments(message.assignments)
                 if not self.state.connected and message.assignments.complete:
                     # Reports only now: a status of a task that is not assigned any more would be refused.
                     self._connected(welcome)
-                    writers.add(asyncio.create_task(self._report(call)))
+                    writers.add(asyncio.create_task(self._report(outgoing)))
         finally:
             await _end(writers)
 
@@ -163,15 +170,15 @@ class Session:
             "Session opened.", extra=fields(manager=self.state.manager, session_id=welcome.session_id)
         )
 
-    async def _report(self, call: Call) -> None:
+    async def _report(self, outgoing: Outgoing) -> None:
         while True:
             for message in await self._reporter.take():
-                await call.write(message)
+                await outgoing.write(message)
 
-    async def _beat(self, call: Call, period_ns: int) -> None:
+    async def _beat(self, outgoing: Outgoing, period_ns: int) -> None:
         while True:
             await self._clock.sleep_until(self._clock.now_ns() + period_ns)
-            await call.write(dispatch.WorkerMessage(heartbeat=dispatch.Heartbeat()))
+            await outgoing.write(dispatch.WorkerMessage(heartbeat=dispatch.Heartbeat()))
 
     async def _within(self, limit_ns: int, work: Coroutine[Any, Any, T]) -> T:
         """The result of `work`. Raises DeadlineError when it takes longer."""
@@ -184,6 +191,19 @@ class Session:
             return task.result()
         finally:
             await _end({task, timer})
+
+
+class Outgoing:
+    """The way up. gRPC breaks a stream off when a second message is written while one is on its way."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._turn = asyncio.Lock()
+
+    async def write(self, message: dispatch.WorkerMessage) -> None:
+        """Raises AioRpcError when the stream is broken."""
+        async with self._turn:
+            await self._call.write(message)
 
 
 async def _read(call: Call) -> dispatch.ManagerMessage:

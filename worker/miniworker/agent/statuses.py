@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from ipaddress import AddressValueError, IPv4Address
+
+from minicommon.errors import InvalidArgumentError
 from miniproto.v1 import objects_pb2 as pb
 
-from miniworker.agent.task_machine import Progress
+from miniworker.agent.task_machine import Progress, Stop
 from miniworker.network.api import HostPort
 
 _PROTOCOLS = {"tcp": pb.PORT_PROTOCOL_TCP, "udp": pb.PORT_PROTOCOL_UDP}
@@ -30,6 +33,14 @@ def to_status(task_id: str, progress: Progress, *, node_id: str, since_ns: int) 
         host_ports=[_port_config(port) for port in progress.host_ports],
         node_id=node_id,
         unhealthy=progress.unhealthy,
+        not_ready=progress.not_ready,
+        stop=pb.TaskStop(
+            told_at_ns=progress.stop.told_at_ns,
+            withdrawn_at_ns=progress.stop.withdrawn_at_ns,
+            drained_at_ns=progress.stop.drained_at_ns,
+            unacknowledged=progress.stop.unacknowledged,
+            open_connections=progress.stop.open_connections,
+        ),
     )
 
 
@@ -41,15 +52,36 @@ def from_status(status: pb.TaskStatus) -> Progress:
         error=status.error,
         pulled=status.state > pb.TASK_STATE_PREPARING,
         launched=status.state >= pb.TASK_STATE_STARTING,
-        host_ports=tuple(
-            HostPort(protocol_name(port.protocol), port.published_port, port.target_port)
-            for port in status.host_ports
-        ),
+        host_ports=tuple(host_port(port) for port in status.host_ports),
         container_id=status.container_id,
         pid=status.pid,
         exit_code=status.exit_code,
         oom_killed=status.oom_killed,
         unhealthy=status.unhealthy,
+        not_ready=status.not_ready and status.state > pb.TASK_STATE_STARTING,
+        stop=Stop(
+            told_at_ns=status.stop.told_at_ns,
+            withdrawn_at_ns=status.stop.withdrawn_at_ns,
+            drained_at_ns=status.stop.drained_at_ns,
+            unacknowledged=status.stop.unacknowledged,
+            open_connections=status.stop.open_connections,
+        ),
+    )
+
+
+def host_port(port: pb.PortConfig) -> HostPort:
+    """Raises InvalidArgumentError: the way to the task has no IPv6."""
+    try:
+        host_ip = IPv4Address(port.host_ip or 0)
+    except AddressValueError as error:
+        raise InvalidArgumentError(
+            f"host_ip: must be an IPv4 address for a port in host mode, got {port.host_ip}"
+        ) from error
+    return HostPort(
+        protocol_name(port.protocol),
+        port.published_port,
+        port.target_port,
+        None if host_ip.is_unspecified else host_ip,
     )
 
 
@@ -59,4 +91,5 @@ def _port_config(port: HostPort) -> pb.PortConfig:
         target_port=port.target_port,
         published_port=port.published_port,
         publish_mode=pb.PUBLISH_MODE_HOST,
+        host_ip=str(port.host_ip or ""),
     )

@@ -4,8 +4,12 @@
                                  |                                   \\-> FAILED
                                  \\-> REJECTED                    SHUTDOWN from anywhere, when it is wanted
 
-A task with a health check is watched while it is STARTING, and becomes RUNNING with its first success. One that is
-unhealthy is stopped, and then FAILED.
+A task with a health or a readiness check is watched while it is STARTING, and becomes RUNNING once it is healthy and
+ready. One that is unhealthy is stopped, and then FAILED. One that is not ready any more goes on, without new traffic.
+
+A task that runs may be in other nodes' tables. It is stopped in steps: WITHDRAW until no node leads anything new to it,
+DRAIN until its connections have ended, then STOP. The first two have an end of their own, so that nothing waits for
+ever for a manager that is gone or a client that stays.
 
 `next_step` names one step; whoever performs it brings the result back as an event, and `after` gives the new progress.
 A state only ever grows, and a task that has ended stays ended: the manager puts another task in its slot. Messages and
@@ -35,6 +39,8 @@ class Step(Enum):
     LAUNCH = "launch"
     START = "start"
     WATCH = "watch"
+    WITHDRAW = "withdraw"
+    DRAIN = "drain"
     STOP = "stop"
     CLEAN = "clean"
     """Give back what the task held besides its container, which stays for its logs."""
@@ -43,6 +49,19 @@ class Step(Enum):
     """Nothing to do until the desired state changes."""
     DONE = "done"
     """Nothing is left of the task on this node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """How far a task that may have had traffic has been stopped; times are nanoseconds, 0: not yet."""
+
+    told_at_ns: int = 0
+    withdrawn_at_ns: int = 0
+    drained_at_ns: int = 0
+    unacknowledged: bool = False
+    """Not every node had taken it out of its tables when the wait was over."""
+    open_connections: int = 0
+    """Those that were left when the drain timeout was over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +81,11 @@ class Progress:
     oom_killed: bool = False
     awaited: bool = False
     """It has been started, and has to become healthy."""
+    not_ready: bool = False
+    """It is to get no traffic: its readiness check has not succeeded yet, or fails again."""
     unhealthy: bool = False
     """It has to be stopped, and has failed then."""
+    stop: Stop = Stop()
     cleaned: bool = False
     removed: bool = False
 
@@ -90,6 +112,8 @@ class Started:
     pid: int
     checked: bool = False
     """It has a health check: it runs when that has succeeded."""
+    readied: bool = False
+    """It has a readiness check: likewise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +127,36 @@ class Unhealthy:
 
     output: str = ""
     """Of the last probe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The readiness check has succeeded."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotReady:
+    """The readiness check has failed."""
+
+    output: str = ""
+    """Of the last probe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """The wait for the other nodes' tables is over."""
+
+    told_at_ns: int
+    at_ns: int
+    unacknowledged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """The wait for the open connections is over."""
+
+    at_ns: int
+    open_connections: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +174,16 @@ class Failed:
     error: str
 
 
-Event = Done | Created | Started | Healthy | Unhealthy | Exited | Failed
+Event = (
+    Done | Created | Started | Healthy | Unhealthy | Ready | NotReady | Withdrawn | Drained | Exited | Failed
+)
 
 UNHEALTHY = "unhealthy container"
 """Swarm's words (moby `daemon/cluster/executor/container/errors.go`)."""
 
 
-def next_step(desired: State, progress: Progress) -> Step:
-    """The one thing to do now for a task that is wanted in `desired`."""
+def next_step(desired: State, progress: Progress, *, exposed: bool = False) -> Step:
+    """The one thing to do now for a task that is wanted in `desired`; `exposed`: others may send it traffic."""
     if progress.removed:
         return Step.DONE
     if progress.ended:
@@ -135,8 +191,14 @@ def next_step(desired: State, progress: Progress) -> Step:
             return Step.CLEAN
         return Step.REMOVE if desired >= pb.TASK_STATE_REMOVE else Step.WAIT
     if desired >= pb.TASK_STATE_SHUTDOWN or progress.unhealthy:
-        return Step.STOP
+        return _stop(progress) if exposed and progress.state == pb.TASK_STATE_RUNNING else Step.STOP
     return _forward(desired, progress)
+
+
+def _stop(progress: Progress) -> Step:
+    if not progress.stop.withdrawn_at_ns:
+        return Step.WITHDRAW
+    return Step.STOP if progress.stop.drained_at_ns else Step.DRAIN
 
 
 def _forward(desired: State, progress: Progress) -> Step:
@@ -148,7 +210,7 @@ def _forward(desired: State, progress: Progress) -> Step:
         case pb.TASK_STATE_READY:
             return Step.LAUNCH if desired > pb.TASK_STATE_READY else Step.WAIT
         case pb.TASK_STATE_STARTING:
-            return Step.WATCH if progress.awaited else Step.START
+            return Step.WATCH if progress.awaited or progress.not_ready else Step.START
         case pb.TASK_STATE_RUNNING:
             return Step.WATCH
         case _:
@@ -173,14 +235,21 @@ def _after(progress: Progress, event: Event) -> Progress:
                 container_id=container_id,
                 host_ports=host_ports,
             )
-        case Started(pid, True):
-            return replace(progress, pid=pid, awaited=True)
-        case Started(pid, _):
-            return replace(progress, state=pb.TASK_STATE_RUNNING, message="started", pid=pid)
+        case Started(pid, checked, readied):
+            return _up(replace(progress, pid=pid, awaited=checked, not_ready=readied))
         case Healthy():
-            return replace(progress, state=pb.TASK_STATE_RUNNING, message="started", awaited=False)
+            return _up(replace(progress, awaited=False))
+        case Ready():
+            return _up(replace(progress, not_ready=False))
+        case NotReady(output):
+            return replace(progress, not_ready=True, message=_check_message("readiness", output))
+        case Withdrawn(told_at_ns, at_ns, unacknowledged):
+            stop = Stop(told_at_ns, at_ns, unacknowledged=unacknowledged)
+            return replace(progress, stop=stop)
+        case Drained(at_ns, left):
+            return replace(progress, stop=replace(progress.stop, drained_at_ns=at_ns, open_connections=left))
         case Unhealthy(output):
-            return replace(progress, unhealthy=True, message=_unhealthy_message(output))
+            return replace(progress, unhealthy=True, message=_check_message("health", output))
         case Exited(exit_):
             return _after_exit(progress, exit_)
         case Failed(_, error):
@@ -207,9 +276,16 @@ def _after_step(progress: Progress, step: Step) -> Progress:
             return progress
 
 
-def _unhealthy_message(output: str) -> str:
+def _up(progress: Progress) -> Progress:
+    """RUNNING, unless a check has to succeed first."""
+    if progress.awaited or progress.not_ready:
+        return progress
+    return replace(progress, state=pb.TASK_STATE_RUNNING, message="started")
+
+
+def _check_message(kind: str, output: str) -> str:
     line = output.strip().partition("\n")[0]
-    return f"health check failed: {line}" if line else "health check failed"
+    return f"{kind} check failed: {line}" if line else f"{kind} check failed"
 
 
 def _after_exit(progress: Progress, exit_: Exit) -> Progress:

@@ -20,12 +20,17 @@ from miniproto.v1 import objects_pb2 as pb
 from miniworker.agent import task_machine as machine
 from miniworker.agent.executor import Executor
 from miniworker.agent.task_machine import Event, Failed, Progress, Step
+from miniworker.agent.waiting import sleep_unless
 from miniworker.runtime.api import NoSuchContainerError, RuntimeFaultError
 
 logger = logging.getLogger(__name__)
 
 Report = Callable[[str, Progress], None]
 """Told each new progress of a task, by its id."""
+
+WITHDRAW_NS = 5 * SECOND
+"""How long a task that is to stop waits for the other nodes to take it out of their tables. They answer within
+milliseconds; one that is cut off counts as gone after 3 s, and a manager that was killed is back within 5."""
 
 _INTERRUPTIBLE = frozenset({Step.PULL, Step.WATCH})
 _MUST_SUCCEED = frozenset({Step.STOP, Step.CLEAN, Step.REMOVE})
@@ -54,14 +59,19 @@ class TaskRunner:
         self._report = report
         self._clock = clock
         self._changed = asyncio.Event()
+        self._withdrawn = asyncio.Event()
+        if task.withdrawn:
+            self._withdrawn.set()
         self._retries = 0
 
     @property
     def progress(self) -> Progress:
         return self._progress
 
-    def want(self, desired: pb.TaskState.ValueType) -> None:
-        """Change the desired state. It never goes back."""
+    def want(self, desired: pb.TaskState.ValueType, *, withdrawn: bool = False) -> None:
+        """Change the desired state. It never goes back. `withdrawn`: nobody sends the task anything new any more."""
+        if withdrawn:
+            self._withdrawn.set()
         if desired > self._desired:
             self._desired = desired
             self._changed.set()
@@ -75,7 +85,7 @@ class TaskRunner:
                 self._take(event)
 
     def _next(self) -> Step:
-        return machine.next_step(self._desired, self._progress)
+        return machine.next_step(self._desired, self._progress, exposed=bool(self._task.attachments))
 
     def _take(self, event: Event) -> None:
         before, self._progress = self._progress, machine.after(self._progress, event)
@@ -88,9 +98,23 @@ class TaskRunner:
         try:
             if step in _INTERRUPTIBLE:
                 return await self._interruptible(step)
+            if step is Step.WITHDRAW:
+                return await self._withdraw()
             return await self._executor.perform(step, self._task, self._progress)
         except MiniError as error:
             return await self._failed(step, error)
+
+    async def _withdraw(self) -> Event:
+        told_at_ns = self._clock.now_ns()
+        if not self._withdrawn.is_set():
+            await sleep_unless(self._withdrawn, clock=self._clock, duration_ns=WITHDRAW_NS)
+        late = not self._withdrawn.is_set()
+        if late:
+            logger.warning(
+                "Task is stopped though other nodes may still send it traffic: not all have said otherwise.",
+                extra=fields(task_id=self._task.id, waited_ns=WITHDRAW_NS),
+            )
+        return machine.Withdrawn(told_at_ns, self._clock.now_ns(), unacknowledged=late)
 
     async def _interruptible(self, step: Step) -> Event | None:
         work = asyncio.create_task(self._executor.perform(step, self._task, self._progress))
@@ -139,4 +163,5 @@ def _told(progress: Progress) -> tuple[object, ...]:
         progress.container_id,
         progress.pid,
         progress.unhealthy,
+        progress.not_ready,
     )

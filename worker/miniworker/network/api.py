@@ -74,6 +74,8 @@ class HostPort:
     published_port: int
     """0: the data plane chooses one of 32768-60999 that is free."""
     target_port: int
+    host_ip: IPv4Address | None = None
+    """The only address of the node that leads there; None: all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,15 @@ class AttachedSandbox:
     """Who answers for the names of the task's networks: the gateway of the first; None: it is on no such network."""
 
 
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """TCP connections that others have opened to a task."""
+
+    open: int = 0
+    closing: int = 0
+    """Ended by the task, but the other side has not got everything yet."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Difference:
     """Something in which the kernel is not as planned."""
@@ -137,6 +148,9 @@ class DataPlane(Protocol):
 
     async def open_socket(self, task_id: str) -> socket.socket:
         """A TCP socket inside the task's namespace, not connected and not blocking."""
+
+    async def connections(self, task_id: str) -> Connections:
+        """Those there are now; none when there is no such sandbox."""
 
     async def detach(self, task_id: str) -> None:
         """Remove the task's namespace and host ports. Unknown: nothing."""

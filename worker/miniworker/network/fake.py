@@ -9,7 +9,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from miniworker.network.api import AttachedSandbox, Difference, Fabric, HostPort, Sandbox
+from miniworker.network.api import AttachedSandbox, Connections, Difference, Fabric, HostPort, Sandbox
 from miniworker.network.errors import PortInUseError, UnknownNetworkError
 
 _FIRST_CHOSEN_PORT = 32768
@@ -22,6 +22,8 @@ class FakeDataPlane:
         self._netns_dir = netns_dir
         self.fabric: Fabric | None = None
         self.sandboxes: dict[str, Sandbox] = {}
+        self.open: dict[str, Connections] = {}
+        """What a test says about who is connected to which task."""
 
     async def set_fabric(self, fabric: Fabric) -> None:
         self.fabric = fabric
@@ -50,6 +52,9 @@ class FakeDataPlane:
         opened = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         opened.setblocking(False)
         return opened
+
+    async def connections(self, task_id: str) -> Connections:
+        return self.open.get(task_id, Connections())
 
     async def detach(self, task_id: str) -> None:
         self.sandboxes.pop(task_id, None)

@@ -21,6 +21,7 @@ from miniworker.network.names import (
     bridge_name,
     mac_of,
 )
+from miniworker.network.plan import VXLAN_PORT
 
 POOL = tuple(IPv4Network(f"172.{second}.0.0/16") for second in range(18, 32))
 """Docker's own order of local address pools; 172.17.0.0/16 is left to its default bridge."""
@@ -28,7 +29,7 @@ POOL = tuple(IPv4Network(f"172.{second}.0.0/16") for second in range(18, 32))
 _FORWARDING_WAS_OFF = "forwarding_was_off"
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class PortForward:
     """A port of the node that leads to a port of a sandbox on the local bridge."""
 
@@ -36,6 +37,8 @@ class PortForward:
     published_port: int
     address: IPv4Address
     target_port: int
+    host_ip: IPv4Address | None = None
+    """The only address of the node that leads there; None: all of them."""
 
     @property
     def key(self) -> tuple[str, int]:
@@ -69,19 +72,18 @@ def host_rules(
     forwards: Iterable[PortForward],
     *,
     forwarding_was_off: bool = False,
+    vxlan_port: int = VXLAN_PORT,
 ) -> str:
     """The script that replaces our tables in the host's namespace, in one transaction; `subnet` is the local bridge's.
 
     What tasks send out of the node gets the node's address. The chains only ever drop what comes from our own bridges
     or is addressed to them or to our own addresses; every other packet passes untouched. That the host did not forward
-    before us is remembered as an empty chain: the kernel forgets it together with the setting.
+    before us is remembered as an empty chain: the kernel forgets it together with the setting. Tunnel packets are not
+    tracked: what is inside them is, and each connection in there would be another one of the tunnel's.
     """
     networks = sorted(networks, key=lambda network: network.id)
     memory = f"  chain {_FORWARDING_WAS_OFF} {{\n  }}\n" if forwarding_was_off else ""
-    ports = [
-        f"{item.protocol} . {item.published_port} : {item.address} . {item.target_port}"
-        for item in sorted(forwards)
-    ]
+    ports, ports_at = _host_ports(forwards)
     within = "".join(
         f'    iifname "{name}" oifname "{name}" accept\n'
         for name in (bridge_name(item.id) for item in networks)
@@ -100,7 +102,19 @@ table ip {TABLE} {{
 {memory}\
   map host_ports {{
     type inet_proto . inet_service : ipv4_addr . inet_service
-    {_elements(ports)}
+    {ports}
+  }}
+  map host_ports_at {{
+    type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service
+    {ports_at}
+  }}
+  chain untracked_in {{
+    type filter hook prerouting priority raw; policy accept;
+    udp dport {vxlan_port} notrack
+  }}
+  chain untracked_out {{
+    type filter hook output priority raw; policy accept;
+    udp dport {vxlan_port} notrack
   }}
   set nameservers {{
     type ifname . ipv4_addr
@@ -116,10 +130,12 @@ table ip {TABLE} {{
   }}
   chain prerouting {{
     type nat hook prerouting priority dstnat; policy accept;
+    fib daddr type local dnat ip addr . port to ip daddr . meta l4proto . th dport map @host_ports_at
     fib daddr type local dnat ip addr . port to meta l4proto . th dport map @host_ports
   }}
   chain output {{
     type nat hook output priority -100; policy accept;
+    fib daddr type local dnat ip addr . port to ip daddr . meta l4proto . th dport map @host_ports_at
     fib daddr type local dnat ip addr . port to meta l4proto . th dport map @host_ports
   }}
   chain input {{
@@ -165,11 +181,12 @@ table bridge {TABLE} {{
 
 def read_forwards(objects: Iterable[Mapping[str, Any]]) -> frozenset[PortForward]:
     """The host ports in our table, from nft's JSON of it."""
-    maps = [item["map"] for item in objects if item.get("map", {}).get("name") == "host_ports"]
+    maps = {item["map"]["name"]: item["map"].get("elem", ()) for item in objects if "map" in item}
+    found = [((None, *key["concat"]), value["concat"]) for key, value in maps.get("host_ports", ())]
+    found += [(tuple(key["concat"]), value["concat"]) for key, value in maps.get("host_ports_at", ())]
     return frozenset(
-        PortForward(key["concat"][0], key["concat"][1], IPv4Address(value["concat"][0]), value["concat"][1])
-        for found in maps
-        for key, value in found.get("elem", ())
+        PortForward(protocol, port, IPv4Address(address), target, IPv4Address(host_ip) if host_ip else None)
+        for (host_ip, protocol, port), (address, target) in found
     )
 
 
@@ -178,6 +195,19 @@ def read_forwarding_was_off(objects: Iterable[Mapping[str, Any]]) -> bool:
     return any(item.get("chain", {}).get("name") == _FORWARDING_WAS_OFF for item in objects)
 
 
+def _host_ports(forwards: Iterable[PortForward]) -> tuple[str, str]:
+    """The elements of the two maps: ports of all addresses, and ports of one."""
+    everywhere: list[str] = []
+    at_one: list[str] = []
+    for item in sorted(forwards, key=lambda item: item.key):
+        leads = f"{item.protocol} . {item.published_port} : {item.address} . {item.target_port}"
+        if item.host_ip is None:
+            everywhere.append(leads)
+        else:
+            at_one.append(f"{item.host_ip} . {leads}")
+    return _elements(everywhere), _elements(at_one)
+
+
 def _elements(items: Iterable[str]) -> str:
-    listed = ", ".join(items)
-    return f"elements = {{ {listed} }}" if listed else ""
+    joined = ", ".join(items)
+    return f"elements = {{ {joined} }}" if joined else ""

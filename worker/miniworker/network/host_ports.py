@@ -11,8 +11,8 @@ from miniworker.network.errors import PortInUseError
 from miniworker.network.gateway import PortForward
 from miniworker.network.ports import CHOSEN_PORTS
 
-IsFree = Callable[[str, int], bool]
-"""(protocol, port) -> whether no process of the host holds it."""
+IsFree = Callable[[HostPort, int], bool]
+"""(port, number) -> whether no process of the host holds that number where the port is to answer."""
 
 
 def choose_ports(
@@ -30,9 +30,9 @@ def choose_ports(
     taken = dict(held)
     chosen: list[HostPort] = []
     for port in wanted:
-        number = port.published_port or _first_free(port.protocol, taken, is_free)
+        number = port.published_port or _first_free(port, taken, is_free)
         key = port.protocol, number
-        who = taken.get(key) or ("" if is_free(*key) else holder(*key))
+        who = taken.get(key) or ("" if is_free(port, number) else holder(*key))
         if who:
             raise PortInUseError(f"port {number}/{port.protocol} is in use on this node by {who}")
         taken[key] = "another port of the same task"
@@ -43,7 +43,8 @@ def choose_ports(
 def forwards_of(ports: Iterable[HostPort], address: IPv4Address) -> frozenset[PortForward]:
     """What leads from the node's ports to a sandbox at `address` on the local bridge."""
     return frozenset(
-        PortForward(port.protocol, port.published_port, address, port.target_port) for port in ports
+        PortForward(port.protocol, port.published_port, address, port.target_port, port.host_ip)
+        for port in ports
     )
 
 
@@ -54,7 +55,7 @@ def ports_of(
 
     None when these are not exactly the ports that the address has; without an address there are none.
     """
-    left = sorted(item for item in forwards if item.address == address)
+    left = sorted((item for item in forwards if item.address == address), key=lambda item: item.key)
     found: dict[int, HostPort] = {}
     # Those with a number of their own first: a chosen one must not take theirs.
     for place, port in sorted(enumerate(sandbox.host_ports), key=lambda item: not item[1].published_port):
@@ -67,14 +68,14 @@ def ports_of(
 
 
 def _serves(item: PortForward, port: HostPort) -> bool:
-    same = (item.protocol, item.target_port) == (port.protocol, port.target_port)
-    return same and port.published_port in (0, item.published_port)
+    same = item.protocol == port.protocol and item.target_port == port.target_port
+    return same and item.host_ip == port.host_ip and port.published_port in (0, item.published_port)
 
 
-def _first_free(protocol: str, taken: Mapping[tuple[str, int], str], is_free: IsFree) -> int:
+def _first_free(port: HostPort, taken: Mapping[tuple[str, int], str], is_free: IsFree) -> int:
     for number in CHOSEN_PORTS:
-        if (protocol, number) not in taken and is_free(protocol, number):
+        if (port.protocol, number) not in taken and is_free(port, number):
             return number
     raise PortInUseError(
-        f"no free {protocol} port between {CHOSEN_PORTS.start} and {CHOSEN_PORTS.stop - 1} on this node"
+        f"no free {port.protocol} port between {CHOSEN_PORTS.start} and {CHOSEN_PORTS.stop - 1} on this node"
     )

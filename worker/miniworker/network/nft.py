@@ -23,6 +23,11 @@ def run_script(script: str) -> None:
     _nft(["-f", "-"], script)
 
 
+def check_script(script: str) -> None:
+    """Have the kernel judge a script without applying it. Raises NetworkError with what nft said."""
+    _nft(["--check", "-f", "-"], script)
+
+
 def delete_table(family: str, name: str) -> None:
     """Remove a table, if there is one."""
     run_script(f"add table {family} {name}\ndelete table {family} {name}\n")
@@ -30,14 +35,12 @@ def delete_table(family: str, name: str) -> None:
 
 def list_table(family: str, name: str) -> list[dict[str, Any]]:
     """The table's objects as nft's JSON has them; empty when there is no such table."""
-    try:
-        text = _nft(["-j", "list", "table", family, name], "")
-    except NetworkError as error:
-        if _NOT_THERE in str(error):
-            return []
-        raise
-    objects: list[dict[str, Any]] = json.loads(text)["nftables"]
-    return objects
+    return _list("-j", "list", "table", family, name)
+
+
+def list_names(family: str, name: str) -> list[dict[str, Any]]:
+    """The same without the elements of sets and maps, of which there may be many."""
+    return _list("-j", "--terse", "list", "table", family, name)
 
 
 def canonical(objects: Iterable[Mapping[str, Any]]) -> Canonical:
@@ -62,6 +65,17 @@ def canonical(objects: Iterable[Mapping[str, Any]]) -> Canonical:
 def list_chains() -> list[dict[str, Any]]:
     """All chains of all tables, without their rules."""
     objects: list[dict[str, Any]] = json.loads(_nft(["-j", "list", "chains"], ""))["nftables"]
+    return objects
+
+
+def _list(*arguments: str) -> list[dict[str, Any]]:
+    try:
+        text = _nft(list(arguments), "")
+    except NetworkError as error:
+        if _NOT_THERE in str(error):
+            return []
+        raise
+    objects: list[dict[str, Any]] = json.loads(text)["nftables"]
     return objects
 
 

@@ -20,9 +20,10 @@ from minicommon.clock import SECOND, Clock, SystemClock
 from minicommon.log import fields
 from pyroute2 import IPRoute
 
-from miniworker.network.api import AttachedSandbox, Difference, Fabric, HostPort, Sandbox
+from miniworker.network.api import AttachedSandbox, Connections, Difference, Fabric, HostPort, Sandbox
 from miniworker.network.apply import Applier
 from miniworker.network.checks import SandboxReport, check_sandbox, in_words
+from miniworker.network.connections import connections_here
 from miniworker.network.conntrack import forget_udp
 from miniworker.network.delta import delta
 from miniworker.network.errors import NetworkError
@@ -31,7 +32,7 @@ from miniworker.network.host import HostTable
 from miniworker.network.host_ports import choose_ports, forwards_of, ports_of
 from miniworker.network.leaving import LeavingLinks
 from miniworker.network.model import EMPTY, Bridge, KernelState, Operation
-from miniworker.network.namespaces import in_namespace, remove_namespace
+from miniworker.network.namespaces import in_namespace, is_namespace, remove_namespace
 from miniworker.network.observe import Observed, observe
 from miniworker.network.plan import VXLAN_PORT, plan
 from miniworker.network.ports import port_holder, port_is_free
@@ -100,6 +101,12 @@ class KernelDataPlane:
 
     async def open_socket(self, task_id: str) -> socket.socket:
         return await asyncio.to_thread(in_namespace, self._path(task_id), _tcp_socket)
+
+    async def connections(self, task_id: str) -> Connections:
+        path = self._path(task_id)
+        if not is_namespace(path):
+            return Connections()
+        return await asyncio.to_thread(in_namespace, path, connections_here)
 
     async def detach(self, task_id: str) -> None:
         await _to_the_end(self._detach(task_id))

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import os
 import socket
+from ipaddress import IPv4Address
 from pathlib import Path
+
+from miniworker.network.api import HostPort
 
 CHOSEN_PORTS = range(32768, 61000)
 """For a published port of 0; Swarm's range (and Linux' default for ephemeral ports)."""
+
+_IP_FREEBIND = 15
+"""<linux/in.h>; Python does not name it."""
 
 _TCP_LISTEN = "0A"
 _UDP_BOUND = "07"
 
 
-def port_is_free(protocol: str, port: int) -> bool:
-    """Whether no process of the calling thread's namespace holds the port, on whatever address."""
-    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+def port_is_free(wanted: HostPort, number: int) -> bool:
+    """Whether no process of the calling thread's namespace holds the number, on whatever address or on the port's."""
+    kind = socket.SOCK_STREAM if wanted.protocol == "tcp" else socket.SOCK_DGRAM
     with socket.socket(socket.AF_INET, kind) as probe:
-        if protocol == "tcp":  # connections that have ended do not count; a listener still does
+        probe.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)  # the node may not have the address yet
+        if wanted.protocol == "tcp":  # connections that have ended do not count; a listener still does
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("0.0.0.0", port))
+            probe.bind((str(wanted.host_ip or IPv4Address(0)), number))
         except OSError:
             return False
     return True

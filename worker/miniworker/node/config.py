@@ -10,14 +10,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import get_args
 
 from minicommon import __version__
+from minicommon.errors import InvalidArgumentError
+from minicommon.grants import GRANTS
 from minicommon.log import Format
 from minicommon.paths import DEFAULT_DATA_DIR, DEFAULT_RUN_DIR, NodePaths
 from minicommon.settings import JOIN_PORT
+from miniproto.v1 import objects_pb2 as pb
 
-from miniworker.agent.hooks.allowed import GRANTS
+from miniworker.ingress.paths import IngressPath
 from miniworker.node.addresses import split_port
+
+MAX_COUNT = 1_000_000_000
+"""Of a generic resource: more is a slip of the finger."""
 
 DEFAULT_LISTEN = f"0.0.0.0:{JOIN_PORT}"
 
@@ -57,8 +64,12 @@ class DaemonConfig:
     """Registries, beside loopback ones, that are spoken to over plain http."""
     allowed: frozenset[str] = frozenset()
     """What containers may have of the node; nothing by default."""
+    generic_resources: tuple[pb.GenericResource, ...] = ()
+    """What the node has besides processors and memory, as its owner says."""
     stop_all_on_exit: bool = False
     """Also stop containers and children when the daemon is told to end."""
+    ingress_path: IngressPath = "auto"
+    """How connections from elsewhere get to the tasks of published ports; auto: in the kernel where that works."""
     log_level: str = "info"
     log_format: Format = "text"
 
@@ -70,7 +81,12 @@ def parse_listen(text: str) -> ListenAddress:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> DaemonConfig:
-    given = _parser().parse_args(argv)
+    parser = _parser()
+    given = parser.parse_args(argv)
+    try:
+        resources = _generic_resources(given.generic_resource)
+    except InvalidArgumentError as error:
+        parser.error(error.message)
     return DaemonConfig(
         paths=NodePaths(given.data_dir.absolute(), given.run_dir.absolute()),
         hostname=given.hostname or socket.gethostname(),
@@ -78,7 +94,9 @@ def parse_args(argv: Sequence[str] | None = None) -> DaemonConfig:
         listen_address=given.listen_addr,
         insecure_registries=tuple(given.insecure_registry),
         allowed=frozenset(given.allow),
+        generic_resources=resources,
         stop_all_on_exit=given.stop_all_on_exit,
+        ingress_path=given.ingress_path,
         log_level=given.log_level,
         log_format=given.log_format,
     )
@@ -102,6 +120,48 @@ def _grants(text: str) -> list[str]:
         if word not in GRANTS:
             raise argparse.ArgumentTypeError(f"must be of {', '.join(GRANTS)}, not {word!r}")
     return words
+
+
+_KIND = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_NAME = re.compile(r"[!-+\--~]{1,200}")
+"""Printable and without a comma, which separates names in the container's environment."""
+
+
+def _generic_resource(text: str) -> list[tuple[str, str]]:
+    """`GPU=UUID1`, `SSD=3`, or several with commas between, as Docker's node-generic-resources."""
+    pairs = []
+    for item in text.split(","):
+        kind, _, value = item.partition("=")
+        if not _KIND.fullmatch(kind) or not _NAME.fullmatch(value):
+            raise argparse.ArgumentTypeError(
+                f"must be KIND=NAME or KIND=COUNT, kinds of letters, digits, '_', '.' and '-', not {item!r}"
+            )
+        pairs.append((kind, value))
+    return pairs
+
+
+def _generic_resources(given: Sequence[Sequence[tuple[str, str]]]) -> tuple[pb.GenericResource, ...]:
+    """One per kind. Raises InvalidArgumentError for a kind that is given by name and by number, or a name twice."""
+    values: dict[str, list[str]] = {}
+    for kind, value in (pair for pairs in given for pair in pairs):
+        values.setdefault(kind, []).append(value)
+    return tuple(_gathered(kind, found) for kind, found in sorted(values.items()))
+
+
+def _gathered(kind: str, values: list[str]) -> pb.GenericResource:
+    field = "--generic-resource"
+    numbers = [value for value in values if value.isascii() and value.isdigit()]
+    if not numbers:
+        if len(set(values)) < len(values):
+            raise InvalidArgumentError(f"{field}: {kind} has a name twice: {', '.join(values)}")
+        return pb.GenericResource(kind=kind, ids=values)
+    if len(values) > 1:
+        raise InvalidArgumentError(
+            f"{field}: {kind} must be one number or only names, not {', '.join(values)}"
+        )
+    if not 0 < int(numbers[0]) <= MAX_COUNT:
+        raise InvalidArgumentError(f"{field}: {kind} must be 1 to {MAX_COUNT}, not {numbers[0]}")
+    return pb.GenericResource(kind=kind, count=int(numbers[0]))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -133,9 +193,24 @@ def _parser() -> argparse.ArgumentParser:
         help=f"what containers here may ask for, of {', '.join(GRANTS)}; by default none of it",
     )
     add(
+        "--generic-resource",
+        action="append",
+        default=[],
+        type=_generic_resource,
+        metavar="KIND=NAME|COUNT",
+        help="something that tasks can reserve here: by name (GPU=UUID1), repeated for more of it, or a number of it "
+        "(SSD=3)",
+    )
+    add(
         "--stop-all-on-exit",
         action="store_true",
         help="stop containers and child processes on SIGTERM too, as Ctrl-C does; by default they go on",
+    )
+    add(
+        "--ingress-path",
+        choices=get_args(IngressPath),
+        default="auto",
+        help="how connections from elsewhere get to tasks; auto: in the kernel where it can (default: %(default)s)",
     )
     add("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     add("--log-format", choices=("text", "json"), default="text")

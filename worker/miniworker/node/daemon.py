@@ -23,6 +23,7 @@ from minicommon.rpc.channel import unix_channel
 from miniproto.v1 import control_pb2, control_pb2_grpc, join_pb2, join_pb2_grpc, objects_pb2
 from miniproto.v1 import node_pb2 as pb
 
+from miniworker.agent.streams.api import Handlers
 from miniworker.node import proxy
 from miniworker.node.addresses import choose_advertised, host_addresses, source_address, split_port
 from miniworker.node.certificates import CertificateFiles
@@ -173,6 +174,14 @@ class NodeDaemon:
             finally:
                 self._pending = ""
             logger.info("Left the cluster.", extra=fields(node_id=member.membership.node_id))
+
+    def is_worker(self) -> bool:
+        """Whether this node is a member without a manager of its own."""
+        return self._member is not None and not self._member.membership.is_manager
+
+    def answers(self) -> Handlers:
+        """What the node answers about its own containers; nothing while it is no member."""
+        return self._member.agent.answers if self._member is not None else {}
 
     def upstream(self) -> grpc.aio.Channel | str:
         """Where the control API is, for the proxy; or why it is not here."""

@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
 
 import grpc
-from minicommon.errors import FailedPreconditionError, MiniError
+from minicommon.errors import FailedPreconditionError, MiniError, UnavailableError
 from miniproto.v1 import node_pb2 as pb
 from miniproto.v1 import node_pb2_grpc
+from miniproto.v1 import objects_pb2 as objects
 
-from miniworker.runtime.api import ImageError, ImageInfo, Images
+from miniworker.runtime.api import ImageError, ImageInfo, Images, Login, RegistryUnreachableError
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -45,6 +46,20 @@ class ImagesService(node_pb2_grpc.ImagesServicer):
         except ImageError as error:
             raise _refused(error) from error
         return pb.RemoveImageResponse(untagged=removal.untagged, deleted=removal.deleted)
+
+    async def Resolve(  # noqa: N802
+        self, request: pb.ResolveImageRequest, context: Context
+    ) -> pb.ResolveImageResponse:
+        auth = request.registry_auth
+        login = Login(auth.username, auth.password) if request.HasField("registry_auth") else None
+        try:
+            found = await self._images.resolve(request.ref, login=login)
+        except RegistryUnreachableError as error:
+            raise UnavailableError(error.message) from error
+        except ImageError as error:
+            raise _refused(error) from error
+        platforms = [objects.Platform(os=os, architecture=machine) for os, machine in found.platforms]
+        return pb.ResolveImageResponse(digest=found.digest, platforms=platforms)
 
 
 def _refused(error: ImageError) -> MiniError:

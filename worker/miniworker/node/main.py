@@ -70,12 +70,18 @@ async def _open_site(config: DaemonConfig) -> tuple[Runtime, Site]:
         ),
         kind=config.runtime,
     )
-    runtime, images = await open_runtime(settings)
-    description = describe_node(config.hostname, await runtime.info())
+    runtime, images, volumes = await open_runtime(settings)
+    description = describe_node(
+        config.hostname,
+        await runtime.info(),
+        generic_resources=config.generic_resources,
+        allowed=config.allowed,
+    )
     return runtime, Site(
         config=config,
         runtime=runtime,
         images=images,
+        volumes=volumes,
         open_data_plane=lambda: KernelDataPlane(paths.netns_dir),
         description=description,
         clock=SystemClock(),

@@ -28,7 +28,7 @@ from miniworker.node.children import Child, ChildSpec, stop_all
 from miniworker.node.config import DaemonConfig
 from miniworker.node.etcd import EtcdMember, etcd_child
 from miniworker.node.membership import Membership
-from miniworker.runtime.api import Images, Runtime
+from miniworker.runtime.api import Images, Runtime, Volumes
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ class Site:
     config: DaemonConfig
     runtime: Runtime
     images: Images
+    volumes: Volumes
     open_data_plane: Callable[[], DataPlane]
     description: pb.NodeDescription
     clock: Clock
@@ -75,6 +76,7 @@ class Member:
             ),
             AgentParts(
                 runtime=site.runtime,
+                images=site.images,
                 data_plane=site.open_data_plane(),
                 ingress=IngressClient(self._ingress_channel, node_id=membership.node_id),
                 state=self._state,
@@ -137,7 +139,7 @@ def child_specs(membership: Membership, site: Site) -> tuple[ChildSpec, ...]:
         specs.append(_etcd(site))
     if membership.is_manager:
         specs.append(_our_own("mini-manager", site.config))
-    specs.append(_our_own("mini-ingress", site.config))
+    specs.append(_our_own("mini-ingress", site.config, f"--ingress-path={site.config.ingress_path}"))
     return tuple(specs)
 
 
@@ -155,7 +157,7 @@ def _etcd(site: Site) -> ChildSpec:
     return etcd_child(member, site.paths, version=site.etcd_version)
 
 
-def _our_own(name: str, config: DaemonConfig) -> ChildSpec:
+def _our_own(name: str, config: DaemonConfig, *more: str) -> ChildSpec:
     """One of our console scripts, from the installation that this process runs from."""
     argv = (
         str(Path(sys.executable).parent / name),
@@ -163,5 +165,6 @@ def _our_own(name: str, config: DaemonConfig) -> ChildSpec:
         f"--run-dir={config.paths.run_dir}",
         f"--log-level={config.log_level}",
         f"--log-format={config.log_format}",
+        *more,
     )
     return ChildSpec(name, argv, __version__)

@@ -14,6 +14,8 @@ from typing import Protocol
 
 from minicommon.errors import MiniError
 
+from miniworker.runtime.interactive import Command, Conversation
+
 SECOND = 1_000_000_000
 """Nanoseconds."""
 
@@ -39,6 +41,8 @@ class Limits:
     pids: int = 0
     swap_bytes: int = 0
     """Besides memory; 0: the kernel's default; -1: no limit."""
+    swappiness: int = -1
+    """0 to 100; -1: the node's own setting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +125,19 @@ NO_HEALTH_CHECK = HealthCheck()
 
 
 @dataclass(frozen=True, slots=True)
+class LogLimits:
+    """What is kept of a container's output."""
+
+    keep: bool = True
+    """False: nothing."""
+    max_bytes: int = 0
+    """The file of so many bytes is begun anew; 0: no limit."""
+
+
+KEEP_ALL = LogLimits()
+
+
+@dataclass(frozen=True, slots=True)
 class ContainerConfig:
     """Everything that decides what a container is."""
 
@@ -178,6 +195,9 @@ class ContainerConfig:
     seccomp_unconfined: bool = False
     no_new_privileges: bool = False
     """execve(2) gives nobody more than they have."""
+    logs: LogLimits = KEEP_ALL
+    open_stdin: bool = False
+    """Its standard input can be attached to; it ends with the first that was. Else there is none."""
 
 
 class ContainerStatus(Enum):
@@ -220,6 +240,15 @@ class Container:
     """0 unless it runs."""
     exit: Exit | None = None
     """Set once it has exited."""
+    image: str = ""
+    """As it was asked for."""
+    arguments: tuple[str, ...] = ()
+    """What its first process was started with."""
+    created_at_ns: int = 0
+    started_at_ns: int = 0
+    """0: it was never started."""
+    tty: bool = False
+    open_stdin: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +269,101 @@ class LogLine:
     partial: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Who a pull is made as."""
+
+    username: str
+    password: str
+
+    def __repr__(self) -> str:
+        return f"Login({self.username!r}, ...)"
+
+
+@dataclass(frozen=True, slots=True)
+class LogQuery:
+    """Which lines of a container's output are wanted."""
+
+    follow: bool = False
+    """Also those to come, until it has exited."""
+    tail: int | None = None
+    """Of those that are there the last so many, before the times are looked at."""
+    since_ns: int = 0
+    until_ns: int = 0
+    """0: no end."""
+
+    def covers(self, line: LogLine) -> bool:
+        """Whether the line's time is within."""
+        return line.time_ns >= self.since_ns and (not self.until_ns or line.time_ns <= self.until_ns)
+
+
+ALL_LOGS = LogQuery()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a container uses, at one moment."""
+
+    time_ns: int
+    cpu_ns: int
+    """Since it started."""
+    memory_bytes: int
+    """Without the page cache that the kernel can take back at once."""
+    memory_limit_bytes: int
+    """The node's memory when it has no limit."""
+    received_bytes: int
+    sent_bytes: int
+    read_bytes: int
+    written_bytes: int
+    pids: int
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What a container is, beyond what `list` tells."""
+
+    image_id: str
+    arguments: tuple[str, ...]
+    env: tuple[str, ...]
+    dir: str
+    user: str
+    hostname: str
+    mounts: tuple[tuple[str, str, str, bool], ...]
+    """(kind, source, destination, read only)."""
+
+
+class NoSuchPathError(MiniError):
+    """There is nothing at a path in a container; the text names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PathStat:
+    """What is at a path in a container."""
+
+    name: str
+    """Its last part."""
+    size: int
+    mode: int
+    """st_mode."""
+    modified_at_ns: int
+    link: str = ""
+    """Where a symbolic link leads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """How an image is to be made of a container."""
+
+    reference: str = ""
+    """Its name; empty: it has only its id."""
+    author: str = ""
+    message: str = ""
+    changes: tuple[str, ...] = ()
+    """Dockerfile instructions: "ENV A=b"."""
+    pause: bool = True
+    """The container stands still meanwhile."""
+
+
 Progress = Callable[[str], None]
 """Told what is being done, in a few words: "pulling whoami:1: 3.2MB/7.1MB"."""
 
@@ -250,8 +374,10 @@ class Runtime(Protocol):
     async def info(self) -> RuntimeInfo:
         """Name and version of what runs here."""
 
-    async def pull(self, image: str, *, progress: Progress | None = None) -> str:
+    async def pull(self, image: str, *, login: Login | None = None, progress: Progress | None = None) -> str:
         """Make the image present, from its registry when it is newer there; its digest or id.
+
+        Without `login` the registry is asked as anybody.
 
         A failed pull falls back to a local copy, as Swarm does. Raises ImageError when there is none.
         """
@@ -287,10 +413,48 @@ class Runtime(Protocol):
     async def list(self) -> tuple[Container, ...]:
         """Every container that this runtime's `create` made and `remove` has not removed."""
 
-    def logs(
-        self, container_id: str, *, follow: bool = False, tail: int | None = None
-    ) -> AsyncIterator[LogLine]:
-        """Its output, oldest first; the last `tail` lines; with `follow`, until it has exited and all was read."""
+    def logs(self, container_id: str, wanted: LogQuery = ALL_LOGS) -> AsyncIterator[tuple[LogLine, ...]]:
+        """Its output, oldest first, as many lines at a time as are there. Raises NoSuchContainerError."""
+
+    async def talk(self, container_id: str, command: Command) -> Conversation:
+        """Run a command in the running container; close the conversation in the end, which ends the command.
+
+        Raises NoSuchContainerError, RuntimeFaultError when the container does not run or the command cannot be started.
+        """
+
+    async def attach(
+        self, container_id: str, *, stdin: bool = False, from_start: bool = False
+    ) -> Conversation:
+        """Talk to its first process, also before it is started; closing the conversation leaves it running.
+
+        What it has written is read from the start or from now on. Raises NoSuchContainerError, RuntimeFaultError when
+        standard input is asked for and the container has none.
+        """
+
+    async def stat_path(self, container_id: str, path: str) -> PathStat:
+        """What is there, with the volumes of a container that runs. Raises NoSuchContainerError, NoSuchPathError."""
+
+    def read_path(
+        self, container_id: str, path: str, *, follow: bool = False
+    ) -> AsyncIterator[PathStat | bytes]:
+        """What is there, then a tar archive of it, named by its last part. Raises as `stat_path`."""
+
+    async def write_path(
+        self, container_id: str, path: str, archive: AsyncIterator[bytes], *, keep_owners: bool = False
+    ) -> None:
+        """Unpack a tar archive in the directory there. Raises as `stat_path`."""
+
+    async def commit(self, container_id: str, commit: Commit) -> str:
+        """Make an image of it as it is; its id. Raises NoSuchContainerError, ImageError for a name that cannot be."""
+
+    async def usage(self, container_id: str) -> Usage | None:
+        """What it uses; None unless it runs. Raises NoSuchContainerError."""
+
+    async def processes(self, container_id: str) -> tuple[int, ...]:
+        """The pids, on the node, of all its processes. Raises NoSuchContainerError."""
+
+    async def details(self, container_id: str) -> Details:
+        """Raises NoSuchContainerError."""
 
     async def close(self) -> None:
         """Let go of the runtime; containers go on."""
@@ -304,6 +468,20 @@ class ImageInfo:
     digests: tuple[str, ...]
     created_at_ns: int
     size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedImage:
+    """What a reference stands for in its registry."""
+
+    digest: str
+    """sha256:... of the manifest or index."""
+    platforms: tuple[tuple[str, str], ...] = ()
+    """(operating system, architecture) of the images behind it, as images name them."""
+
+
+class RegistryUnreachableError(ImageError):
+    """The registry did not answer at all: no name, no route, no listener, no valid certificate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,5 +499,47 @@ class Images(Protocol):
     async def list_images(self) -> tuple[ImageInfo, ...]:
         """Every image, newest first."""
 
+    async def resolve(self, ref: str, *, login: Login | None = None) -> ResolvedImage:
+        """Ask the registry what the reference stands for; nothing is fetched.
+
+        Raises RegistryUnreachableError, soon where the image is here anyway.
+        """
+
     async def remove_image(self, ref: str, *, force: bool = False) -> ImageRemoval:
         """Untag, and delete what is left without a name. Refused while a container uses it, unless forced."""
+
+
+class VolumeError(MiniError):
+    """A volume cannot be made or removed; the text says why."""
+
+
+class NoSuchVolumeError(VolumeError):
+    """The node has no volume of this name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A named volume of the node."""
+
+    name: str
+    mountpoint: str
+    created_at_ns: int
+    labels: Mapping[str, str]
+    used_by: tuple[str, ...] = ()
+    """Ids of the containers, ended ones too, that were given it."""
+
+
+class Volumes(Protocol):
+    """The node's named volumes, for `minictl volume`; containers make those that they name. Raises VolumeError."""
+
+    async def create_volume(self, name: str, labels: Mapping[str, str]) -> Volume:
+        """One that is there already is left as it is."""
+
+    async def list_volumes(self) -> tuple[Volume, ...]:
+        """By name."""
+
+    async def get_volume(self, name: str) -> Volume:
+        """Raises NoSuchVolumeError."""
+
+    async def remove_volume(self, name: str) -> int:
+        """The bytes that this freed. Refused while a container has it. Raises NoSuchVolumeError."""

@@ -7,9 +7,12 @@ test may also step in: `finish` ends a container, `write` puts out a line, `fail
 from __future__ import annotations
 
 import asyncio
+import io
+import stat
+import tarfile
 import tempfile
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,22 +21,37 @@ from minicommon.clock import Clock, SystemClock
 from minicommon.errors import MiniError
 
 from miniworker.runtime.api import (
+    ALL_LOGS,
     NO_HEALTH_CHECK,
+    Commit,
     Container,
     ContainerConfig,
     ContainerStatus,
+    Details,
     Execution,
     Exit,
     HealthCheck,
     ImageError,
     ImageInfo,
     ImageRemoval,
+    Login,
     LogLine,
+    LogQuery,
+    MountKind,
     NoSuchContainerError,
+    NoSuchPathError,
+    NoSuchVolumeError,
+    PathStat,
     Progress,
+    RegistryUnreachableError,
+    ResolvedImage,
     RuntimeFaultError,
     RuntimeInfo,
+    Usage,
+    Volume,
+    VolumeError,
 )
+from miniworker.runtime.interactive import Command, Conversation, Size
 from miniworker.runtime.oci import names
 from miniworker.runtime.oci.archive import Archive
 from miniworker.runtime.oci.digest import of_bytes
@@ -56,6 +74,8 @@ class Behavior:
     on_stop_output: tuple[tuple[str, bytes], ...] = ()
     start_error: str = ""
     """The text of the RuntimeFaultError that starting it raises."""
+    echo: bool = False
+    """It writes what it reads, and ends when there is no more."""
 
 
 @dataclass(slots=True)
@@ -73,8 +93,12 @@ class _Entry:
     image_id: str
     behavior: Behavior
     health: HealthCheck | None = None
+    created_at_ns: int = 0
+    started_at_ns: int = 0
     pid: int = 0
     exit: Exit | None = None
+    input: bytes = b""
+    files: dict[str, bytes] = field(default_factory=dict)
     lines: list[LogLine] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -102,8 +126,13 @@ class FakeRuntime:
     ) -> None:
         """`behaviors` by the words of a container's command and arguments; `registry`: what can be pulled."""
         self.images = FakeImages(self)
+        self.volumes = FakeVolumes(self)
         self.calls: list[tuple[str, str]] = []
         """(method, container id or image) in order."""
+        self.logins: dict[str, Login | None] = {}
+        """Who each image was pulled as, last time."""
+        self.talks: list[FakeTalk] = []
+        """The commands that were run, in order."""
         self._behaviors = dict(behaviors or {})
         self._registry = {names.parse(reference).full for reference in registry}
         self._clock = clock or SystemClock()
@@ -130,17 +159,34 @@ class FakeRuntime:
         """The next call of "pull", "create", "start", "stop" or "remove" raises this."""
         self._failures.setdefault(method, deque()).append(error)
 
+    def echoes(self, container_id: str) -> bool:
+        """Whether the container writes what it reads."""
+        return self._entry(container_id).behavior.echo
+
     def config(self, container_id: str) -> ContainerConfig:
         """What `create` was given."""
         return self._entry(container_id).config
+
+    def serves(self, name: str) -> bool:
+        """Whether an image of this full name can be pulled."""
+        return name in self._registry
+
+    def users_of(self, volume: str) -> tuple[str, ...]:
+        """The containers that were given this named volume."""
+        return tuple(
+            container_id
+            for container_id, entry in self._entries.items()
+            if any(mount.kind is MountKind.VOLUME and mount.source == volume for mount in entry.config.mounts)
+        )
 
     # --- Runtime ---
 
     async def info(self) -> RuntimeInfo:
         return RuntimeInfo(name="fake", version="fake 1")
 
-    async def pull(self, image: str, *, progress: Progress | None = None) -> str:
+    async def pull(self, image: str, *, login: Login | None = None, progress: Progress | None = None) -> str:
         self._called("pull", image)
+        self.logins[image] = login
         name = names.parse(image)
         if name.full in self._registry:
             if progress is not None:
@@ -153,8 +199,13 @@ class FakeRuntime:
         if config.id in self._entries:
             return
         image = self.images.find(config.image)
+        self.volumes.make(
+            mount.source for mount in config.mounts if mount.kind is MountKind.VOLUME and mount.source
+        )
         behavior = self._behaviors.get((*config.command, *config.args), Behavior())
-        self._entries[config.id] = _Entry(config, image.id, behavior, config.health.over(image.health))
+        self._entries[config.id] = _Entry(
+            config, image.id, behavior, config.health.over(image.health), self._clock.now_ns()
+        )
 
     async def start(self, container_id: str) -> int:
         self._called("start", container_id)
@@ -165,6 +216,7 @@ class FakeRuntime:
             raise RuntimeFaultError(entry.behavior.start_error)
         self._next_pid += 1
         entry.pid = self._next_pid
+        entry.started_at_ns = self._clock.now_ns()
         for stream, data in entry.behavior.output:
             self.write(container_id, stream, data)
         entry.announce()
@@ -230,22 +282,133 @@ class FakeRuntime:
                 labels=entry.config.labels,
                 pid=entry.pid if entry.status is ContainerStatus.RUNNING else 0,
                 exit=entry.exit,
+                image=entry.config.image,
+                arguments=(*entry.config.command, *entry.config.args),
+                created_at_ns=entry.created_at_ns,
+                started_at_ns=entry.started_at_ns,
+                tty=entry.config.tty,
+                open_stdin=entry.config.open_stdin,
             )
             for entry in self._entries.values()
         )
 
     async def logs(
-        self, container_id: str, *, follow: bool = False, tail: int | None = None
-    ) -> AsyncIterator[LogLine]:
+        self, container_id: str, wanted: LogQuery = ALL_LOGS
+    ) -> AsyncIterator[tuple[LogLine, ...]]:
         entry = self._entry(container_id)
-        position = 0 if tail is None else max(0, len(entry.lines) - tail)
+        position = 0 if wanted.tail is None else max(0, len(entry.lines) - wanted.tail)
+        async for batch in self._lines(container_id, wanted, position):
+            yield batch
+
+    async def _lines(
+        self, container_id: str, wanted: LogQuery, position: int
+    ) -> AsyncIterator[tuple[LogLine, ...]]:
+        entry = self._entry(container_id)
         while True:
-            while position < len(entry.lines):
-                position += 1
-                yield entry.lines[position - 1]
-            if not follow or entry.exit is not None or container_id not in self._entries:
+            batch = tuple(filter(wanted.covers, entry.lines[position:]))
+            position = len(entry.lines)
+            if batch:
+                yield batch
+            if position < len(entry.lines):
+                continue
+            past = wanted.until_ns and entry.lines and entry.lines[-1].time_ns > wanted.until_ns
+            if not wanted.follow or past or entry.exit is not None or container_id not in self._entries:
                 return
             await entry.changed.wait()
+
+    async def talk(self, container_id: str, command: Command) -> Conversation:
+        self._called("talk", container_id)
+        entry = self._entry(container_id)
+        if entry.status is not ContainerStatus.RUNNING:
+            raise RuntimeFaultError(f"container {container_id} is not running")
+        behavior = self._behaviors.get(command.words, Behavior())
+        if behavior.start_error:
+            raise RuntimeFaultError(behavior.start_error)
+        self.talks.append(FakeTalk(command, behavior))
+        return self.talks[-1]
+
+    async def attach(
+        self, container_id: str, *, stdin: bool = False, from_start: bool = False
+    ) -> Conversation:
+        self._called("attach", container_id)
+        entry = self._entry(container_id)
+        if stdin and not entry.config.open_stdin:
+            raise RuntimeFaultError(f"container {container_id} has no standard input to attach to")
+        position = 0 if from_start else len(entry.lines)
+        lines = self._lines(container_id, LogQuery(follow=True), position)
+        return _FakeAttachment(self, container_id, lines)
+
+    async def take(self, container_id: str, data: bytes) -> None:
+        """The container's standard input got this; one that echoes writes it."""
+        entry = self._entry(container_id)
+        entry.input += data
+        if entry.behavior.echo:
+            for line in data.splitlines():
+                self.write(container_id, "stdout", line)
+
+    async def stat_path(self, container_id: str, path: str) -> PathStat:
+        files = self._entry(container_id).files
+        if path in files:
+            return PathStat(path.rpartition("/")[2], len(files[path]), stat.S_IFREG | 0o644, 0)
+        if path in ("/", "/tmp"):
+            return PathStat(path.rpartition("/")[2] or "/", 0, stat.S_IFDIR | 0o755, 0)
+        raise NoSuchPathError(f"{path}: No such file or directory")
+
+    async def read_path(
+        self, container_id: str, path: str, *, follow: bool = False
+    ) -> AsyncIterator[PathStat | bytes]:
+        """Regular files only."""
+        about = await self.stat_path(container_id, path)
+        yield about
+        data = self._entry(container_id).files.get(path, b"")
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w") as tar:
+            info = tarfile.TarInfo(about.name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+        yield archive.getvalue()
+
+    async def write_path(
+        self, container_id: str, path: str, archive: AsyncIterator[bytes], *, keep_owners: bool = False
+    ) -> None:
+        await self.stat_path(container_id, path)
+        data = b"".join([chunk async for chunk in archive])
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            for member in tar:
+                if (file := tar.extractfile(member)) is not None:
+                    self._entry(container_id).files[f"{path.rstrip('/')}/{member.name}"] = file.read()
+
+    async def commit(self, container_id: str, commit: Commit) -> str:
+        entry = self._entry(container_id)
+        image_id = of_bytes(f"{entry.image_id} {container_id} {commit.changes}".encode())
+        reference = names.parse(commit.reference).full if commit.reference else ""
+        self.images.put(image_id, reference, self._clock.now_ns(), 0)
+        return image_id
+
+    async def usage(self, container_id: str) -> Usage | None:
+        entry = self._entry(container_id)
+        if entry.status is not ContainerStatus.RUNNING:
+            return None
+        return Usage(self._clock.now_ns(), 1_000_000, 1 << 20, 1 << 30, 10, 20, 0, 0, 1)
+
+    async def processes(self, container_id: str) -> tuple[int, ...]:
+        entry = self._entry(container_id)
+        return (entry.pid,) if entry.status is ContainerStatus.RUNNING else ()
+
+    async def details(self, container_id: str) -> Details:
+        entry = self._entry(container_id)
+        config = entry.config
+        return Details(
+            image_id=entry.image_id,
+            arguments=(*config.command, *config.args),
+            env=config.env,
+            dir=config.dir or "/",
+            user=config.user,
+            hostname=config.hostname or config.id[:12],
+            mounts=tuple(
+                (each.kind.value, each.source, each.target, each.read_only) for each in config.mounts
+            ),
+        )
 
     async def close(self) -> None:
         return
@@ -282,6 +445,89 @@ class FakeRuntime:
             return self._entries[container_id]
         except KeyError:
             raise NoSuchContainerError(f"No such container: {container_id}") from None
+
+
+class FakeTalk:
+    """A `Conversation` with a command that does what its `Behavior` says."""
+
+    def __init__(self, command: Command, behavior: Behavior) -> None:
+        self.command = command
+        self._behavior = behavior
+        self._output: asyncio.Queue[tuple[str, bytes] | None] = asyncio.Queue()
+        self._exit: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        for stream, data in behavior.output:
+            self._output.put_nowait(("stdout" if command.tty else stream, data + b"\n"))
+        if behavior.exit_code is not None:
+            self._end(behavior.exit_code)
+        elif behavior.echo and not command.stdin:
+            self._end(0)
+
+    async def read(self) -> tuple[str, bytes] | None:
+        return await self._output.get()
+
+    async def write(self, data: bytes) -> None:
+        if self._behavior.echo and not self._exit.done():
+            self._output.put_nowait(("stdout", data))
+
+    async def end_input(self) -> None:
+        if self._behavior.echo:
+            self._end(0)
+
+    def resize(self, size: Size) -> None:
+        return
+
+    def send_signal(self, number: int) -> None:
+        self._end(128 + number)
+
+    async def wait(self) -> int:
+        return await asyncio.shield(self._exit)
+
+    async def close(self) -> None:
+        self._end(_KILLED)
+
+    def _end(self, code: int) -> None:
+        if not self._exit.done():
+            self._exit.set_result(code)
+            self._output.put_nowait(None)
+
+
+class _FakeAttachment:
+    """A `Conversation` with a container's first process."""
+
+    def __init__(
+        self, runtime: FakeRuntime, container_id: str, batches: AsyncIterator[tuple[LogLine, ...]]
+    ) -> None:
+        self._runtime = runtime
+        self._id = container_id
+        self._batches = batches
+        self._pending: deque[tuple[str, bytes]] = deque()
+
+    async def read(self) -> tuple[str, bytes] | None:
+        while not self._pending:
+            batch = await anext(self._batches, None)
+            if batch is None:
+                return None
+            self._pending.extend((line.stream, line.data + b"\n") for line in batch)
+        return self._pending.popleft()
+
+    async def write(self, data: bytes) -> None:
+        await self._runtime.take(self._id, data)
+
+    async def end_input(self) -> None:
+        if self._runtime.echoes(self._id):
+            self._runtime.finish(self._id)
+
+    def resize(self, size: Size) -> None:
+        return
+
+    def send_signal(self, number: int) -> None:
+        self._runtime.finish(self._id, 128 + number)
+
+    async def wait(self) -> int:
+        return (await self._runtime.wait(self._id)).code
+
+    async def close(self) -> None:
+        return
 
 
 class FakeImages:
@@ -335,6 +581,12 @@ class FakeImages:
             loaded += [names.shorten(reference) for reference in references] or [of_bytes(image.config)]
         return tuple(loaded)
 
+    async def resolve(self, ref: str, *, login: Login | None = None) -> ResolvedImage:
+        name = names.parse(ref)
+        if not self._runtime.serves(name.full):
+            raise RegistryUnreachableError(f"registry {name.registry} does not answer")
+        return ResolvedImage(of_bytes(name.full.encode()), (("linux", "amd64"),))
+
     async def list_images(self) -> tuple[ImageInfo, ...]:
         newest = sorted(self._images.values(), key=lambda image: (-image.created_at_ns, image.id))
         return tuple(
@@ -363,3 +615,38 @@ class FakeImages:
         if last:
             del self._images[image.id]
         return ImageRemoval(tuple(map(names.shorten, going)), (image.id,) if last else ())
+
+
+class FakeVolumes:
+    """Implements `Volumes`: names and labels, and nothing in them."""
+
+    def __init__(self, runtime: FakeRuntime) -> None:
+        self._runtime = runtime
+        self._labels: dict[str, Mapping[str, str]] = {}
+
+    def make(self, names_: Iterable[str]) -> None:
+        """Those that a container is given."""
+        for name in names_:
+            self._labels.setdefault(name, {})
+
+    async def create_volume(self, name: str, labels: Mapping[str, str]) -> Volume:
+        self._labels.setdefault(name, dict(labels))
+        return self._volume(name)
+
+    async def list_volumes(self) -> tuple[Volume, ...]:
+        return tuple(self._volume(name) for name in sorted(self._labels))
+
+    async def get_volume(self, name: str) -> Volume:
+        if name not in self._labels:
+            raise NoSuchVolumeError(f"get {name}: no such volume")
+        return self._volume(name)
+
+    async def remove_volume(self, name: str) -> int:
+        volume = await self.get_volume(name)
+        if volume.used_by:
+            raise VolumeError(f"remove {name}: volume is in use - [{', '.join(volume.used_by)}]")
+        del self._labels[name]
+        return 0
+
+    def _volume(self, name: str) -> Volume:
+        return Volume(name, f"/volumes/{name}/_data", 0, self._labels[name], self._runtime.users_of(name))

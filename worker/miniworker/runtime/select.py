@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from minicommon.errors import FailedPreconditionError, InvalidArgumentError
 
-from miniworker.runtime.api import Images, Runtime
+from miniworker.runtime.api import Images, Runtime, Volumes
 from miniworker.runtime.oci.open import open_oci
 from miniworker.runtime.oci.registry.auth import Keyring
 from miniworker.runtime.oci.settings import OciSettings
@@ -23,8 +23,8 @@ class RuntimeSettings:
 
 async def open_runtime(
     settings: RuntimeSettings, *, keyring: Keyring | None = None
-) -> tuple[Runtime, Images]:
-    """The runtime and its images; close the runtime when done.
+) -> tuple[Runtime, Images, Volumes]:
+    """The runtime, its images and its volumes; close the runtime when done.
 
     Raises InvalidArgumentError for an unknown kind, FailedPreconditionError when it cannot run here.
     """
@@ -35,4 +35,4 @@ async def open_runtime(
             "the docker runtime is not available in this version; use --runtime oci"
         )
     runtime = await open_oci(settings.oci, keyring=keyring)
-    return runtime, runtime.images
+    return runtime, runtime.images, runtime.volumes

@@ -7,10 +7,11 @@ texts are Swarm's (swarmkit `manager/scheduler/filter.go`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from minicommon.grants import required
 
 from minimanager.decide.scheduler.demand import Demand
 from minimanager.decide.scheduler.nodes import Column, NodeColumns, fixed_host_ports
@@ -53,7 +54,23 @@ def _resources(nodes: NodeColumns, demand: Demand) -> Column:
     ):
         if needed > 0:
             room = np.minimum(room, np.maximum(free, 0) // needed)
+    for item in reserved.generic:
+        room = np.minimum(room, np.maximum(nodes.stock.free(item.kind), 0) // item.count)
     return room
+
+
+def _allowed(nodes: NodeColumns, demand: Demand) -> Column:
+    grants = required(demand.task.spec.container)
+    if not grants:
+        return np.full(len(nodes.ids), UNLIMITED, dtype=np.int64)
+    return np.where(nodes.allowing(grants), UNLIMITED, 0)
+
+
+def _platforms(nodes: NodeColumns, demand: Demand) -> Column:
+    platforms = demand.placement.platforms
+    if not platforms:
+        return np.full(len(nodes.ids), UNLIMITED, dtype=np.int64)
+    return np.where(nodes.of_platforms(platforms), UNLIMITED, 0)
 
 
 def _constraints(nodes: NodeColumns, demand: Demand) -> Column:
@@ -90,12 +107,14 @@ def _neighbors(nodes: NodeColumns, demand: Demand) -> Column:
 PIPELINE: tuple[Filter, ...] = (
     Filter("ready", _ready, "1 node not available for new tasks", "{} nodes not available for new tasks"),
     Filter("resource", _resources, "insufficient resources on 1 node", "insufficient resources on {} nodes"),
+    Filter("allow", _allowed, "{grants} not allowed on 1 node", "{grants} not allowed on {} nodes"),
     Filter(
         "constraint",
         _constraints,
         "scheduling constraints not satisfied on 1 node",
         "scheduling constraints not satisfied on {} nodes",
     ),
+    Filter("platform", _platforms, "unsupported platform on 1 node", "unsupported platform on {} nodes"),
     Filter(
         "host-port",
         _host_ports,
@@ -134,9 +153,16 @@ def refusals(nodes: NodeColumns, demand: Demand) -> tuple[Refusal, ...]:
     return tuple(Refusal(nodes.ids[row], reasons[row]) for row in sorted(reasons))
 
 
-def explain(refused: Sequence[Refusal]) -> str:
-    """The task's error: `no suitable node (insufficient resources on 2 nodes; ...)`, the most frequent reason first."""
+def explain(refused: Sequence[Refusal], grants: Iterable[str] = ()) -> str:
+    """The task's error: `no suitable node (insufficient resources on 2 nodes; ...)`, the most frequent reason first.
+
+    `grants` are those that the task needs, which are named where nodes do not allow them.
+    """
     counts = Counter(refusal.filter for refusal in refused)
     ranked = sorted((each for each in PIPELINE if counts[each.name]), key=lambda each: -counts[each.name])
-    reasons = [each.one if counts[each.name] == 1 else each.many.format(counts[each.name]) for each in ranked]
+    reasons = [_reason(each, counts[each.name], ", ".join(grants)) for each in ranked]
     return f"{NO_NODE} ({'; '.join(reasons)})" if reasons else NO_NODE
+
+
+def _reason(refusing: Filter, count: int, grants: str) -> str:
+    return (refusing.one if count == 1 else refusing.many).format(count, grants=grants)

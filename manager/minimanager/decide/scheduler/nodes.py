@@ -8,9 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minimanager.decide.overlay import Overlay
+from minimanager.decide.scheduler.stock import Stock
 from minimanager.decide.slots import host_ports, is_active
 from minimanager.domain.constraints import fact, unmet
-from minimanager.domain.objects import Availability, Node, NodeState, NodeStatus, PortProtocol, Task
+from minimanager.domain.objects import (
+    Availability,
+    GenericResource,
+    Node,
+    NodeDescription,
+    NodeState,
+    NodeStatus,
+    Platform,
+    PortProtocol,
+    Task,
+)
+from minimanager.domain.platforms import supports
 
 Column = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -34,6 +46,8 @@ class NodeColumns:
     free_memory_bytes: Column
     tasks: Column
     """Tasks that are to run there, of all services."""
+    stock: Stock
+    """Generic resources."""
     ports: dict[int, set[HostPort]] = field(default_factory=dict)
     """Host-mode ports in use, by row."""
     repelled: dict[str, list[str]] = field(default_factory=dict)
@@ -48,6 +62,19 @@ class NodeColumns:
             found = np.array([not unmet(constraints, *pair) for pair in pairs], dtype=np.bool_)
             self._suitable[constraints] = found
         return found
+
+    def allowing(self, grants: tuple[str, ...]) -> Mask:
+        """Which nodes allow their containers all of it."""
+        return np.array([not missing(grants, self.described(row)) for row in range(len(self.ids))], np.bool_)
+
+    def of_platforms(self, platforms: tuple[Platform, ...]) -> Mask:
+        """Which nodes are of one of the platforms."""
+        return np.array([supports(self.described(row), platforms) for row in range(len(self.ids))], np.bool_)
+
+    def described(self, row: int) -> NodeDescription:
+        """What the node says of itself; of one that has never reported, nothing."""
+        status = self.statuses[row]
+        return status.description if status is not None else NodeDescription()
 
     def branches(self, key: str) -> Column:
         """The nodes' branches in a spreading over `key`: those that have the same for it have the same number."""
@@ -72,6 +99,7 @@ class NodeColumns:
         self.free_nano_cpus[row] -= reserved.nano_cpus
         self.free_memory_bytes[row] -= reserved.memory_bytes
         self.tasks[row] += is_active(task)
+        self.stock.hold(row, task.resources)
         self._use_ports(row, task)
 
     def place(self, placed: Column, like: Task) -> None:
@@ -80,12 +108,22 @@ class NodeColumns:
         self.free_nano_cpus -= placed * reserved.nano_cpus
         self.free_memory_bytes -= placed * reserved.memory_bytes
         self.tasks += placed
+        self.stock.place(placed, reserved.generic)
         for row in np.flatnonzero(placed).tolist() if like.ports else ():
             self._use_ports(row, like)
+
+    def take(self, row: int, task: Task) -> tuple[GenericResource, ...]:
+        """Which of the node's generic resources a task gets that has been placed there."""
+        return self.stock.take(row, task.spec.resources.reservations.generic)
 
     def _use_ports(self, row: int, task: Task) -> None:
         if task.ports and (wanted := fixed_host_ports(task)):
             self.ports.setdefault(row, set()).update(wanted)
+
+
+def missing(grants: tuple[str, ...], description: NodeDescription) -> tuple[str, ...]:
+    """What of it the node does not allow."""
+    return tuple(grant for grant in grants if grant not in description.allowed)
 
 
 def fixed_host_ports(task: Task) -> frozenset[HostPort]:
@@ -110,6 +148,7 @@ def columns(overlay: Overlay) -> NodeColumns:
         free_nano_cpus=np.zeros(len(ids), dtype=np.int64),
         free_memory_bytes=np.zeros(len(ids), dtype=np.int64),
         tasks=np.zeros(len(ids), dtype=np.int64),
+        stock=Stock(len(ids)),
     )
     for service in snapshot.services.values():
         for name in service.spec.placement.anti_affinity:
@@ -122,6 +161,7 @@ def columns(overlay: Overlay) -> NodeColumns:
             resources = status.description.resources
             table.nano_cpus[row] = table.free_nano_cpus[row] = resources.nano_cpus
             table.memory_bytes[row] = table.free_memory_bytes[row] = resources.memory_bytes
+            table.stock.add(row, status.description.generic_resources)
         for task in overlay.of_node(node_id):
             if not overlay.finished(task):
                 table.hold(row, task)

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from minicommon.grants import required
 from minicommon.units import bytes_size
 
 from minimanager.decide.overlay import Overlay
 from minimanager.decide.scheduler.demand import Demand
-from minimanager.decide.scheduler.nodes import NodeColumns, fixed_host_ports
+from minimanager.decide.scheduler.nodes import NodeColumns, fixed_host_ports, missing
 from minimanager.domain.constraints import NODE_LABEL, Constraint, Operator, fact, unmet
 from minimanager.domain.filters import node_name
-from minimanager.domain.objects import Availability, NodeState, Task
+from minimanager.domain.objects import Availability, GenericResource, NodeState, Platform, Task
+from minimanager.domain.platforms import supports, text
 
 EASY, MODERATE, HARD = 1, 3, 6
 """How much a user has to do about an obstacle: change a setting, give something up, or mend a machine."""
@@ -41,7 +43,7 @@ class Obstacle:
 def obstacles(overlay: Overlay, nodes: NodeColumns, demand: Demand, row: int) -> tuple[Obstacle, ...]:
     """All that keeps tasks like the demand's off the node, in the order of the filters; empty: nothing does."""
     found: list[Obstacle] = []
-    for look in (_ready, _resources, _constraints, _host_ports, _max_replicas, _neighbors):
+    for look in _LOOKS:
         found.extend(look(overlay, nodes, demand, row))
     return tuple(found)
 
@@ -72,6 +74,22 @@ def _resources(overlay: Overlay, nodes: NodeColumns, demand: Demand, row: int) -
     free_bytes, memory = int(nodes.free_memory_bytes[row]), int(nodes.memory_bytes[row])
     if needed.memory_bytes > max(free_bytes, 0):
         yield _shortage(name, _MEMORY, needed=needed.memory_bytes, free=max(free_bytes, 0), total=memory)
+    for item in needed.generic:
+        yield from _generic(nodes, row, name, item)
+
+
+def _generic(nodes: NodeColumns, row: int, name: str, needed: GenericResource) -> Iterator[Obstacle]:
+    kind, total = needed.kind, int(nodes.stock.total(needed.kind)[row])
+    free = max(int(nodes.stock.free(kind)[row]), 0)
+    if needed.count <= free:
+        return
+    if total:
+        yield _shortage(
+            name, (lambda number: f"{number:g}", kind), needed=needed.count, free=free, total=total
+        )
+    else:
+        help = f"start mini-worker on {name} with --generic-resource {kind}={needed.count}, if it has them"
+        yield Obstacle("resource", f"needs {needed.count} {kind}, it has none", help, HARD)
 
 
 def _shortage(name: str, unit: _Unit, *, needed: int, free: int, total: int) -> Obstacle:
@@ -84,6 +102,25 @@ def _shortage(name: str, unit: _Unit, *, needed: int, free: int, total: int) -> 
     missing = needed - free
     help = f"free {number(missing)} {what} on {name}, or reserve less"
     return Obstacle("resource", reason, help, MODERATE + missing / total)
+
+
+def _allowed(overlay: Overlay, nodes: NodeColumns, demand: Demand, row: int) -> Iterator[Obstacle]:
+    lacking = missing(required(demand.task.spec.container), nodes.described(row))
+    if lacking:
+        name = node_name(overlay.snapshot, nodes.nodes[row])
+        reason = f"it does not allow {', '.join(lacking)}"
+        yield Obstacle("allow", reason, f"start mini-worker on {name} with --allow {','.join(lacking)}", HARD)
+
+
+def _platforms(overlay: Overlay, nodes: NodeColumns, demand: Demand, row: int) -> Iterator[Obstacle]:
+    platforms, described = demand.placement.platforms, nodes.described(row)
+    if supports(described, platforms):
+        return
+    offered = ", ".join(sorted({text(platform) for platform in platforms}))
+    own = text(Platform(described.os, described.architecture))
+    service = demand.task.service_name
+    help = f"give {service} an image that is made for {own}, too"
+    yield Obstacle("platform", f"it is {own}, the image is for {offered}", help, HARD)
 
 
 def _constraints(overlay: Overlay, nodes: NodeColumns, demand: Demand, row: int) -> Iterator[Obstacle]:
@@ -159,6 +196,19 @@ def _neighbors(overlay: Overlay, nodes: NodeColumns, demand: Demand, row: int) -
             yield Obstacle("affinity", reason, help, MODERATE)
             continue
         yield Obstacle("affinity", reason, f"minictl service update {flag} {other} {service}", MODERATE)
+
+
+_LOOKS = (
+    _ready,
+    _resources,
+    _allowed,
+    _constraints,
+    _platforms,
+    _host_ports,
+    _max_replicas,
+    _neighbors,
+)
+"""In the order of the filters."""
 
 
 def holder_of(overlay: Overlay, task: Task) -> str:

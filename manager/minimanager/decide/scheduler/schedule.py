@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
+from minicommon.grants import required
 
+from minimanager.decide.dependencies import waits_for
 from minimanager.decide.overlay import Overlay
 from minimanager.decide.scheduler.demand import MAX_FAILURES, Demand, demand_of
 from minimanager.decide.scheduler.filters import capacity, explain, refusals
@@ -25,10 +27,21 @@ def schedule(overlay: Overlay, service_ids: Sequence[str]) -> None:
         return
     nodes = columns(overlay)
     for group in groups:
-        if group[0].bound_node_id:
+        if reason := _waits_for(overlay, group[0]):
+            for waiting in group:
+                overlay.put(replace(waiting, error=reason))
+        elif group[0].bound_node_id:
             _place_bound(overlay, nodes, group)
         else:
             _place(overlay, nodes, group)
+
+
+def _waits_for(overlay: Overlay, task: Task) -> str:
+    """What other services a task of the present specification waits for; one of an older waits for none."""
+    service = overlay.snapshot.services.get(task.service_id)
+    if service is None or task.spec_version != service.spec_version:
+        return ""
+    return waits_for(overlay, service)
 
 
 def _groups(overlay: Overlay, service_ids: Sequence[str]) -> Iterator[list[Task]]:
@@ -53,9 +66,9 @@ def _place(overlay: Overlay, nodes: NodeColumns, group: list[Task]) -> None:
     nodes.place(placed, demand.task)
     demand.place(placed)
     for waiting, row in zip(group, rows, strict=False):
-        _assign(overlay, waiting, nodes.ids[row])
+        _assign(overlay, nodes, waiting, row)
     if len(rows) < len(group):
-        error = explain(refusals(nodes, demand))
+        error = explain(refusals(nodes, demand), required(demand.task.spec.container))
         for waiting in group[len(rows) :]:
             overlay.put(replace(waiting, error=error))
 
@@ -72,18 +85,20 @@ def _place_bound(overlay: Overlay, nodes: NodeColumns, group: list[Task]) -> Non
             continue  # its node has left, and so will the task
         if room[row] > placed[row]:
             placed[row] += 1
-            _assign(overlay, task, task.bound_node_id)
+            _assign(overlay, nodes, task, row)
         else:
             reason = reasons.get(task.bound_node_id)
-            overlay.put(replace(task, error=explain([reason] if reason is not None else [])))
+            told = explain([reason] if reason is not None else [], required(task.spec.container))
+            overlay.put(replace(task, error=told))
     nodes.place(placed, demand.task)
 
 
-def _assign(overlay: Overlay, task: Task, node_id: str) -> None:
+def _assign(overlay: Overlay, nodes: NodeColumns, task: Task, row: int) -> None:
     overlay.put(
         replace(
             task,
-            node_id=node_id,
+            node_id=nodes.ids[row],
+            resources=nodes.take(row, task),
             state=TaskState.ASSIGNED,
             state_since_ns=overlay.now_ns,
             message=ASSIGNED_MESSAGE,

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from minicommon.grants import required
 from minicommon.units import format_duration
 
+from minimanager.decide.dependencies import waits_for
 from minimanager.decide.overlay import Overlay
 from minimanager.decide.scheduler.demand import demand_of
 from minimanager.decide.scheduler.filters import Refusal, explain
@@ -86,6 +88,11 @@ def _unplaced(overlay: Overlay, task: Task) -> Answer:
     if task.held and task.desired_state is TaskState.READY:
         left = format_duration(max(task.not_before_ns - overlay.now_ns, 0))
         return Answer(f"{task.name} gets a node when its restart delay is over, in {left}")
+    service = overlay.snapshot.services.get(task.service_id)
+    if service is not None and (reason := waits_for(overlay, service)):
+        return Answer(
+            f"{task.name} is pending: it {reason}", help=("see `minictl service ps` of that service",)
+        )
     nodes = columns(overlay)
     demand = demand_of(overlay, nodes, task)
     refusals = []
@@ -101,7 +108,8 @@ def _unplaced(overlay: Overlay, task: Task) -> Answer:
     if fit:
         summary = f"{task.name} can go to {', '.join(fit)}; the leader has not placed it yet"
         return Answer(summary, tuple(refusals))
-    reason = explain([Refusal(each.node_id, each.obstacles[0].filter) for each in refusals])
+    refused = [Refusal(each.node_id, each.obstacles[0].filter) for each in refusals]
+    reason = explain(refused, required(task.spec.container))
     return Answer(f"{task.name} is pending: {reason}", tuple(refusals), _help(overlay.snapshot, refusals))
 
 

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-_RANK = {"network": 0, "peer": 1, "endpoint": 2, "service": 3, "port": 4, "task": 5}
+_RANK = {"network": 0, "peer": 1, "endpoint": 2, "service": 3, "port": 4, "task": 5, "kept": 6}
 
 
 @dataclass(frozen=True, slots=True)

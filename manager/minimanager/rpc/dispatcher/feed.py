@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from minimanager.decide.assignments import Item, own_assignments, peer_key
+from minicommon.clock import Clock, SystemClock
+
+from minimanager.decide.assignments import Item, TaskAssignment, own_assignments, peer_key
 from minimanager.domain.objects import Network, Task, TaskStatus
 from minimanager.domain.snapshot import Snapshot
 from minimanager.rpc.dispatcher.delta import Delta, difference
+from minimanager.rpc.dispatcher.frontier import Frontier, LocalFrontier, Pace
 from minimanager.rpc.dispatcher.groups import (
     NOTHING_YET,
     Group,
@@ -25,6 +28,8 @@ from minimanager.rpc.dispatcher.groups import (
 )
 from minimanager.store.cache import Cache, Change, ChangeSet
 from minimanager.store.keys import Kind
+
+_SYSTEM_CLOCK = SystemClock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +44,15 @@ class Update:
 class Subscription:
     """One session's place in the feed."""
 
-    def __init__(self, feed: Feed, node_id: str) -> None:
+    def __init__(self, feed: Feed, node_id: str, clock: Clock) -> None:
         self.node_id = node_id
         self._feed = feed
+        self._pace = Pace(clock)
         self._wake = asyncio.Event()
         self._touched = True
         self._started = False
+        self._pending = True
+        """Something changed that has not been looked at yet."""
         self._own: Mapping[str, Item] = {}
         self._held: dict[str, tuple[int, Mapping[str, Item]]] = {}
         """What the node has been told of each of its groups, and when."""
@@ -52,18 +60,43 @@ class Subscription:
     def wake(self, *, touched: bool) -> None:
         """Something changed; `touched`: something of this node's own."""
         self._touched = self._touched or touched
+        self._pending = True
         self._wake.set()
 
     def holds(self, group: str) -> bool:
         """Whether the node was last told of the group."""
         return group in self._held
 
+    def touch(self) -> None:
+        """Something may have changed that is this node's own."""
+        self.wake(touched=True)
+
+    def applied(self, revision: int) -> None:
+        """The node says that its kernel follows `revision`."""
+        self._pace.applied(revision)
+        self._feed.frontier.look()
+
+    def follows(self, revision: int) -> bool:
+        """Whether the node's kernel follows `revision`, or has nothing to follow up to there."""
+        if self._pace.revision >= revision:
+            return True
+        has_all = self._pace.settled and not self._pending
+        return has_all and self._feed.snapshot.revision >= revision
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the node has not come forward for so long that nobody waits for it any more."""
+        return self._pace.stuck
+
     async def next(self) -> Update:
         """Wait for the next change that this node must hear of. The first is the complete set, at once."""
         while True:
             update = self._take()
+            self._pending = False
             if update is not None:
+                self._pace.told(update.revision)
                 return update
+            self._feed.frontier.look()  # it had nothing to hear, so it follows
             await self._wake.wait()
 
     def _take(self) -> Update | None:
@@ -72,7 +105,7 @@ class Subscription:
         delta: Delta[Item] = Delta({})
         if self._touched:
             self._touched = False
-            own = own_assignments(snapshot, self.node_id)
+            own = self._withdrawn(own_assignments(snapshot, self.node_id))
             delta = difference(self._own, own).then(self._move(groups_of(snapshot, self.node_id)))
             self._own = own
         for name, (sequence, items) in self._held.items():
@@ -95,6 +128,19 @@ class Subscription:
             self._held[name] = (NOTHING_YET, {})
         return Delta({}, frozenset(removed))
 
+    def _withdrawn(self, own: Mapping[str, Item]) -> Mapping[str, Item]:
+        """The node's own items, with the tasks that may be stopped because no node sends them anything new any more."""
+        frontier: Frontier = self._feed.frontier
+        items: dict[str, Item] = {}
+        for key, item in own.items():
+            if isinstance(item, TaskAssignment) and item.left_at:
+                if frontier.passed(item.left_at):
+                    item = replace(item, withdrawn=True)
+                else:
+                    frontier.notify(item.left_at, self.touch)
+            items[key] = item
+        return items
+
 
 class Feed:
     """Follows the cache and wakes the sessions that a change concerns.
@@ -102,13 +148,15 @@ class Feed:
     `removed` is called with the id of each node that is no longer in the cluster.
     """
 
-    def __init__(self, cache: Cache, removed: Callable[[str], None]) -> None:
+    def __init__(self, cache: Cache, removed: Callable[[str], None], *, clock: Clock = _SYSTEM_CLOCK) -> None:
         self._cache = cache
         self._removed = removed
         self._changes = cache.subscribe()
+        self._clock = clock
         self._sessions: set[Subscription] = set()
         self._groups: dict[str, Group] = {}
         self._begun = False
+        self.frontier = LocalFrontier(lambda: self.snapshot)
         self.snapshot = Snapshot()
 
     async def run(self) -> None:
@@ -120,12 +168,14 @@ class Feed:
         """A place in the feed that begins with the complete set of what the cache has now."""
         pending = self._changes.poll()
         self._follow(pending or ChangeSet(self._changes.revision, ()))
-        subscription = Subscription(self, node_id)
+        subscription = Subscription(self, node_id, self._clock)
         self._sessions.add(subscription)
+        self.frontier.enter(node_id, subscription)
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
         self._sessions.discard(subscription)
+        self.frontier.leave(subscription.node_id, subscription)
 
     def group(self, name: str) -> Group:
         """The group as of `snapshot`; an empty one when there is no such network any more."""
@@ -139,6 +189,7 @@ class Feed:
         for subscription in self._sessions:
             if nodes is None or subscription.node_id in nodes:
                 subscription.wake(touched=True)
+        self.frontier.look()
         for change in change_set.changes:
             if change.kind is Kind.NODE and change.new is None:
                 self._removed(change.id)

@@ -23,15 +23,18 @@ from minicommon.rpc.gate import identity
 from minicommon.supervise import Supervisor
 from miniproto.v1 import dispatcher_pb2, dispatcher_pb2_grpc
 
+from minimanager.ca.sealer import ClusterSealer
 from minimanager.codec import from_proto
 from minimanager.domain.objects import ClusterSpec, Node, NodeRole
 from minimanager.domain.snapshot import Snapshot
 from minimanager.rpc.core import Core
 from minimanager.rpc.dispatcher.feed import Feed
 from minimanager.rpc.dispatcher.node_record import Arrival, NodeRecords
+from minimanager.rpc.dispatcher.opener import Opener
 from minimanager.rpc.dispatcher.presence import RECONNECT_GRACE_NS, STOPPING, Presence
 from minimanager.rpc.dispatcher.reports import Reports
 from minimanager.rpc.dispatcher.session import SILENT, NodeSession
+from minimanager.rpc.node_streams import NodeStreams
 
 logger = logging.getLogger(__name__)
 
@@ -50,11 +53,15 @@ LOST = "the node's connection was lost"
 class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
     """Sessions of this manager. `run` must be going on while streams are served."""
 
-    def __init__(self, core: Core, supervisor: Supervisor) -> None:
+    def __init__(
+        self, core: Core, supervisor: Supervisor, sealer: ClusterSealer, streams: NodeStreams
+    ) -> None:
         self._core = core
+        self._opener = Opener(sealer)
+        self._streams = streams
         self._records = NodeRecords(core)
         self._presence = Presence(self._records, core.clock, supervisor)
-        self._feed = Feed(core.cache, self._forget)
+        self._feed = Feed(core.cache, self._forget, clock=core.clock)
 
     async def run(self) -> None:
         """Follow the cache, for as long as the manager lives."""
@@ -99,13 +106,15 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
     async def _serve(self, session: NodeSession, messages: Messages, context: Context) -> None:
         subscription = self._feed.subscribe(session.node_id)
         try:
-            await session.run(
-                messages,
-                context.write,
-                subscription=subscription,
-                reports=Reports(self._core, session.node_id),
-                describe=lambda description: self._records.describe(session.node_id, description),
-            )
+            with self._streams.reachable(session.node_id, session.dial):
+                await session.run(
+                    messages,
+                    context.write,
+                    subscription=subscription,
+                    opener=self._opener,
+                    reports=Reports(self._core, session.node_id),
+                    describe=lambda description: self._records.describe(session.node_id, description),
+                )
         finally:
             self._feed.unsubscribe(subscription)
 

@@ -11,12 +11,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from minicommon.clock import Clock
 from minicommon.errors import DeadlineError, InvalidArgumentError, MiniError
-from miniproto.v1 import dispatcher_pb2
+from miniproto.v1 import dispatcher_pb2, streams_pb2
 
 from minimanager.codec import from_proto
 from minimanager.domain.objects import NodeDescription
 from minimanager.rpc.dispatcher import wire
 from minimanager.rpc.dispatcher.feed import Subscription
+from minimanager.rpc.dispatcher.opener import Opener
 from minimanager.rpc.dispatcher.presence import MISSED_HEARTBEATS
 from minimanager.rpc.dispatcher.reports import Reports
 
@@ -33,17 +34,21 @@ class NodeSession:
     def __init__(self, *, node_id: str, session_id: str, clock: Clock, period_ns: int) -> None:
         self.node_id = node_id
         self.session_id = session_id
-        self.applied_revision = 0
-        """The newest revision that is in the node's kernel."""
         self._clock = clock
         self._silence_ns = MISSED_HEARTBEATS * period_ns
         self._deadline_ns = clock.now_ns() + self._silence_ns
+        self._dials: asyncio.Queue[streams_pb2.Dial] = asyncio.Queue()
+        self._sending = asyncio.Lock()
         self._closed: asyncio.Future[MiniError] = asyncio.get_running_loop().create_future()
 
     def close(self, reason: MiniError) -> None:
         """End the stream with this error. Only the first reason counts."""
         if not self._closed.done():
             self._closed.set_result(reason)
+
+    def dial(self, dial: streams_pb2.Dial) -> None:
+        """Ask the node to open a stream."""
+        self._dials.put_nowait(dial)
 
     @property
     def left_ns(self) -> int:
@@ -56,6 +61,7 @@ class NodeSession:
         send: Send,
         *,
         subscription: Subscription,
+        opener: Opener,
         reports: Reports,
         describe: Describe,
     ) -> None:
@@ -63,10 +69,13 @@ class NodeSession:
 
         Raises what ended it otherwise: DeadlineError for silence, the reason given to `close`, or what a job raised.
         """
-        hearing = asyncio.create_task(self._hear(messages, reports, describe), name="session: hear")
+        hearing = asyncio.create_task(
+            self._hear(messages, subscription, reports, describe), name="session: hear"
+        )
         jobs: list[asyncio.Task[None]] = [
             hearing,
-            asyncio.create_task(self._tell(send, subscription), name="session: tell"),
+            asyncio.create_task(self._tell(send, subscription, opener), name="session: tell"),
+            asyncio.create_task(self._ask(send), name="session: ask"),
             asyncio.create_task(reports.run(), name="session: reports"),
             asyncio.create_task(self._watch(), name="session: watch"),
             asyncio.create_task(self._until_closed(), name="session: until closed"),
@@ -85,7 +94,11 @@ class NodeSession:
                 raise error
 
     async def _hear(
-        self, messages: AsyncIterator[dispatcher_pb2.WorkerMessage], reports: Reports, describe: Describe
+        self,
+        messages: AsyncIterator[dispatcher_pb2.WorkerMessage],
+        subscription: Subscription,
+        reports: Reports,
+        describe: Describe,
     ) -> None:
         async for message in messages:
             self._deadline_ns = self._clock.now_ns() + self._silence_ns
@@ -95,7 +108,7 @@ class NodeSession:
                 case "status":
                     reports.add(from_proto(status) for status in message.status.statuses)
                 case "applied":
-                    self.applied_revision = max(self.applied_revision, message.applied.revision)
+                    subscription.applied(message.applied.revision)
                 case "description":
                     await describe(from_proto(message.description))
                 case other:
@@ -103,10 +116,17 @@ class NodeSession:
                         f"message: expected heartbeat, status, applied or description after the first, got {other}"
                     )
 
-    async def _tell(self, send: Send, subscription: Subscription) -> None:
+    async def _tell(self, send: Send, subscription: Subscription, opener: Opener) -> None:
         while True:
             update = await subscription.next()
-            await send(wire.assignments(update))
+            async with self._sending:
+                await send(wire.assignments(update, opener))
+
+    async def _ask(self, send: Send) -> None:
+        while True:
+            dial = await self._dials.get()
+            async with self._sending:
+                await send(dispatcher_pb2.ManagerMessage(dial=dial))
 
     async def _watch(self) -> None:
         while self.left_ns:

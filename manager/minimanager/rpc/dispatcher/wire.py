@@ -8,6 +8,7 @@ from minimanager.codec import to_proto
 from minimanager.decide.assignments import (
     EndpointAssignment,
     Item,
+    KeptAssignment,
     NetworkAssignment,
     PeerAssignment,
     PortAssignment,
@@ -15,12 +16,13 @@ from minimanager.decide.assignments import (
     TaskAssignment,
 )
 from minimanager.rpc.dispatcher.feed import Update
+from minimanager.rpc.dispatcher.opener import Opener
 
 
-def assignments(update: Update) -> dispatcher_pb2.ManagerMessage:
+def assignments(update: Update, opener: Opener) -> dispatcher_pb2.ManagerMessage:
     """One message: what a node needs before its tasks, then the tasks, then what is gone."""
     changes = [
-        dispatcher_pb2.AssignmentChange(key=key, assignment=_item(item))
+        dispatcher_pb2.AssignmentChange(key=key, assignment=_item(item, opener))
         for key, item in update.delta.ordered_upserts()
     ]
     changes += [
@@ -33,7 +35,7 @@ def assignments(update: Update) -> dispatcher_pb2.ManagerMessage:
     )
 
 
-def _item(item: Item) -> dispatcher_pb2.Assignment:
+def _item(item: Item, opener: Opener) -> dispatcher_pb2.Assignment:
     match item:
         case NetworkAssignment():
             return dispatcher_pb2.Assignment(network=_network(item))
@@ -42,7 +44,9 @@ def _item(item: Item) -> dispatcher_pb2.Assignment:
         case PortAssignment():
             return dispatcher_pb2.Assignment(port=_port(item))
         case TaskAssignment():
-            return dispatcher_pb2.Assignment(task=_task(item))
+            return dispatcher_pb2.Assignment(task=_task(item, opener))
+        case KeptAssignment():
+            return dispatcher_pb2.Assignment(kept=dispatcher_pb2.KeptTask(id=item.task_id))
         case ServiceAssignment():
             return dispatcher_pb2.Assignment(service=_service(item))
         case PeerAssignment():
@@ -117,7 +121,8 @@ def _peer(item: PeerAssignment) -> dispatcher_pb2.EncryptionPeer:
     return dispatcher_pb2.EncryptionPeer(node_id=item.node_id, vtep=item.vtep, public_key=item.public_key)
 
 
-def _task(item: TaskAssignment) -> dispatcher_pb2.AssignedTask:
+def _task(item: TaskAssignment, opener: Opener) -> dispatcher_pb2.AssignedTask:
+    auth = opener.registry_auth(item.service_id, item.sealed_registry_auth)
     return dispatcher_pb2.AssignedTask(
         id=item.id,
         name=item.name,
@@ -128,4 +133,8 @@ def _task(item: TaskAssignment) -> dispatcher_pb2.AssignedTask:
         desired_state=objects_pb2.TaskState.ValueType(item.desired_state),
         attachments=[to_proto(attachment) for attachment in item.attachments],
         ports=[to_proto(port) for port in item.ports],
+        withdrawn=item.withdrawn,
+        resources=[to_proto(resource) for resource in item.resources],
+        registry_auth=auth,
+        needs_registry_auth=auth is not None,
     )

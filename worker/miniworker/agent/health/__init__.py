@@ -1,1 +1,1 @@
-"""Health checks: `policy` says when to probe and what a result means, `probes` asks, `monitor` does it over time."""
+"""Health and readiness checks: `policy` says when to probe and what it means, `probes` asks, `monitor` repeats."""

@@ -4,6 +4,8 @@ A container is STARTING until its first success. Then, or once its start period 
 make it unhealthy. Docker probes for the first time after a whole interval, 30 s by default; we ask earlier too, at
 once and then at doubling distances: an early success counts, an early failure does not, so a container becomes healthy
 sooner and is never given up sooner.
+
+A readiness check goes by the same rules, only that what is unhealthy may become healthy again.
 """
 
 from __future__ import annotations
@@ -20,6 +22,10 @@ TIMEOUT_NS = 30 * SECOND
 RETRIES = 3
 START_INTERVAL_NS = 5 * SECOND
 """Docker's defaults."""
+
+READY_INTERVAL_NS = 10 * SECOND
+READY_TIMEOUT_NS = 1 * SECOND
+"""Kubernetes' defaults (`periodSeconds`, `timeoutSeconds`): traffic should not be lost for as long as half a minute."""
 
 EARLY_NS = 100 * MILLISECOND
 """Between the first two probes."""
@@ -58,7 +64,19 @@ class Health:
     """Probes that failed while failures did not count."""
 
 
+def readiness_policy_of(check: HealthCheck) -> Policy:
+    """Of a check that says whether a container gets traffic."""
+    return policy_of(
+        replace(
+            check,
+            interval_ns=check.interval_ns or READY_INTERVAL_NS,
+            timeout_ns=check.timeout_ns or READY_TIMEOUT_NS,
+        )
+    )
+
+
 def policy_of(check: HealthCheck) -> Policy:
+    """Of a check that says whether a container lives."""
     return Policy(
         interval_ns=check.interval_ns or INTERVAL_NS,
         timeout_ns=check.timeout_ns or TIMEOUT_NS,

@@ -5,16 +5,11 @@ Whoever may create services decides nothing here: the list comes from the node's
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from minicommon.errors import PermissionDeniedError
+from minicommon.grants import required
 from miniproto.v1 import dispatcher_pb2 as dispatch
-from miniproto.v1 import objects_pb2 as pb
 
 from miniworker.agent.hooks.api import Prepared
-
-GRANTS = ("device", "pid-host", "privileged", "seccomp-unconfined")
-"""What `mini-worker --allow` takes."""
 
 
 class AllowedHook:
@@ -27,7 +22,7 @@ class AllowedHook:
         return
 
     async def prepare(self, task: dispatch.AssignedTask, prepared: Prepared) -> Prepared:
-        missing = [grant for grant in _wanted(task.spec.container) if grant not in self._allowed]
+        missing = [grant for grant in required(task.spec.container) if grant not in self._allowed]
         if missing:
             raise PermissionDeniedError(
                 f"this node does not allow {', '.join(missing)}: "
@@ -37,14 +32,3 @@ class AllowedHook:
 
     async def cleanup(self, task_id: str) -> None:
         return
-
-
-def _wanted(spec: pb.ContainerSpec) -> Iterator[str]:
-    if spec.devices:
-        yield "device"
-    if spec.host_pid:
-        yield "pid-host"
-    if spec.privileged:
-        yield "privileged"
-    if spec.seccomp_unconfined:
-        yield "seccomp-unconfined"

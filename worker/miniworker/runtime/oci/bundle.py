@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from miniworker.runtime.api import ContainerConfig, RuntimeFaultError, Ulimit
+from miniworker.runtime.interactive import Command
 from miniworker.runtime.oci import capabilities, cgroups, devices, seccomp
 from miniworker.runtime.oci.manifest import ImageConfig
 from miniworker.runtime.oci.mounts import OciMount, bind, mount
@@ -74,11 +75,7 @@ def build(
         "ociVersion": "1.0.2",
         "process": {
             "terminal": config.tty,
-            "user": {
-                "uid": identity.uid,
-                "gid": identity.gid,
-                "additionalGids": list(identity.groups),
-            },
+            "user": _user(identity),
             "args": list(arguments(config, image)),
             "env": list(environment(config, image, identity)),
             "cwd": _absolute(config.dir or image.dir or "/"),
@@ -93,7 +90,7 @@ def build(
         "linux": {
             "namespaces": _namespaces(config, unified=unified),
             "cgroupsPath": cgroups.path_of(config.id),
-            "resources": cgroups.resources(config.limits, devices=rules),
+            "resources": cgroups.resources(config.limits, devices=rules, unified=unified),
             "devices": devices.nodes(given),
             "sysctl": {**_SYSCTLS, **config.sysctls},
             **({"seccomp": seccomp.profile(held)} if confined else {}),
@@ -101,6 +98,34 @@ def build(
             "readonlyPaths": [] if config.privileged else list(_READ_ONLY),
         },
     }
+
+
+def command_process(
+    process: Mapping[str, Any], command: Command, identity: Identity | None
+) -> dict[str, Any]:
+    """The `process` of a command in a container, from that of the container's own; no identity: the same user."""
+    values = dict(entry.partition("=")[::2] for entry in process["env"])
+    if command.tty:
+        values["TERM"] = "xterm"
+    if identity is not None:
+        values["HOME"] = identity.home
+    values.update(dict(entry.partition("=")[::2] for entry in command.env))
+    result = {
+        **process,
+        "terminal": command.tty,
+        "args": list(command.words),
+        "env": [f"{key}={value}" for key, value in values.items()],
+        "cwd": _absolute(command.dir) if command.dir else process["cwd"],
+    }
+    if identity is not None:
+        held = tuple(process["capabilities"]["bounding"])
+        result["user"] = _user(identity)
+        result["capabilities"] = _capabilities(held, identity)
+    return result
+
+
+def _user(identity: Identity) -> dict[str, Any]:
+    return {"uid": identity.uid, "gid": identity.gid, "additionalGids": list(identity.groups)}
 
 
 def arguments(config: ContainerConfig, image: ImageConfig) -> tuple[str, ...]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from miniworker.runtime.api import Limits
+from miniworker.runtime.api import Limits, RuntimeFaultError
 
 MOUNT = Path("/sys/fs/cgroup")
 PARENT = "mini"
@@ -28,8 +29,13 @@ def path_of(container_id: str) -> str:
     return f"/{PARENT}/{container_id}"
 
 
-def resources(limits: Limits, *, devices: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
-    """`linux.resources`: devices denied but for the usual ones and those of these rules, and the limits asked for."""
+def resources(
+    limits: Limits, *, devices: Sequence[dict[str, Any]] = (), unified: bool = False
+) -> dict[str, Any]:
+    """`linux.resources`: devices denied but for the usual ones and those of these rules, and the limits asked for.
+
+    Raises RuntimeFaultError for a limit that this kernel has not got: it must not be ignored.
+    """
     result: dict[str, Any] = {"devices": [{"allow": False, "access": "rwm"}, *devices]}
     if limits.nano_cpus:
         quota = max(_MIN_QUOTA_US, limits.nano_cpus * _PERIOD_US // 1_000_000_000)
@@ -40,6 +46,12 @@ def resources(limits: Limits, *, devices: Sequence[dict[str, Any]] = ()) -> dict
         if limits.swap_bytes:  # the OCI runtime wants both together
             both = -1 if limits.swap_bytes < 0 else limits.memory_bytes + limits.swap_bytes
             result["memory"]["swap"] = both
+    if limits.swappiness >= 0:
+        if unified:
+            raise RuntimeFaultError(
+                "memory-swappiness needs cgroup v1: version 2, which this node has, lacks it"
+            )
+        result.setdefault("memory", {})["swappiness"] = limits.swappiness
     if limits.pids:
         result["pids"] = {"limit": limits.pids}
     return result
@@ -53,6 +65,98 @@ def holds(pid: int, container_id: str) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return any(line.rpartition(":")[2].endswith(suffix) for line in lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What a control group's files tell; 0 for what they do not."""
+
+    cpu_ns: int = 0
+    memory_bytes: int = 0
+    memory_limit_bytes: int = 0
+    """0: no limit."""
+    read_bytes: int = 0
+    written_bytes: int = 0
+    pids: int = 0
+
+
+_NO_LIMIT = 1 << 62
+"""Version 1 writes a number of this order where there is no limit."""
+
+
+def members(container_id: str, mount: Path = MOUNT) -> tuple[int, ...]:
+    """Every process of the container."""
+    text = _first(container_id, ("", "pids", "memory"), "cgroup.procs", mount)
+    return tuple(int(pid) for pid in text.split())
+
+
+def usage(container_id: str, mount: Path = MOUNT) -> Used:
+    """What the container uses now."""
+    if is_unified(mount):
+        return _usage_unified(container_id, mount)
+    memory = _fields(_first(container_id, ("memory",), "memory.stat", mount))
+    limit = _number(_first(container_id, ("memory",), "memory.limit_in_bytes", mount))
+    read, written = _blocks(_first(container_id, ("blkio",), "blkio.throttle.io_service_bytes", mount))
+    return Used(
+        cpu_ns=_number(_first(container_id, ("cpuacct", "cpu,cpuacct"), "cpuacct.usage", mount)),
+        memory_bytes=max(
+            0,
+            _number(_first(container_id, ("memory",), "memory.usage_in_bytes", mount))
+            - memory.get("total_inactive_file", 0),
+        ),
+        memory_limit_bytes=0 if limit >= _NO_LIMIT else limit,
+        read_bytes=read,
+        written_bytes=written,
+        pids=_number(_first(container_id, ("pids",), "pids.current", mount)),
+    )
+
+
+def _usage_unified(container_id: str, mount: Path) -> Used:
+    memory = _fields(_first(container_id, ("",), "memory.stat", mount))
+    blocks = [
+        dict(part.split("=") for part in line.split()[1:])
+        for line in _first(container_id, ("",), "io.stat", mount).splitlines()
+    ]
+    return Used(
+        cpu_ns=_fields(_first(container_id, ("",), "cpu.stat", mount)).get("usage_usec", 0) * 1000,
+        memory_bytes=max(
+            0,
+            _number(_first(container_id, ("",), "memory.current", mount)) - memory.get("inactive_file", 0),
+        ),
+        memory_limit_bytes=_number(_first(container_id, ("",), "memory.max", mount)),
+        read_bytes=sum(int(block.get("rbytes", 0)) for block in blocks),
+        written_bytes=sum(int(block.get("wbytes", 0)) for block in blocks),
+        pids=_number(_first(container_id, ("",), "pids.current", mount)),
+    )
+
+
+def _first(container_id: str, hierarchies: Sequence[str], name: str, mount: Path) -> str:
+    """The text of the file in the first hierarchy that has it; empty when none does."""
+    for hierarchy in hierarchies:
+        try:
+            return (mount / hierarchy / path_of(container_id).lstrip("/") / name).read_text()
+        except OSError:
+            continue
+    return ""
+
+
+def _number(text: str) -> int:
+    text = text.strip()
+    return int(text) if text.isdigit() else 0
+
+
+def _fields(text: str) -> dict[str, int]:
+    pairs = (line.split() for line in text.splitlines())
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
+
+
+def _blocks(text: str) -> tuple[int, int]:
+    """Bytes read and written, over all devices: lines of `8:0 Read 4096`."""
+    rows = [line.split() for line in text.splitlines()]
+    sums = [
+        sum(int(row[2]) for row in rows if len(row) == 3 and row[1] == kind) for kind in ("Read", "Write")
+    ]
+    return sums[0], sums[1]
 
 
 def oom_killed(container_id: str, mount: Path = MOUNT) -> bool:

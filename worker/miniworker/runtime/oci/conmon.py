@@ -10,23 +10,19 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from miniworker.runtime.api import Execution, RuntimeFaultError
+from miniworker.runtime.api import KEEP_ALL, Execution, LogLimits, RuntimeFaultError
+from miniworker.runtime.interactive import Command
 from miniworker.runtime.oci.execute import execute
+from miniworker.runtime.oci.explain import explain, has_complaint
 from miniworker.runtime.oci.records import ContainerFiles, ensure_directory
-
-_MESSAGE = re.compile(r'level=(?:error|fatal) msg="((?:[^"\\]|\\.)*)"')
-_NOISE = (
-    "runc create failed: ",
-    "exec failed: ",
-    "unable to start container process: ",
-    "OCI runtime create failed: ",
-)
+from miniworker.runtime.oci.talk import LOG, PID, Launch, Talk, talk
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +58,16 @@ class Supervisor:
         """Whether it was created and not yet let run (runc and crun: the FIFO its first process waits at)."""
         return (self._root / container_id / "exec.fifo").exists()
 
-    async def create(self, container_id: str, name: str, files: ContainerFiles, *, tty: bool = False) -> None:
+    async def create(
+        self,
+        container_id: str,
+        name: str,
+        files: ContainerFiles,
+        *,
+        tty: bool = False,
+        stdin: bool = False,
+        limits: LogLimits = KEEP_ALL,
+    ) -> None:
         """Start conmon and through it the container, up to the point before its first program."""
         for directory in (files.exits, files.state):
             ensure_directory(directory)
@@ -71,7 +76,7 @@ class Supervisor:
         reader, writer = os.pipe2(os.O_CLOEXEC)
         try:
             process = await asyncio.create_subprocess_exec(
-                *self._conmon(container_id, name, files, tty=tty),
+                *self._conmon(container_id, name, files, tty=tty, stdin=stdin, limits=limits),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -91,9 +96,7 @@ class Supervisor:
 
     async def start(self, container_id: str) -> None:
         """Let the created container run."""
-        code, output = await self._run("--root", str(self._root), "start", container_id)
-        if code != 0:
-            raise RuntimeFaultError(explain(output))
+        await self._tell("start", container_id)
 
     async def exec(
         self, container_id: str, command: tuple[str, ...], files: ContainerFiles, *, timeout_ns: int
@@ -109,8 +112,35 @@ class Supervisor:
                 timeout_ns=timeout_ns,
             )
         text = done.output.decode(errors="replace")
-        not_begun = done.code != 0 and bool(_MESSAGE.search(text))
+        not_begun = done.code != 0 and has_complaint(text)
         return replace(done, output=explain(text).encode()) if not_begun else done
+
+    async def talk(
+        self, container_id: str, process: Mapping[str, Any], files: ContainerFiles, command: Command
+    ) -> Talk:
+        """Start `process` inside the running container, for somebody to talk to."""
+        folder = tempfile.TemporaryDirectory(prefix="exec-", dir=files.root)
+        root = Path(folder.name)
+        document = root / "process.json"
+        document.write_text(json.dumps(process))
+        words = (
+            self._programs.runtime,
+            *("--root", str(self._root), "--log", str(root / LOG), "exec"),
+            *("--process", str(document), "--pid-file", str(root / PID), container_id),
+        )
+        return await talk(Launch(folder, words, container_id, command.tty, command.stdin, command.size))
+
+    async def pause(self, container_id: str) -> None:
+        """All its processes stand still, until `resume`."""
+        await self._tell("pause", container_id)
+
+    async def resume(self, container_id: str) -> None:
+        await self._tell("resume", container_id)
+
+    async def _tell(self, word: str, container_id: str) -> None:
+        code, output = await self._run("--root", str(self._root), word, container_id)
+        if code != 0:
+            raise RuntimeFaultError(explain(output))
 
     async def delete(self, container_id: str) -> None:
         """Remove what the runtime keeps of it, killing what is left."""
@@ -118,7 +148,16 @@ class Supervisor:
         if code != 0:
             raise RuntimeFaultError(explain(output))
 
-    def _conmon(self, container_id: str, name: str, files: ContainerFiles, *, tty: bool) -> tuple[str, ...]:
+    def _conmon(
+        self,
+        container_id: str,
+        name: str,
+        files: ContainerFiles,
+        *,
+        tty: bool,
+        stdin: bool,
+        limits: LogLimits,
+    ) -> tuple[str, ...]:
         return (
             self._programs.conmon,
             "--api-version=1",
@@ -132,11 +171,15 @@ class Supervisor:
             *("--conmon-pidfile", str(files.conmon_pid)),
             *("--exit-dir", str(files.exits)),
             *("--persist-dir", str(files.state)),
-            *("--log-path", f"k8s-file:{files.log}"),
+            *("--log-path", f"k8s-file:{files.log}" if limits.keep else "none"),
+            *(["--log-size-max", str(limits.max_bytes)] if limits.max_bytes else []),
             "--log-level=error",
             "--no-sync-log",
             "--full-attach",
             *(["--terminal"] if tty else []),
+            *(["--stdin"] if stdin else []),
+            # A terminal is detached from and attached to again; its end of input is a character that is typed.
+            *(["--leave-stdin-open"] if stdin and tty else []),
         )
 
     async def _run(self, *arguments: str) -> tuple[int, str]:
@@ -171,17 +214,3 @@ def _check_answer(answer: bytes, errors: str) -> None:
     report = json.loads(answer)
     if int(report.get("data", -1)) <= 0:
         raise RuntimeFaultError(explain(str(report.get("message", "")) or errors))
-
-
-def explain(output: str) -> str:
-    """The runtime's complaint in one line, without its layers of prefixes.
-
-    What remains is what Docker users know: `exec: "foo": executable file not found in $PATH`.
-    """
-    messages = _MESSAGE.findall(output)
-    text = messages[-1] if messages else output.strip().rpartition("\n")[2]
-    if messages:
-        text = re.sub(r"\\(.)", r"\1", text)
-    for noise in _NOISE:
-        text = text.replace(noise, "")
-    return text or "the container runtime failed without a message"

@@ -62,3 +62,10 @@ class FileHash:
     @property
     def digest(self) -> str:
         return f"sha256:{self._hash.hexdigest()}"
+
+
+def of_file(path: Path) -> str:
+    """Of what the file holds. Blocks."""
+    found = FileHash()
+    found.update_from(path)
+    return found.digest

@@ -6,18 +6,27 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Protocol
 
-from miniworker.runtime.api import ImageError, ImageInfo, ImageRemoval
+from miniworker.runtime.api import Commit, ImageError, ImageInfo, ImageRemoval, Login, ResolvedImage
 from miniworker.runtime.oci import compression, names
 from miniworker.runtime.oci import digest as digests
 from miniworker.runtime.oci import manifest as manifests
 from miniworker.runtime.oci.archive import Archive, ArchivedImage
+from miniworker.runtime.oci.commit import Origin, image_document
 from miniworker.runtime.oci.image_index import ImageRecord
 from miniworker.runtime.oci.image_store import ImageStore
 from miniworker.runtime.oci.records import ContainerRecord
 
 Users = Callable[[], tuple[ContainerRecord, ...]]
 """The containers that exist, whatever their state."""
+
+
+class Resolver(Protocol):
+    """Asks registries; the puller has it."""
+
+    async def __call__(self, name: names.ImageName, *, login: Login | None = None) -> ResolvedImage: ...
+
 
 _SHORT = 12
 """Digits of an id in messages."""
@@ -26,9 +35,10 @@ _SHORT = 12
 class OciImages:
     """Implements `Images`."""
 
-    def __init__(self, store: ImageStore, users: Users) -> None:
+    def __init__(self, store: ImageStore, users: Users, resolver: Resolver) -> None:
         self._store = store
         self._users = users
+        self._resolver = resolver
 
     async def load(self, chunks: AsyncIterator[bytes]) -> tuple[str, ...]:
         raw = self._store.content.temporary()
@@ -53,6 +63,26 @@ class OciImages:
         if not loaded:
             raise ImageError("invalid archive: there is no image in it")
         return tuple(loaded)
+
+    async def commit(self, record: ContainerRecord, commit: Commit, *, write: Callable[[Path], None]) -> str:
+        """Enter an image of the container, whose own layer `write` writes into a file; the image's id."""
+        references = (names.parse(commit.reference).full,) if commit.reference else ()
+        config = await asyncio.to_thread(self._store.content.read, record.image_id)
+        blob = self._store.content.temporary()
+        self._store.adding += 1
+        try:
+            await asyncio.to_thread(write, blob)
+            diff_id = await asyncio.to_thread(digests.of_file, blob)
+            document = image_document(Origin(config, diff_id, record.arguments), commit)
+            chain = digests.chain_ids(manifests.image_config(document).diff_ids)
+            await self._store.layers.unpack(blob, chain, diff_id)
+            return self._store.add(document, references=references).id
+        finally:
+            self._store.adding -= 1
+            blob.unlink(missing_ok=True)
+
+    async def resolve(self, ref: str, *, login: Login | None = None) -> ResolvedImage:
+        return await self._resolver(names.parse(ref), login=login)
 
     async def list_images(self) -> tuple[ImageInfo, ...]:
         return tuple(

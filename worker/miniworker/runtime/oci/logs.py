@@ -6,10 +6,11 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from miniworker.runtime.api import LogLine
+from miniworker.runtime.api import LogLine, LogQuery
 from miniworker.runtime.oci import syscalls
 
 _BLOCK = 64 << 10
@@ -30,11 +31,16 @@ def parse_line(line: bytes) -> LogLine | None:
 def _time_ns(text: str) -> int | None:
     seconds, _, rest = text.partition(".")
     digits = rest[:9]
+    whole = _whole_seconds(seconds + (rest[9:] or "+00:00").replace("Z", "+00:00"))
+    return whole * 1_000_000_000 + int(digits) if whole is not None and digits.isdigit() else None
+
+
+@lru_cache(maxsize=64)  # thousands of lines have the same second
+def _whole_seconds(text: str) -> int | None:
     try:
-        whole = datetime.fromisoformat(seconds + (rest[9:] or "+00:00").replace("Z", "+00:00"))
+        return int(datetime.fromisoformat(text).timestamp())
     except ValueError:
         return None
-    return int(whole.timestamp()) * 1_000_000_000 + int(digits) if digits.isdigit() else None
 
 
 def tail_offset(path: Path, lines: int) -> int:
@@ -58,38 +64,68 @@ def tail_offset(path: Path, lines: int) -> int:
 
 
 async def read(
-    path: Path, *, follow: bool, tail: int | None, ended: Callable[[], asyncio.Future[None]]
-) -> AsyncIterator[LogLine]:
-    """The lines of the file; with `follow` also those to come, until `ended()` is done and all has been read."""
-    offset = 0 if tail is None else await asyncio.to_thread(tail_offset, path, tail)
-    changed = _Changes(path) if follow else None
-    end = ended() if follow else None
-    rest = b""
+    path: Path, wanted: LogQuery, *, ended: Callable[[], asyncio.Future[None]], offset: int = 0
+) -> AsyncIterator[tuple[LogLine, ...]]:
+    """The lines of the file from `offset` on, many at a time; with `follow` also those to come.
+
+    A follower ends when `ended()` is done and all has been read. A file that has reached its limit is begun anew under
+    the same name: the rest of the old one comes first.
+    """
+    if wanted.tail is not None:
+        offset = await asyncio.to_thread(tail_offset, path, wanted.tail)
+    end = ended() if wanted.follow else None
     try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            while True:
-                over = end is None or end.done()
-                while block := await asyncio.to_thread(file.read, _BLOCK):
-                    *lines, rest = (rest + block).split(b"\n")
-                    for line in lines:
-                        if (parsed := parse_line(line)) is not None:
-                            yield parsed
-                if over or changed is None or end is None:
+        while True:
+            with path.open("rb") as file:
+                file.seek(offset)
+                changed = _Changes(file) if wanted.follow else None
+                try:
+                    async for batch in _batches(file, path, changed, end):
+                        if covered := tuple(filter(wanted.covers, batch)):
+                            yield covered
+                        if wanted.until_ns and batch[-1].time_ns > wanted.until_ns:
+                            return
+                finally:
+                    if changed is not None:
+                        changed.close()
+                if _is_at(file, path) or not wanted.follow:
                     return
-                await changed.wait(end)
+            offset = 0
     finally:
-        if changed is not None:
-            changed.close()
         if end is not None:
             end.cancel()
 
 
-class _Changes:
-    """Tells when the file has grown (inotify)."""
+async def _batches(
+    file: BinaryIO, path: Path, changed: _Changes | None, end: asyncio.Future[None] | None
+) -> AsyncIterator[tuple[LogLine, ...]]:
+    """Of one file, until it is complete: all has ended, or another file has its name."""
+    rest = b""
+    while True:
+        over = changed is None or end is None or end.done() or not _is_at(file, path)
+        while block := await asyncio.to_thread(file.read, _BLOCK):
+            *lines, rest = (rest + block).split(b"\n")
+            if parsed := tuple(line for line in map(parse_line, lines) if line is not None):
+                yield parsed
+        if over or changed is None or end is None:
+            return
+        await changed.wait(end)
 
-    def __init__(self, path: Path) -> None:
-        self._descriptor = syscalls.inotify(path, syscalls.IN_MODIFY)
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    """Whether the open file is the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return True  # the container was removed, and no other file will come
+
+
+class _Changes:
+    """Tells when the file has grown, or lost its name to another (inotify)."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        opened = Path(f"/proc/self/fd/{file.fileno()}")  # its name may be another file's already
+        self._descriptor = syscalls.inotify(opened, syscalls.IN_MODIFY | syscalls.IN_ATTRIB)
         self._event = asyncio.Event()
         asyncio.get_running_loop().add_reader(self._descriptor, self._readable)
 

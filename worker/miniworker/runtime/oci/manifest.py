@@ -116,6 +116,20 @@ def for_this_platform(value: Mapping[str, Any], *, machine: str | None = None) -
     )
 
 
+def platforms(value: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """(operating system, architecture) of each image of an index; signatures and the like, which have none, are not."""
+    found = (entry.get("platform") or {} for entry in value.get("manifests") or ())
+    pairs = ((str(each.get("os", "")), str(each.get("architecture", ""))) for each in found)
+    return tuple(sorted({(os, machine) for os, machine in pairs if machine not in ("", "unknown")}))
+
+
+def platforms_of_config(data: bytes) -> tuple[tuple[str, str], ...]:
+    """The one of an image's configuration; none when it names none. Raises ImageError."""
+    value = document(data, "the image's configuration")
+    machine = str(value.get("architecture") or "")
+    return ((str(value.get("os") or "linux"), machine),) if machine else ()
+
+
 def image_config(data: bytes) -> ImageConfig:
     """An image's configuration. Raises ImageError."""
     value = document(data, "the image's configuration")

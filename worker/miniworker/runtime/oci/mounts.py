@@ -21,7 +21,7 @@ from miniworker.runtime.oci.records import ContainerFiles, ensure_directory
 
 OciMount: TypeAlias = dict[str, Any]
 
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")
+VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")
 
 _TMPFS_MODE = 0o1777
 """Docker's default."""
@@ -59,7 +59,7 @@ def _prepare(index: int, item: Mount, files: ContainerFiles, volumes: Path) -> O
 
 def _check_name(name: str) -> None:
     """It becomes a directory's: a template may have made it anything."""
-    if name and not _NAME.fullmatch(name):
+    if name and not VOLUME_NAME.fullmatch(name):
         raise RuntimeFaultError(
             f'"{name}" includes invalid characters for a local volume name, '
             'only "[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed'
@@ -83,17 +83,21 @@ def _tmpfs(item: Mount) -> OciMount:
 
 
 def _volume(item: Mount, folder: Path, rootfs: Path) -> Path:
-    """The directory with its data. A new one gets what the image has at the target, owner and mode too."""
+    """The directory with its data. An empty one gets what the image has at the target, owner and mode too."""
     for path in (folder.parent, folder):
         ensure_directory(path, 0o711)
     data, fresh = folder / "_data", folder / "_new"
+    image_has = rooted.resolve(rootfs, item.target)
+    grows = item.copy and image_has.is_dir()
     with _locked(folder):
-        if not data.exists():
+        if data.exists():
+            if grows and not any(data.iterdir()):  # made by hand, and not used yet
+                _copy(image_has, data)
+        else:
             # Renamed into place: one whose copying was interrupted is begun anew.
             subprocess.run(["rm", "-rf", "--", str(fresh)], check=True)
             fresh.mkdir(0o755)
-            image_has = rooted.resolve(rootfs, item.target)
-            if item.copy and image_has.is_dir():
+            if grows:
                 _copy(image_has, fresh)
             fresh.rename(data)
     return data

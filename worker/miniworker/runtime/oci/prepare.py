@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from miniworker.runtime.api import ContainerConfig, RuntimeFaultError
+from miniworker.runtime.api import ContainerConfig, MountKind, RuntimeFaultError
 from miniworker.runtime.oci import bundle, etcfiles, mounts, overlay, rooted, users
 from miniworker.runtime.oci.image_index import ImageRecord
 from miniworker.runtime.oci.image_store import ImageStore
@@ -54,6 +55,12 @@ def prepare(
         labels=dict(config.labels),
         tty=config.tty,
         health=config.health.over(settings.health),
+        volumes=named_volumes(config),
+        logs=config.logs,
+        image=config.image,
+        arguments=bundle.arguments(config, settings),
+        open_stdin=config.open_stdin,
+        created_at_ns=time.time_ns(),
     )
     for directory in (files.root, files.etc):
         ensure_directory(directory)
@@ -70,8 +77,13 @@ def prepare(
     if config.init:
         own = (*own, _init(node.init))
     document = bundle.build(config, settings, identity, files=files, unified=node.unified, own_mounts=own)
-    (files.root / "config.json").write_text(json.dumps(document))
+    files.document.write_text(json.dumps(document))
     return record
+
+
+def named_volumes(config: ContainerConfig) -> tuple[str, ...]:
+    """The volumes that outlive it."""
+    return tuple(mount.source for mount in config.mounts if mount.kind is MountKind.VOLUME and mount.source)
 
 
 def _init(program: str) -> mounts.OciMount:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from miniworker.runtime.api import HealthCheck
+from miniworker.runtime.api import KEEP_ALL, HealthCheck, LogLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,13 @@ class ContainerRecord:
     labels: Mapping[str, str]
     tty: bool = False
     health: HealthCheck | None = None
+    volumes: tuple[str, ...] = ()
+    """The named ones that it was given."""
+    logs: LogLimits = KEEP_ALL
+    image: str = ""
+    arguments: tuple[str, ...] = ()
+    open_stdin: bool = False
+    created_at_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,21 @@ class ContainerFiles:
     @property
     def conmon_pid(self) -> Path:
         return self.root / "conmon.pid"
+
+    @property
+    def document(self) -> Path:
+        """config.json, which the OCI runtime is told."""
+        return self.root / "config.json"
+
+    @property
+    def attach(self) -> Path:
+        """conmon's socket for standard input."""
+        return self.root / "attach"
+
+    @property
+    def control(self) -> Path:
+        """conmon takes the size of the terminal from this FIFO."""
+        return self.root / "ctl"
 
     @property
     def exits(self) -> Path:
@@ -127,7 +149,16 @@ class Containers:
 
 def _read(path: Path) -> ContainerRecord:
     raw = json.loads(path.read_text())
-    return ContainerRecord(**{**raw, "chain": tuple(raw["chain"]), "health": _health(raw.get("health"))})
+    return ContainerRecord(
+        **{
+            **raw,
+            "chain": tuple(raw["chain"]),
+            "health": _health(raw.get("health")),
+            "volumes": tuple(raw.get("volumes", ())),
+            "logs": LogLimits(**raw.get("logs", {})),
+            "arguments": tuple(raw.get("arguments", ())),
+        }
+    )
 
 
 def _health(raw: Mapping[str, Any] | None) -> HealthCheck | None:

@@ -11,33 +11,45 @@ import shutil
 import signal
 from collections import defaultdict
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from miniworker.runtime.api import (
+    ALL_LOGS,
     SECOND,
+    Commit,
     Container,
     ContainerConfig,
     ContainerStatus,
+    Details,
     Execution,
     Exit,
     HealthCheck,
+    Login,
     LogLine,
+    LogQuery,
     NoSuchContainerError,
+    PathStat,
     Progress,
     RuntimeFaultError,
     RuntimeInfo,
+    Usage,
 )
-from miniworker.runtime.oci import cgroups, logs, names, overlay, processes
+from miniworker.runtime.interactive import Command, Conversation
+from miniworker.runtime.oci import cgroups, logs, look, names, overlay, processes, transfer
+from miniworker.runtime.oci.attach import Attachment, connect
+from miniworker.runtime.oci.commit import write_layer
 from miniworker.runtime.oci.conmon import Programs, Supervisor
 from miniworker.runtime.oci.image_service import OciImages
 from miniworker.runtime.oci.image_store import ImageStore
 from miniworker.runtime.oci.locks import KeyedLocks
 from miniworker.runtime.oci.observe import Observed, Observer
-from miniworker.runtime.oci.prepare import NodeParts, check_id, prepare
+from miniworker.runtime.oci.prepare import NodeParts, check_id, named_volumes, prepare
 from miniworker.runtime.oci.pull import Puller
 from miniworker.runtime.oci.records import ContainerFiles, ContainerRecord, Containers
 from miniworker.runtime.oci.registry.auth import Keyring
 from miniworker.runtime.oci.registry.client import RegistryClient
 from miniworker.runtime.oci.settings import OciSettings
+from miniworker.runtime.oci.volumes import OciVolumes
 
 
 class OciRuntime:
@@ -65,19 +77,21 @@ class OciRuntime:
         self._node = NodeParts(
             volumes=settings.data_dir / "volumes", init=programs.init, unified=cgroups.is_unified()
         )
-        self.images = OciImages(store, containers.all)
+        self.volumes = OciVolumes(self._node.volumes, containers.all)
+        self.images = OciImages(store, containers.all, self._puller.resolve)
 
     async def recover(self) -> None:
         """Clear what a killed agent left half made or half removed."""
         await asyncio.to_thread(self._store.recover)
+        await asyncio.to_thread(self.volumes.recover)
         for files in self._containers.unfinished():
             await self._clear(files.root.name, files)
 
     async def info(self) -> RuntimeInfo:
         return RuntimeInfo(name="oci", version=await self._supervisor.version())
 
-    async def pull(self, image: str, *, progress: Progress | None = None) -> str:
-        record = await self._puller.pull(names.parse(image), progress=progress)
+    async def pull(self, image: str, *, login: Login | None = None, progress: Progress | None = None) -> str:
+        record = await self._puller.pull(names.parse(image), login=login, progress=progress)
         return record.id
 
     async def create(self, config: ContainerConfig) -> None:
@@ -88,11 +102,14 @@ class OciRuntime:
             image, _ = self.images.find(config.image)
             files = self._containers.files(config.id)
             try:
-                record = await asyncio.to_thread(prepare, config, image, self._store, files, node=self._node)
+                with self.volumes.given(config.id, named_volumes(config)):
+                    record = await asyncio.to_thread(
+                        prepare, config, image, self._store, files, node=self._node
+                    )
+                    self._containers.put(record)
             except BaseException:
                 await self._clear(config.id, files)
                 raise
-            self._containers.put(record)
 
     async def start(self, container_id: str) -> int:
         async with self._locks.of(container_id):
@@ -113,7 +130,14 @@ class OciRuntime:
             if self._supervisor.is_known(record.id):
                 await self._supervisor.delete(record.id)
             await asyncio.to_thread(overlay.mount, files, self._store.lower(record.chain))
-            await self._supervisor.create(record.id, record.name, files, tty=record.tty)
+            await self._supervisor.create(
+                record.id,
+                record.name,
+                files,
+                tty=record.tty,
+                stdin=record.open_stdin,
+                limits=record.logs,
+            )
         pid = self._observer.pid(record.id)
         await self._supervisor.start(record.id)
         return pid
@@ -175,20 +199,110 @@ class OciRuntime:
         for record in self._containers.all():
             seen = self._observer.observe(record)
             pid = seen.pid if seen.status is ContainerStatus.RUNNING else 0
-            found.append(Container(record.id, record.name, seen.status, record.labels, pid, seen.exit))
+            found.append(
+                Container(
+                    id=record.id,
+                    name=record.name,
+                    status=seen.status,
+                    labels=record.labels,
+                    pid=pid,
+                    exit=seen.exit,
+                    image=record.image,
+                    arguments=record.arguments,
+                    created_at_ns=record.created_at_ns,
+                    started_at_ns=look.started_at_ns(self._containers.files(record.id), seen.status),
+                    tty=record.tty,
+                    open_stdin=record.open_stdin,
+                )
+            )
         return tuple(found)
 
     async def logs(
-        self, container_id: str, *, follow: bool = False, tail: int | None = None
-    ) -> AsyncIterator[LogLine]:
+        self, container_id: str, wanted: LogQuery = ALL_LOGS
+    ) -> AsyncIterator[tuple[LogLine, ...]]:
         self._record(container_id)
+        async for batch in self._lines(container_id, wanted):
+            yield batch
 
+    def _lines(
+        self, container_id: str, wanted: LogQuery, *, offset: int = 0
+    ) -> AsyncIterator[tuple[LogLine, ...]]:
         def ended() -> asyncio.Future[None]:
             return asyncio.ensure_future(self._gone(container_id))
 
-        path = self._containers.files(container_id).log
-        async for line in logs.read(path, follow=follow, tail=tail, ended=ended):
-            yield line
+        return logs.read(self._containers.files(container_id).log, wanted, ended=ended, offset=offset)
+
+    async def talk(self, container_id: str, command: Command) -> Conversation:
+        if self._observer.observe(self._record(container_id)).status is not ContainerStatus.RUNNING:
+            raise RuntimeFaultError(f"container {container_id} is not running")
+        files = self._containers.files(container_id)
+        process = await asyncio.to_thread(look.process_of, files, command)
+        return await self._supervisor.talk(container_id, process, files, command)
+
+    async def attach(
+        self, container_id: str, *, stdin: bool = False, from_start: bool = False
+    ) -> Conversation:
+        record = self._record(container_id)
+        files = self._containers.files(container_id)
+        if stdin and not record.open_stdin:
+            raise RuntimeFaultError(f"container {container_id} has no standard input to attach to")
+        offset = 0 if from_start else files.log.stat().st_size
+        return Attachment(
+            self._lines(container_id, LogQuery(follow=True), offset=offset),
+            files=files,
+            connection=connect(files, container_id) if stdin else None,
+            tty=record.tty,
+            ended=lambda: self.wait(container_id),
+            send=lambda number: self._observer.send(container_id, number),
+        )
+
+    async def stat_path(self, container_id: str, path: str) -> PathStat:
+        return await transfer.stat(self._root_of(container_id), path)
+
+    async def read_path(
+        self, container_id: str, path: str, *, follow: bool = False
+    ) -> AsyncIterator[PathStat | bytes]:
+        async for part in transfer.read(self._root_of(container_id), path, follow=follow):
+            yield part
+
+    async def write_path(
+        self, container_id: str, path: str, archive: AsyncIterator[bytes], *, keep_owners: bool = False
+    ) -> None:
+        await transfer.write(self._root_of(container_id), path, archive, keep_owners=keep_owners)
+
+    def _root_of(self, container_id: str) -> Path:
+        """Its file system, as its processes see it while there are any."""
+        seen = self._observer.observe(self._record(container_id))
+        if seen.status is ContainerStatus.RUNNING:
+            return Path(f"/proc/{seen.pid}/root")
+        return self._containers.files(container_id).rootfs
+
+    async def commit(self, container_id: str, commit: Commit) -> str:
+        record = self._record(container_id)
+        running = self._observer.observe(record).status is ContainerStatus.RUNNING
+        paused = commit.pause and running
+        if paused:
+            await self._supervisor.pause(container_id)
+        try:
+            upper = self._containers.files(container_id).upper
+            return await self.images.commit(record, commit, write=lambda path: write_layer(upper, path))
+        finally:
+            if paused:
+                await self._supervisor.resume(container_id)
+
+    async def usage(self, container_id: str) -> Usage | None:
+        seen = self._observer.observe(self._record(container_id))
+        if seen.status is not ContainerStatus.RUNNING:
+            return None
+        return await asyncio.to_thread(look.usage, container_id, seen.pid)
+
+    async def processes(self, container_id: str) -> tuple[int, ...]:
+        self._record(container_id)
+        return await asyncio.to_thread(cgroups.members, container_id)
+
+    async def details(self, container_id: str) -> Details:
+        record = self._record(container_id)
+        return await asyncio.to_thread(look.details, record, self._containers.files(container_id))
 
     async def _gone(self, container_id: str) -> None:
         """Return when it has exited or was removed."""

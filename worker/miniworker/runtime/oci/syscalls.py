@@ -9,6 +9,11 @@ from pathlib import Path
 
 MNT_DETACH = 2
 IN_MODIFY = 0x2
+IN_ATTRIB = 0x4
+"""Also when a name of the file goes."""
+
+IN_CLOSE_WRITE = 0x8
+IN_MOVED_TO = 0x80
 IN_NONBLOCK = os.O_NONBLOCK
 IN_CLOEXEC = os.O_CLOEXEC
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from miniworker.runtime.api import Login
+
 _PARAMETER = re.compile(r'([A-Za-z_]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 
 
@@ -37,6 +39,16 @@ class Anonymous:
 
     def credentials(self, registry: str) -> Credentials | None:
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class OneLogin:
+    """The keyring of a pull that brings its own login, for the only registry that it asks."""
+
+    login: Login
+
+    def credentials(self, registry: str) -> Credentials | None:
+        return Credentials(self.login.username, self.login.password)
 
 
 @dataclass(frozen=True, slots=True)

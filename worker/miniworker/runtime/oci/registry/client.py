@@ -11,11 +11,11 @@ from contextlib import asynccontextmanager
 import aiohttp
 from minicommon.reference import DEFAULT_DOMAIN
 
-from miniworker.runtime.api import ImageError
+from miniworker.runtime.api import ImageError, Login, RegistryUnreachableError
 from miniworker.runtime.oci import digest as digests
 from miniworker.runtime.oci.manifest import INDEX_TYPES, MANIFEST_TYPES, MAX_DOCUMENT
 from miniworker.runtime.oci.names import ImageName
-from miniworker.runtime.oci.registry.auth import Anonymous, Keyring, parse_challenge
+from miniworker.runtime.oci.registry.auth import Anonymous, Keyring, OneLogin, parse_challenge
 
 _HUB = "registry-1.docker.io"
 """Where docker.io's images really are."""
@@ -27,19 +27,28 @@ _SILENCE_TIMEOUT_S = 60.0
 """Seconds without a byte before a transfer counts as broken (it is then resumed)."""
 
 
-class UnreachableError(ImageError):
-    """The registry did not answer at all: no name, no route, no listener, no valid certificate."""
-
-
 class RegistryClient:
     """One for all registries; keeps connections, tokens and what each host speaks."""
 
     def __init__(self, *, insecure: Iterable[str] = (), keyring: Keyring | None = None) -> None:
         self._insecure = frozenset(insecure)
         self._keyring = keyring or Anonymous()
+        self._parent: RegistryClient | None = None
         self._session: aiohttp.ClientSession | None = None
         self._scheme: dict[str, str] = {}
         self._authorization: dict[tuple[str, str], str] = {}
+
+    def as_user(self, login: Login | None) -> RegistryClient:
+        """A client that shares this one's connections and logs in so; this one itself for None.
+
+        What a registry granted to one login is never used for another.
+        """
+        if login is None:
+            return self
+        user = RegistryClient(insecure=self._insecure, keyring=OneLogin(login))
+        user._parent = self._parent or self
+        user._scheme = self._scheme
+        return user
 
     async def close(self) -> None:
         if self._session is not None:
@@ -67,11 +76,20 @@ class RegistryClient:
             raise ImageError(f"digest mismatch for {name.familiar}: expected {target}, got {digest}")
         return data, media_type, digest
 
+    async def blob(self, name: ImageName, digest: str) -> bytes:
+        """A small blob, such as an image's configuration; verified."""
+        async with self.request("GET", name, f"blobs/{digest}") as response:
+            await check_response(response, name)
+            data = await response.read()
+        if digests.of_bytes(data) != digest:
+            raise ImageError(f"digest mismatch for {name.familiar}: expected {digest}")
+        return data
+
     @asynccontextmanager
     async def request(
         self, method: str, name: ImageName, path: str, *, headers: Mapping[str, str] | None = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A request below /v2/<repository>/, with whatever authorization it takes. Raises UnreachableError."""
+        """A request below /v2/<repository>/, with whatever authorization it takes. Raises RegistryUnreachableError."""
         headers = dict(headers or {})
         scope = f"repository:{name.repository}:pull"
         key = (name.registry, scope)
@@ -112,7 +130,7 @@ class RegistryClient:
             self._scheme[host] = scheme
             return response
         self._scheme.pop(host, None)
-        raise UnreachableError(f"registry {name.registry} does not answer: {_reason(failure)}")
+        raise RegistryUnreachableError(f"registry {name.registry} does not answer: {_reason(failure)}")
 
     def _is_lenient(self, registry: str) -> bool:
         host = registry.rpartition(":")[0] if registry.rpartition(":")[2].isdigit() else registry
@@ -148,11 +166,15 @@ class RegistryClient:
                     return ""
                 answer = json.loads(await response.read())
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise UnreachableError(f"token server {realm} does not answer: {_reason(error)}") from error
+            raise RegistryUnreachableError(
+                f"token server {realm} does not answer: {_reason(error)}"
+            ) from error
         token = answer.get("token") or answer.get("access_token")
         return f"Bearer {token}" if token else ""
 
     def _client(self) -> aiohttp.ClientSession:
+        if self._parent is not None:
+            return self._parent._client()
         if self._session is None:
             timeout = aiohttp.ClientTimeout(
                 total=None, connect=_CONNECT_TIMEOUT_S, sock_read=_SILENCE_TIMEOUT_S
