@@ -191,7 +191,7 @@ class ServicesServicer(control_pb2_grpc.ServicesServicer):
     async def _replace(
         self, snapshot: Snapshot, service: Service, changed: Service, needed: Iterable[Service] = ()
     ) -> int:
-        """Write the service, provided that those in `needed` are as they were."""
+        """Write the service, provided that its networks and the services in `needed` are as they were."""
         changed = replace(changed, meta=self._touched(service.meta))
         before, after = claims_of(self._core.keys, service), claims_of(self._core.keys, changed)
         transaction = self._core.writer.begin()
