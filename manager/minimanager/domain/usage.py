@@ -1,18 +1,27 @@
-"""What uses a network: the services that are to be on it, and the tasks of others that still run there."""
+"""What uses a network: the services that are to be on it, and the tasks of others that still run there.
+
+A container of `minictl run` that has ended lets go of its networks, though it stays until it is removed.
+"""
 
 from __future__ import annotations
 
 from minimanager.domain.names import container_name
 from minimanager.domain.objects import Network, Service, Task, TaskState
+from minimanager.domain.one_off import one_off
 from minimanager.domain.snapshot import Snapshot
 
 
 def services_on(snapshot: Snapshot, network: Network) -> list[Service]:
-    """The services whose tasks are to be on the network, by name. Those that are being removed do not count."""
+    """The services whose tasks are to be on the network, by name.
+
+    Those that are being removed and containers that have ended do not count.
+    """
     found = [
         service
         for service in snapshot.services.values()
-        if not service.removing and any(use.network == network.id for use in service.spec.task.networks)
+        if not service.removing
+        and any(use.network == network.id for use in service.spec.task.networks)
+        and not _has_ended(snapshot, service)
     ]
     return sorted(found, key=lambda service: service.spec.name)
 
@@ -31,6 +40,14 @@ def in_use_by(snapshot: Snapshot, network: Network) -> str:
         return f"service {names}" if len(services) == 1 else f"services {names}"
     tasks = [task for task in tasks_on(snapshot, network) if _stays(snapshot, task)]
     return f"task {container_name(tasks[0])}" if tasks else ""
+
+
+def _has_ended(snapshot: Snapshot, service: Service) -> bool:
+    """Whether this is a container of its own that has run."""
+    tasks = snapshot.of_service(service.id).values()
+    return (
+        one_off(service) is not None and bool(tasks) and all(snapshot.state(task).finished for task in tasks)
+    )
 
 
 def _stays(snapshot: Snapshot, task: Task) -> bool:

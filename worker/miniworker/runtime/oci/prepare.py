@@ -102,9 +102,14 @@ def _stop_signal(text: str) -> str:
 
 
 def _write_etc(config: ContainerConfig, files: ContainerFiles) -> None:
+    write_names(config, files)
+    _write(files.etc / "hostname", f"{bundle.hostname(config)}\n")
+
+
+def write_names(config: ContainerConfig, files: ContainerFiles) -> None:
+    """The files of /etc that depend on the container's networks. Written in place, for they may be mounted already."""
     texts = {
         "hosts": etcfiles.hosts(config.hosts),
-        "hostname": f"{bundle.hostname(config)}\n",
         "resolv.conf": etcfiles.resolv_conf(
             config.dns,
             host=etcfiles.host_resolv_conf(),
@@ -114,6 +119,9 @@ def _write_etc(config: ContainerConfig, files: ContainerFiles) -> None:
         ),
     }
     for name, text in texts.items():
-        path = files.etc / name
-        path.write_text(text)
-        path.chmod(0o644)
+        _write(files.etc / name, text)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o644)

@@ -43,7 +43,7 @@ from miniworker.runtime.oci.image_service import OciImages
 from miniworker.runtime.oci.image_store import ImageStore
 from miniworker.runtime.oci.locks import KeyedLocks
 from miniworker.runtime.oci.observe import Observed, Observer
-from miniworker.runtime.oci.prepare import NodeParts, check_id, named_volumes, prepare
+from miniworker.runtime.oci.prepare import NodeParts, check_id, named_volumes, prepare, write_names
 from miniworker.runtime.oci.pull import Puller
 from miniworker.runtime.oci.records import ContainerFiles, ContainerRecord, Containers
 from miniworker.runtime.oci.registry.auth import Keyring
@@ -154,6 +154,10 @@ class OciRuntime:
 
     async def health_check(self, container_id: str) -> HealthCheck | None:
         return self._record(container_id).health
+
+    async def write_names(self, config: ContainerConfig) -> None:
+        self._record(config.id)
+        await asyncio.to_thread(write_names, config, self._containers.files(config.id))
 
     async def exec(self, container_id: str, command: tuple[str, ...], *, timeout_ns: int) -> Execution:
         if self._observer.observe(self._record(container_id)).status is not ContainerStatus.RUNNING:
