@@ -1,8 +1,8 @@
 """One task's loop: ask the machine for the next step, perform it, take the result, report, again.
 
 A change of the desired state or of the task's networks takes effect between steps; a pull and the wait for the
-container's end, which may take for ever, are broken off when it makes them pointless. What must not be given up (stopping, tidying) is tried until it
-works.
+container's end, which may take for ever, are broken off when it makes them pointless. What must not be given up
+(stopping, tidying) is tried until it works.
 """
 
 from __future__ import annotations

@@ -147,7 +147,8 @@ class DataPlane(Protocol):
         """
 
     async def reattach(self, sandbox: Sandbox) -> AttachedSandbox | None:
-        """Lead a living sandbox to other networks; what stays is not touched. None: it is as it should be, or not there.
+        """Lead a living sandbox to other networks; what stays is not touched. None: it is as it should be, or not
+        there.
 
         Raises UnknownNetworkError for a network that the fabric does not have yet.
         """
