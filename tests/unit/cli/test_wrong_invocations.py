@@ -188,9 +188,9 @@ CASES: list[tuple[list[str], int, str]] = [
         + usage("service ls"),
     ),
     (
-        ["service", "create", "--secret", "x", "img"],
+        ["service", "create", "--network", "x", "img"],
         125,
-        "the flag --secret is not supported by this version of minictl" + CREATE_RUN,
+        "the flag --network is not supported by this version of minictl" + CREATE_RUN,
     ),
     (
         ["swarm", "init", "--autolock"],
