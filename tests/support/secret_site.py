@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from minicommon.receipts import receipt_text
+from minicommon.rpc.credentials import NodeCredentials
 from miniproto.v1 import control_pb2, objects_pb2, secrets_pb2
 from support.manager import Client
 
@@ -57,8 +59,13 @@ async def make_service(client: Client, spec: objects_pb2.ServiceSpec) -> str:
     return (await client.services.Create(control_pb2.CreateServiceRequest(spec=spec))).id
 
 
-def sign(key_pem: bytes, record: bytes) -> bytes:
-    """A receipt's signature, as a node makes it."""
-    key = load_pem_private_key(key_pem, None)
+def receipt(credentials: NodeCredentials, record: bytes) -> secrets_pb2.Receipt:
+    """As a node makes it."""
+    key = load_pem_private_key(credentials.key_pem, None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
-    return key.sign(receipt_text(record), ec.ECDSA(hashes.SHA256()))
+    certificate = x509.load_pem_x509_certificate(credentials.certificate_pem)
+    return secrets_pb2.Receipt(
+        delivery=secrets_pb2.LedgerRecord.FromString(record).number,
+        signature=key.sign(receipt_text(record), ec.ECDSA(hashes.SHA256())),
+        certificate=certificate.public_bytes(Encoding.DER),
+    )

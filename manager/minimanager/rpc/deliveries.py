@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.exceptions import InvalidSignature
 from grpc import aio
 from minicommon.clock import Clock
 from minicommon.errors import InvalidArgumentError, NotFoundError, PermissionDeniedError
@@ -25,7 +25,7 @@ from minimanager.domain.content_template import Supplies, environment, expand_co
 from minimanager.domain.objects import ConfigUse, SecretUse, Task
 from minimanager.domain.snapshot import Snapshot
 from minimanager.rpc.core import Core
-from minimanager.rpc.requests import check
+from minimanager.rpc.requests import check, require_cluster
 from minimanager.store.audit import receipt_problem
 from minimanager.store.contents import Contents
 from minimanager.store.ledger import Ledger, Written
@@ -95,10 +95,11 @@ class DeliveriesServicer(secrets_pb2_grpc.DeliveriesServicer):
             config_id=delivered.config_id,
             delivery=request.delivery,
             signature=request.signature,
-            certificate=_certificate(context),
+            certificate=request.certificate,
         )
         if problem := receipt_problem(receipt, entry.record, cluster_id=identity(context).cluster_id):
             raise InvalidArgumentError(problem)
+        ensure_issued(request.certificate, require_cluster(await self._core.read()).root_ca_pem)
         mark = self._core.keys.ledger_receipt(request.delivery)
         if not await self._ledger.is_marked(mark):
             await self._ledger.append(receipt, mark=mark)
@@ -220,7 +221,13 @@ def _use(task: Task, request: secrets_pb2.FetchRequest) -> SecretUse | ConfigUse
     )
 
 
-def _certificate(context: Context) -> bytes:
-    """The caller's, DER; the gate has looked at it."""
-    pem = next(iter(context.auth_context()["x509_pem_cert"]))
-    return x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
+def ensure_issued(certificate: bytes, roots_pem: bytes) -> None:
+    """Raises InvalidArgumentError unless one of the cluster's roots has issued the certificate, DER."""
+    shown = x509.load_der_x509_certificate(certificate)
+    for root in x509.load_pem_x509_certificates(roots_pem):
+        try:
+            shown.verify_directly_issued_by(root)
+        except (ValueError, TypeError, InvalidSignature):
+            continue
+        return
+    raise InvalidArgumentError("the receipt's certificate was not issued by this cluster")

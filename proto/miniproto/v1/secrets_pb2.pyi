@@ -672,19 +672,23 @@ class Receipt(_message.Message):
 
     DELIVERY_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
     delivery: _builtins.int
     """the record's number"""
     signature: _builtins.bytes
     """ECDSA with SHA-256 over "mini receipt 1", a zero byte, and the record"""
+    certificate: _builtins.bytes
+    """the node's, DER: a connection may still be of the one before"""
     def __init__(
         self,
         *,
         delivery: _builtins.int = ...,
         signature: _builtins.bytes = ...,
+        certificate: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivery", b"delivery", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "delivery", b"delivery", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

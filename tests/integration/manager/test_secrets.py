@@ -305,12 +305,8 @@ ROLES: list[tuple[Caller, str, object]] = [
 async def test_roles(caller: Caller, method: str, request_: object, manager: InProcess) -> None:
     member = await manager.member(caller)
     descriptor = secrets_pb2.DESCRIPTOR.services_by_name["Secrets"].methods_by_name[method]
-    message = (
-        request_
-        or getattr(
-            secrets_pb2, descriptor.input_type.name, getattr(control_pb2, descriptor.input_type.name, None)
-        )()
-    )
+    module = secrets_pb2 if hasattr(secrets_pb2, descriptor.input_type.name) else control_pb2
+    message = request_ or getattr(module, descriptor.input_type.name)()
     call = getattr(member.secrets, method)(message)
     error = await refused(anext(aiter(call)) if descriptor.server_streaming else call)
     assert error.code() is DENIED
