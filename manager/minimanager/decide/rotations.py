@@ -85,7 +85,7 @@ def _advance(
     if rotation.state is State.ROLLING:
         if why := _failure(snapshot, secret):
             return _revert(snapshot, secret, why, now_ns)
-        if rotation.old_version not in used:
+        if rotation.old_version not in used and not _any_rolling(snapshot, secret):
             done = replace(rotation, state=State.COMPLETED, ended_at_ns=now_ns)
             return replace(secret, rotation=done), ()
     elif rotation.state is State.REVERTING and rotation.new_version not in used:
@@ -110,6 +110,16 @@ def _failure(snapshot: Snapshot, secret: Secret) -> str:
         if rollout is not None and ours and rollout.state in _FAILED and not service.update_paused:
             return f"service {service.spec.name}{said}"
     return ""
+
+
+def _any_rolling(snapshot: Snapshot, secret: Secret) -> bool:
+    """Whether a service is still being moved: its new tasks have not run for long enough yet."""
+    rollouts = (
+        snapshot.rollouts.get(service_id)
+        for service_id in secret.rotation.services
+        if (service := snapshot.services.get(service_id)) is not None and not service.removing
+    )
+    return any(rollout is not None and not rollout.state.completed for rollout in rollouts)
 
 
 def _revert(snapshot: Snapshot, secret: Secret, why: str, now_ns: int) -> tuple[Secret, tuple[Service, ...]]:
