@@ -52,7 +52,7 @@ async def test_a_secret_as_in_the_tutorial(ctl: Ctl) -> None:
     out = await ctl.ok("secret", "create", "my-password", "-", stdin=b"this is my password!\n")
     secret_id = out.strip()
     assert len(secret_id) == 25
-    create = ("service", "create", "-d", "--name", "secret", "--secret", "my-password")
+    create = ("service", "create", "-d", "--no-resolve-image", "--name", "secret", "--secret", "my-password")
     await ctl.ok(*create, "-e", "SECRET_PATH=/run/secrets/my-password", "secret")
     (shown,) = json.loads(await ctl.ok("service", "inspect", "secret"))
     assert shown["Spec"]["TaskTemplate"]["ContainerSpec"]["Secrets"] == [
