@@ -1,8 +1,8 @@
 """Rotations of secrets: how far they have come, when one has failed and goes back, and which contents nobody needs.
 
-The services are moved by the API, in the transaction that writes the new version; their tasks by the rollout, under
-each service's own policy. Here it is seen how that ends. A version is *in use* while a service asks for it or a task
-that has not ended has it.
+The API writes the new version. Here the services are moved to it, some at a time, and it is seen how that ends: their
+tasks are moved by the rollout, under each service's own policy. A version is *in use* while a service asks for it or a
+task that has not ended has it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from minimanager.domain.objects import RotationState as State
 from minimanager.domain.rotation import moved, versions_in
 from minimanager.domain.snapshot import Snapshot
 
+SERVICES_AT_ONCE = 16
+"""That are moved in one transaction, which must stay within what etcd takes."""
+
 _FAILED = (RolloutState.PAUSED, RolloutState.ROLLBACK_STARTED, RolloutState.ROLLBACK_PAUSED)
 
 
 @dataclass(frozen=True, slots=True)
 class SaveSecret:
-    """Write the secret and the services that go back with it, and remove the contents of these versions."""
+    """Write the secret and the services that are moved with it, and remove the contents of these versions."""
 
     secret: Secret
     services: tuple[Service, ...] = ()
@@ -85,6 +88,8 @@ def _advance(
     if rotation.state is State.ROLLING:
         if why := _failure(snapshot, secret):
             return _revert(snapshot, secret, why, now_ns)
+        if rotation.pending:
+            return _move(snapshot, secret, now_ns)
         if rotation.old_version not in used and not _any_rolling(snapshot, secret):
             done = replace(rotation, state=State.COMPLETED, ended_at_ns=now_ns)
             return replace(secret, rotation=done), ()
@@ -98,6 +103,8 @@ def _failure(snapshot: Snapshot, secret: Secret) -> str:
     """Why the rotation cannot succeed; empty: it can."""
     rotation = secret.rotation
     for service_id in rotation.services:
+        if service_id in rotation.pending:
+            continue
         service = snapshot.services.get(service_id)
         if service is None or service.removing:
             continue
@@ -110,6 +117,19 @@ def _failure(snapshot: Snapshot, secret: Secret) -> str:
         if rollout is not None and ours and rollout.state in _FAILED and not service.update_paused:
             return f"service {service.spec.name}{said}"
     return ""
+
+
+def _move(snapshot: Snapshot, secret: Secret, now_ns: int) -> tuple[Secret, tuple[Service, ...]]:
+    """The next services get the new version."""
+    rotation = secret.rotation
+    batch, rest = rotation.pending[:SERVICES_AT_ONCE], rotation.pending[SERVICES_AT_ONCE:]
+    present = (service for each in batch if (service := snapshot.services.get(each)) is not None)
+    services = tuple(
+        moved(service, secret.id, rotation.new_version, now_ns=now_ns)
+        for service in present
+        if not service.removing and rotation.old_version in versions_in(service.spec, secret.id)
+    )
+    return replace(secret, rotation=replace(rotation, pending=rest)), services
 
 
 def _any_rolling(snapshot: Snapshot, secret: Secret) -> bool:
@@ -129,7 +149,7 @@ def _revert(snapshot: Snapshot, secret: Secret, why: str, now_ns: int) -> tuple[
         for service in snapshot.services.values()
         if not service.removing and rotation.new_version in versions_in(service.spec, secret.id)
     )
-    back = replace(rotation, state=State.REVERTING, message=why)
+    back = replace(rotation, state=State.REVERTING, message=why, pending=())
     return replace(secret, version=rotation.old_version, rotation=back), services
 
 

@@ -34,7 +34,10 @@ def moved(
 def rotated(
     secret: Secret, *, size_bytes: int, services: tuple[str, ...], grace_ns: int, now_ns: int
 ) -> Secret:
-    """The secret with one more version, which is the present one, and the rotation that leads to it."""
+    """The secret with one more version, which is the present one, and the rotation that leads to it.
+
+    No service is moved yet.
+    """
     number = max(each.number for each in secret.versions) + 1
     # A number is never used twice: what is sealed for it opens only once.
     number = max(number, secret.rotation.new_version + 1)
@@ -50,5 +53,6 @@ def rotated(
             started_at_ns=now_ns,
             grace_ns=grace_ns,
             services=services,
+            pending=services,
         ),
     )

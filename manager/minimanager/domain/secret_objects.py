@@ -87,6 +87,8 @@ class SecretRotation:
     services: tuple[str, ...] = ()
     """Ids of those that used it when it began."""
     message: str = ""
+    pending: tuple[str, ...] = ()
+    """Of these, those that still ask for the old version."""
 
 
 @dataclass(frozen=True, slots=True)

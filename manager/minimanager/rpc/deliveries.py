@@ -60,11 +60,11 @@ class DeliveriesServicer(secrets_pb2_grpc.DeliveriesServicer):
         check(request)
         node_id = identity(context).node_id
         snapshot = await self._core.read(request.min_revision)
-        task = snapshot.tasks.get(request.task_id)
-        if task is None or task.node_id != node_id or snapshot.state(task).finished:
+        task = _assigned(snapshot, request.task_id, node_id)
+        if task is None and self._refusals.left(node_id):
             snapshot = await self._core.settle()  # this manager may only be behind
-            task = snapshot.tasks.get(request.task_id)
-        if task is None or task.node_id != node_id or snapshot.state(task).finished:
+            task = _assigned(snapshot, request.task_id, node_id)
+        if task is None:
             raise await self._refused(node_id, request, "the task is not assigned to this node")
         use = _use(task, request)
         if use is None:
@@ -197,13 +197,28 @@ class _Budget:
         self._clock = clock
         self._spent: dict[str, tuple[int, int]] = {}
 
+    def left(self, node_id: str) -> bool:
+        """Whether the node may cause work for a refusal."""
+        since, spent = self._spent.get(node_id, (0, 0))
+        return spent < REFUSALS_PER_MINUTE or since != self._minute()
+
     def spend(self, node_id: str) -> bool:
-        minute = self._clock.now_ns() // MINUTE
-        since, spent = self._spent.get(node_id, (minute, 0))
-        if since != minute:
-            spent = 0
-        self._spent[node_id] = (minute, spent + 1)
-        return spent < REFUSALS_PER_MINUTE
+        """Whether there was something left."""
+        left = self.left(node_id)
+        since, spent = self._spent.get(node_id, (0, 0))
+        self._spent[node_id] = (self._minute(), spent + 1 if since == self._minute() else 1)
+        return left
+
+    def _minute(self) -> int:
+        return self._clock.now_ns() // MINUTE
+
+
+def _assigned(snapshot: Snapshot, task_id: str, node_id: str) -> Task | None:
+    """The task, if it is the node's and has not ended."""
+    task = snapshot.tasks.get(task_id)
+    if task is None or task.node_id != node_id or snapshot.state(task).finished:
+        return None
+    return task
 
 
 def _use(task: Task, request: secrets_pb2.FetchRequest) -> SecretUse | ConfigUse | None:

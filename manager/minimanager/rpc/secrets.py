@@ -14,7 +14,7 @@ from miniproto.v1 import control_pb2, objects_pb2, secrets_pb2, secrets_pb2_grpc
 from minimanager.codec import from_proto, to_proto
 from minimanager.domain.filters import filter_secrets
 from minimanager.domain.objects import Meta, Secret, SecretSpec, SecretVersion, Service
-from minimanager.domain.rotation import moved, rotated
+from minimanager.domain.rotation import rotated
 from minimanager.domain.secrets import check_secret, check_secret_data, find_secret, in_use, users_of_secret
 from minimanager.domain.snapshot import Snapshot
 from minimanager.domain.validate import check_labels
@@ -149,8 +149,6 @@ class SecretsServicer(secrets_pb2_grpc.SecretsServicer):
         transaction = core.writer.begin().replace(changed)
         sealed = self._contents.seal_secret(secret.id, changed.version, request.data)
         transaction.put_content(core.keys.secret_content(secret.id, changed.version), sealed)
-        for service in users:
-            transaction.replace(moved(service, secret.id, changed.version, now_ns=now_ns))
         revision = await core.commit(transaction)
         return secrets_pb2.RotateSecretResponse(
             version=changed.version, revision=revision, services=[service.spec.name for service in users]

@@ -19,12 +19,13 @@ import os
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from google.protobuf.message import DecodeError
 from minicommon.errors import MiniError, UnavailableError
 from minicommon.log import fields
 from miniproto.v1.secrets_pb2 import LedgerEntry, LedgerHead, LedgerRecord
 
 from minimanager.store.anchor import Anchor
-from minimanager.store.api import Compare, Operation, Put, Range, Store
+from minimanager.store.api import Compare, KeyValue, Operation, Put, Range, Store
 from minimanager.store.keys import Keys
 
 logger = logging.getLogger(__name__)
@@ -178,25 +179,35 @@ class Ledger:
         raise UnavailableError("the ledger is busy: other managers write to it all the time; try again")
 
     async def _read_end(self, macs: Macs) -> _End:
-        """Where to go on. A head that is gone or false is a finding; deliveries go on after what there is."""
+        """Where to go on."""
         found = await self._store.get(self._keys.ledger_head)
-        head = _parsed(found.value) if found is not None else None
+        end = _trusted(found, macs)
+        if end is not None and await self._store.get(self._keys.ledger_entry(end.number + 1)) is None:
+            self.anchor.meet(end.number)
+            return end
+        # Another manager may have written in between: everything at one revision tells.
+        return self._examined(await self._store.list(self._keys.ledger), macs)
+
+    def _examined(self, listed: Range, macs: Macs) -> _End:
+        """The end of the whole ledger. A head that is gone or false is a finding; the work goes on after it."""
+        items = {item.key: item for item in listed.items}
+        entries = [item for item in listed.items if item.key.startswith(self._keys.ledger_entries)]
+        found = items.get(self._keys.ledger_head)
+        end = _trusted(found, macs)
         version = found.mod_revision if found is not None else 0
-        if head is not None and macs.is_good(head):
-            self.anchor.meet(head.number)
-            if await self._store.get(self._keys.ledger_entry(head.number + 1)) is None:
-                return _End(head.number, head.mac, version)
-            self.anchor.report("there are entries after the last one that its head names")
-        listed = await self._store.list(self._keys.ledger_entries)
-        if not listed.items:
-            if found is not None:
-                self.anchor.report("the ledger has a head and no entries")
+        if end is not None and self._keys.ledger_entry(end.number + 1) not in items:
+            self.anchor.meet(end.number)
+            return end
+        if not entries and found is None:
             self.anchor.meet(0)
-            return _End(0, b"", version)
-        self.anchor.report("the ledger's head was missing or false")
-        logger.error("The ledger of deliveries was tampered with.", extra=fields(entries=len(listed.items)))
-        last = listed.items[-1]
-        return _End(int(last.key.rpartition("/")[2]), LedgerEntry.FromString(last.value).mac, version)
+            return _End()
+        self.anchor.report("the ledger's head was missing or false, or not the end")
+        logger.error("The ledger of deliveries was tampered with.", extra=fields(entries=len(entries)))
+        if not entries:
+            return _End(version=version)
+        number = int(entries[-1].key.rpartition("/")[2])
+        self.anchor.meet(number)
+        return _End(number, _mac_of(entries[-1].value), version)
 
 
 def _chained(
@@ -222,11 +233,22 @@ def _chained(
     return written, operations, number, mac
 
 
-def _parsed(data: bytes) -> LedgerHead | None:
-    try:
-        return LedgerHead.FromString(data)
-    except ValueError:
+def _trusted(found: KeyValue | None, macs: Macs) -> _End | None:
+    """What a head says; None: there is none, or it is false."""
+    if found is None:
         return None
+    try:
+        head = LedgerHead.FromString(found.value)
+    except DecodeError:
+        return None
+    return _End(head.number, head.mac, found.mod_revision) if macs.is_good(head) else None
+
+
+def _mac_of(entry: bytes) -> bytes:
+    try:
+        return LedgerEntry.FromString(entry).mac
+    except DecodeError:
+        return b""
 
 
 def _fail(waiting: list[_Waiting], error: MiniError) -> None:

@@ -219,3 +219,14 @@ async def test_a_new_leader_goes_on_with_it(manager: InProcess, client: Client) 
     _, worker = await manager.join_worker()
     async with ScriptedAgent(worker.channel):
         await secret(client, lambda each: each.rotation.state == COMPLETED)
+
+
+async def test_a_secret_of_many_services(manager: InProcess, client: Client) -> None:
+    names = [f"web{number}" for number in range(40)]
+    for name in names:
+        await make_service(client, service_spec(name, secrets=KEY, replicas=0))
+    response = await rotate(client)
+    assert sorted(response.services) == sorted(names)
+    await secret(client, lambda each: each.rotation.state == COMPLETED and len(each.versions) == 1)
+    for name in names:
+        assert versions((await service(client, name)).spec) == [2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from minimanager.decide.rotations import rotations
+from minimanager.decide.rotations import SERVICES_AT_ONCE, rotations
 from minimanager.domain.objects import (
     SECOND,
     ContainerSpec,
@@ -153,3 +153,36 @@ def test_a_pass_over_its_own_result_asks_for_nothing() -> None:
                     present = next(iter(decided.actions[0].services), present)
                 else:
                     raise AssertionError((state, held, rollout))
+
+
+def test_services_are_moved_some_at_a_time_and_none_twice() -> None:
+    names = [f"web{number}" for number in range(SERVICES_AT_ONCE + 3)]
+    services = {
+        name: replace(service(1), id=name, spec=replace(service(1).spec, name=name)) for name in names
+    }
+    rotation = SecretRotation(State.ROLLING, 1, 2, services=tuple(names), pending=tuple(names))
+    held = secret(rotation=rotation)
+    moved: list[str] = []
+    for expected in (SERVICES_AT_ONCE, 3):
+        (action,) = rotations(Snapshot(secrets={"s": held}, services=services), NOW).actions
+        assert len(action.services) == expected
+        assert all(each.spec.task.container.secrets[0].version == 2 for each in action.services)
+        moved += [each.id for each in action.services]
+        services |= {each.id: each for each in action.services}
+        held = action.secret
+    assert moved == names
+    (action,) = rotations(Snapshot(secrets={"s": held}, services=services), NOW).actions
+    assert action.secret.rotation.state is State.COMPLETED  # none of them had a task
+
+
+def test_a_failure_before_all_are_moved_takes_back_those_that_are() -> None:
+    first, second = service(2), replace(service(1), id="later", spec=replace(service(1).spec, name="later"))
+    rotation = SecretRotation(State.ROLLING, 1, 2, services=("web", "later"), pending=("later",))
+    snapshot = Snapshot(
+        secrets={"s": secret(rotation=rotation)},
+        services={"web": first, "later": second},
+        rollouts={"web": Rollout("web", update_number=3, state=RolloutState.PAUSED)},
+    )
+    (action,) = rotations(snapshot, NOW).actions
+    assert [each.id for each in action.services] == ["web"]
+    assert (action.secret.rotation.state, action.secret.rotation.pending) == (State.REVERTING, ())
