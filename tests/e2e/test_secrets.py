@@ -102,13 +102,32 @@ def test_it_is_a_read_only_file_of_roots(cluster: Cluster) -> None:
         assert mount.startswith("tmpfs /run/secrets tmpfs ro,")
 
 
-def test_it_is_not_in_the_containers_own_file_system(cluster: Cluster) -> None:
-    """What a commit would take."""
+def test_it_is_read_from_any_node_and_not_in_an_image_of_the_container(cluster: Cluster) -> None:
+    ids = _ctl(cluster, "ps", "--filter", "name=secret", "-q").split()
+    assert len(ids) == 2
+    for each in ids:
+        (line,) = _ctl(cluster, "exec", each, "ls", "-l", "/run/secrets").strip().splitlines()[-1:]
+        assert line.split()[:5] == ["-r--r--r--", "1", "root", "root", "21"]
+        assert _ctl(cluster, "exec", each, "cat", "/run/secrets/my-password") == "this is my password!\n"
+    own = _local_container(cluster)
+    _ctl(cluster, "commit", own, "committed_secret")
+    words = ("run", "--rm", "--entrypoint", "cat", "committed_secret", "/run/secrets/my-password")
+    done = cluster.ctl("core-01", *words, check=False)
+    assert done.returncode != 0
+    assert "No such file or directory" in done.stdout + done.stderr
     for name in NODES:
         found = cluster.lab[name].run(
             ["find", str(cluster.lab[name].directory / "data" / "oci"), "-xdev", "-name", "my-password"]
         )
         assert found.stdout == ""
+
+
+def _local_container(cluster: Cluster) -> str:
+    """The id of the container on the manager."""
+    form = "{{.ID}} {{.Node}}"
+    tasks = _ctl(cluster, "service", "ps", "secret", "--no-trunc", "--format", form).splitlines()
+    (task,) = [line.split()[0] for line in tasks if line.endswith("core-01")]
+    return task
 
 
 def test_who_has_it_and_what_the_ledger_says(cluster: Cluster) -> None:
