@@ -98,10 +98,6 @@ def _with_default(default: bool) -> tuple[Flag, ...]:
     )
 
 
-def _later(names: str) -> tuple[Flag, ...]:
-    return tuple(Flag(name, "", kind=values.STRING, later=True) for name in names.split())
-
-
 _WINDOWS = "is for Windows containers: the nodes of this cluster run Linux ones"
 
 

@@ -2525,6 +2525,7 @@ class SecretRotation(_message.Message):
     GRACE_NS_FIELD_NUMBER: _builtins.int
     SERVICES_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    PENDING_FIELD_NUMBER: _builtins.int
     state: Global___RotationState.ValueType
     old_version: _builtins.int
     new_version: _builtins.int
@@ -2537,6 +2538,10 @@ class SecretRotation(_message.Message):
     def services(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """ids of those that used it when it began"""
 
+    @_builtins.property
+    def pending(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of these, those whose specification still has the old version"""
+
     def __init__(
         self,
         *,
@@ -2548,10 +2553,11 @@ class SecretRotation(_message.Message):
         grace_ns: _builtins.int = ...,
         services: _abc.Iterable[_builtins.str] | None = ...,
         message: _builtins.str = ...,
+        pending: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_at_ns", b"ended_at_ns", "grace_ns", b"grace_ns", "message", b"message", "new_version", b"new_version", "old_version", b"old_version", "services", b"services", "started_at_ns", b"started_at_ns", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_at_ns", b"ended_at_ns", "grace_ns", b"grace_ns", "message", b"message", "new_version", b"new_version", "old_version", b"old_version", "pending", b"pending", "services", b"services", "started_at_ns", b"started_at_ns", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -210,11 +210,6 @@ CASES: list[tuple[list[str], int, str]] = [
         + usage("service ls"),
     ),
     (
-        ["service", "create", "--network", "x", "img"],
-        125,
-        "the flag --network is not supported by this version of minictl" + CREATE_RUN,
-    ),
-    (
         ["swarm", "init", "--autolock"],
         125,
         "the flag --autolock is not supported by this version of minictl" + usage("swarm init"),
