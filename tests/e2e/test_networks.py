@@ -202,6 +202,7 @@ def test_a_container_is_connected_to_a_network_and_disconnected_while_it_runs(cl
     cluster.ctl("core-01", "network", "rm", "closed")
     cluster.ctl("core-01", "service", "rm", "web")
     assert "network backend is in use by service asked" in refused("rm", "backend")
+    cluster.ctl("core-01", "rm", "-f", "asked", "plain")
 
 
 def test_a_container_that_has_ended_lets_go_of_its_network(cluster: Cluster) -> None:

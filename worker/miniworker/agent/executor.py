@@ -145,6 +145,7 @@ class ContainerExecutor:
     async def _connect(self, task: dispatch.AssignedTask) -> None:
         changed = await self._hook.change(task, Prepared(container_config(task, node_id=self._node_id)))
         if changed is not None:
+            self._watches.pop(task.id, None)  # they ask an address that may be another now
             with suppress(NoSuchContainerError):  # whoever watches it next tells so
                 await self._runtime.write_names(changed.config)
 
