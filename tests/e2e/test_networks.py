@@ -201,7 +201,7 @@ def test_a_container_is_connected_to_a_network_and_disconnected_while_it_runs(cl
     assert "No such container: nobody" in refused("connect", "backend", "nobody")
     cluster.ctl("core-01", "network", "rm", "closed")
     cluster.ctl("core-01", "service", "rm", "web")
-    assert "network backend is in use by service asked" in refused("rm", "backend")
+    assert "network backend is in use by container asked" in refused("rm", "backend")
     cluster.ctl("core-01", "rm", "-f", "asked", "plain")
 
 

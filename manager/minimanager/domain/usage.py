@@ -34,12 +34,17 @@ def tasks_on(snapshot: Snapshot, network: Network) -> list[Task]:
 
 def in_use_by(snapshot: Snapshot, network: Network) -> str:
     """What keeps the network from being removed, in words; empty: nothing does."""
-    services = services_on(snapshot, network)
-    if services:
-        names = ", ".join(service.spec.name for service in services)
-        return f"service {names}" if len(services) == 1 else f"services {names}"
+    users = services_on(snapshot, network)
+    services = [service.spec.name for service in users if one_off(service) is None]
+    containers = [service.spec.name for service in users if one_off(service) is not None]
+    if users:
+        return " and ".join(filter(None, (_named("service", services), _named("container", containers))))
     tasks = [task for task in tasks_on(snapshot, network) if _stays(snapshot, task)]
     return f"task {container_name(tasks[0])}" if tasks else ""
+
+
+def _named(kind: str, names: list[str]) -> str:
+    return f"{kind}{'s' if len(names) > 1 else ''} {', '.join(names)}" if names else ""
 
 
 def _has_ended(snapshot: Snapshot, service: Service) -> bool:

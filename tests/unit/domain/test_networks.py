@@ -146,9 +146,16 @@ def test_a_container_that_has_ended_uses_no_network() -> None:
     on = replace(task_spec(restart=RestartPolicy(RestartCondition.NONE)), networks=(NetworkUse("backend"),))
     job = service("brief", task=on, mode=ServiceMode.REPLICATED_JOB, labels={LABEL: "detached,keep,m,r"})
     sim.put_service(job)
-    assert in_use_by(sim.snapshot(), sim.networks["backend"]) == "service brief"
+    assert in_use_by(sim.snapshot(), sim.networks["backend"]) == "container brief"
     sim.settle()
-    assert in_use_by(sim.snapshot(), sim.networks["backend"]) == "service brief"
+    assert in_use_by(sim.snapshot(), sim.networks["backend"]) == "container brief"
     sim.report(sim.running("brief")[0].id, TaskState.COMPLETE)
     sim.settle()
     assert in_use_by(sim.snapshot(), sim.networks["backend"]) == ""
+
+
+def test_services_and_containers_on_a_network_are_told_apart(sim: Simulation) -> None:
+    on = replace(task_spec(), networks=(NetworkUse("used"),))
+    for name in ("one", "two"):
+        sim.put_service(service(name, task=on, labels={LABEL: "detached,keep,m,r"}))
+    assert in_use_by(sim.snapshot(), sim.networks["used"]) == "service web and containers one, two"
