@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from minimanager.domain.objects import (
+    ClientCertificate,
     Cluster,
+    IssuedToken,
     Network,
     Node,
     NodeStatus,
@@ -38,6 +40,8 @@ class Snapshot:
     networks: Mapping[str, Network] = field(default_factory=dict)
     tasks: Mapping[str, Task] = field(default_factory=dict)
     statuses: Mapping[str, TaskStatus] = field(default_factory=dict)
+    tokens: Mapping[str, IssuedToken] = field(default_factory=dict)
+    clients: Mapping[str, ClientCertificate] = field(default_factory=dict)
     tasks_by_service: Mapping[str, Mapping[str, Task]] = field(default_factory=dict)
     tasks_by_node: Mapping[str, Mapping[str, Task]] = field(default_factory=dict)
     tasks_by_network: Mapping[str, Mapping[str, Task]] = field(default_factory=dict)

@@ -15,7 +15,9 @@ from typing import Final
 from minicommon.errors import InvalidArgumentError
 
 from minimanager.domain.objects import (
+    ClientCertificate,
     Cluster,
+    IssuedToken,
     Network,
     Node,
     NodeStatus,
@@ -41,6 +43,8 @@ class Kind(StrEnum):
     TASK = "task"
     STATUS = "status"
     NETWORK = "network"
+    TOKEN = "join-token"
+    CLIENT = "client-certificate"
 
 
 CLASSES: Final[dict[Kind, type[Object]]] = {
@@ -52,6 +56,8 @@ CLASSES: Final[dict[Kind, type[Object]]] = {
     Kind.TASK: Task,
     Kind.STATUS: TaskStatus,
     Kind.NETWORK: Network,
+    Kind.TOKEN: IssuedToken,
+    Kind.CLIENT: ClientCertificate,
 }
 _KINDS: Final = {cls: kind for kind, cls in CLASSES.items()}
 _BY_NAME: Final = {kind.value: kind for kind in Kind}
@@ -165,6 +171,15 @@ class Keys:
     def barrier(self) -> str:
         """Written for its revision only: all that came before is older."""
         return f"{self.prefix}barrier"
+
+    def key_holder(self, node_id: str) -> str:
+        """Which cluster keys a manager has on its disk."""
+        return f"{self.key_holders}{_part('node id', node_id)}"
+
+    @property
+    def key_holders(self) -> str:
+        """What the keys of `key_holder` begin with."""
+        return f"{self.prefix}key-holder/"
 
     def parse(self, key: str) -> ParsedKey | None:
         """What `key` stands for; None when it is not one of this cluster's keys."""
