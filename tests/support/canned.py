@@ -134,6 +134,7 @@ def node(hostname: str = "core-01", *, manager: bool = True, identity: str = NOD
             manager_address="10.77.0.11:2378" if manager else "",
         ),
         leader=manager,
+        tls_status="Ready",
         reachable=manager,
     )
 

@@ -45,12 +45,39 @@ class ClusterSpec:
     """SwarmKit's default."""
     certificate_lifetime_ns: int = 2160 * HOUR
     """90 days, SwarmKit's default; at least 1 h."""
+    autolock: bool = False
+    """Managers need the unlock key after a restart."""
 
 
 @dataclass(frozen=True, slots=True)
 class JoinToken:
     sealed: bytes = b""
     expires_at_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RemovedNode:
+    """No longer in the cluster, but its certificate is still valid."""
+
+    id: str = ""
+    expires_at_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RootRotation:
+    """A change of the root that goes on until every node has a certificate of the new one; empty: none."""
+
+    root_ca_pem: bytes = b""
+    sealed_root_key: bytes = b""
+    cross_signed_pem: bytes = b""
+    """The new root's key, certified by the old root: who trusts only the old one trusts the new one's certificates."""
+    started_at_ns: int = 0
+    issuer: str = ""
+    """Identifier, hex, of the new root's key."""
+
+    @property
+    def active(self) -> bool:
+        return bool(self.root_ca_pem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +93,15 @@ class Cluster:
     manager_token: JoinToken = JoinToken()
     default_address_pools: tuple[str, ...] = ("10.0.0.0/8",)
     subnet_size: int = 24
-    removed_nodes: tuple[str, ...] = ()
+    removed_nodes: tuple[RemovedNode, ...] = ()
+    sealed_unlock_key: bytes = b""
+    key_id: int = 0
+    """Of the cluster key that values are sealed with."""
+    sealed_next_key: bytes = b""
+    """While the cluster key changes: the next one, sealed with the present one."""
+    root_rotation: RootRotation = RootRotation()
+    next_key_id: int = 0
+    """Of the key in `sealed_next_key`; equal to `key_id` once values are sealed with it."""
 
 
 # --- nodes ---
@@ -106,6 +141,8 @@ class Node:
     meta: Meta = Meta()
     spec: NodeSpec = NodeSpec()
     ingress_address: str = ""
+    certificate_expires_at_ns: int = 0
+    """Of the newest certificate that it was given; 0: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +195,48 @@ class NodeStatus:
     since_ns: int = 0
     manager_address: str = ""
     encryption_key: str = ""
+    certificate_issuer: str = ""
+    """Key identifier, hex, of the root that signed the certificate it uses."""
+    trusted_roots: str = ""
+    """SHA-256, hex, of the PEM text of the roots that it trusts."""
+
+
+# --- who may come in ---
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedToken:
+    """A join token of limited use, written by the API and, with each node that joins, by the CA."""
+
+    id: str
+    meta: Meta = Meta()
+    role: NodeRole = NodeRole.WORKER
+    label: str = ""
+    secret_sha256: str = ""
+    root_digest: str = ""
+    expires_at_ns: int = 0
+    max_uses: int = 0
+    uses: int = 0
+    revoked_at_ns: int = 0
+
+
+class ClientRole(IntEnum):
+    VIEWER = 0
+    OPERATOR = 1
+    ADMIN = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCertificate:
+    """Of a person or a program; `id` is its serial number in base 36."""
+
+    id: str
+    meta: Meta = Meta()
+    name: str = ""
+    role: ClientRole = ClientRole.VIEWER
+    expires_at_ns: int = 0
+    revoked_at_ns: int = 0
+    issuer: str = ""
 
 
 # --- services and tasks ---
@@ -702,5 +781,18 @@ class Network:
     """No task may join it; it goes with the last address on it."""
 
 
-Object = Cluster | Node | NodeStatus | Service | Rollout | Task | TaskStatus | Network | Secret | Config
+Object = (
+    Cluster
+    | Node
+    | NodeStatus
+    | Service
+    | Rollout
+    | Task
+    | TaskStatus
+    | Network
+    | Secret
+    | Config
+    | IssuedToken
+    | ClientCertificate
+)
 """Everything that has a key of its own in the store."""

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from minimanager.domain.objects import (
+    ClientCertificate,
     Cluster,
     Config,
+    IssuedToken,
     Network,
     Node,
     NodeStatus,
@@ -42,6 +44,8 @@ class Snapshot:
     configs: Mapping[str, Config] = field(default_factory=dict)
     tasks: Mapping[str, Task] = field(default_factory=dict)
     statuses: Mapping[str, TaskStatus] = field(default_factory=dict)
+    tokens: Mapping[str, IssuedToken] = field(default_factory=dict)
+    clients: Mapping[str, ClientCertificate] = field(default_factory=dict)
     tasks_by_service: Mapping[str, Mapping[str, Task]] = field(default_factory=dict)
     tasks_by_node: Mapping[str, Mapping[str, Task]] = field(default_factory=dict)
     tasks_by_network: Mapping[str, Mapping[str, Task]] = field(default_factory=dict)

@@ -20,6 +20,7 @@ from minicommon.units import MINUTE
 from miniproto.v1 import secrets_pb2, secrets_pb2_grpc
 from miniproto.v1.secrets_pb2 import LedgerRecord
 
+from minimanager.ca.issuer import trusted_roots
 from minimanager.decide.assignments import expanded, template_context
 from minimanager.domain.content_template import Supplies, environment, expand_content, pulled
 from minimanager.domain.objects import ConfigUse, SecretUse, Task
@@ -99,7 +100,7 @@ class DeliveriesServicer(secrets_pb2_grpc.DeliveriesServicer):
         )
         if problem := receipt_problem(receipt, entry.record, cluster_id=identity(context).cluster_id):
             raise InvalidArgumentError(problem)
-        ensure_issued(request.certificate, require_cluster(await self._core.read()).root_ca_pem)
+        ensure_issued(request.certificate, trusted_roots(require_cluster(await self._core.read())))
         mark = self._core.keys.ledger_receipt(request.delivery)
         if not await self._ledger.is_marked(mark):
             await self._ledger.append(receipt, mark=mark)

@@ -15,8 +15,10 @@ from typing import Final
 from minicommon.errors import InvalidArgumentError
 
 from minimanager.domain.objects import (
+    ClientCertificate,
     Cluster,
     Config,
+    IssuedToken,
     Network,
     Node,
     NodeStatus,
@@ -45,6 +47,8 @@ class Kind(StrEnum):
     NETWORK = "network"
     SECRET = "secret"
     CONFIG = "config"
+    TOKEN = "join-token"
+    CLIENT = "client-certificate"
 
 
 CLASSES: Final[dict[Kind, type[Object]]] = {
@@ -58,6 +62,8 @@ CLASSES: Final[dict[Kind, type[Object]]] = {
     Kind.NETWORK: Network,
     Kind.SECRET: Secret,
     Kind.CONFIG: Config,
+    Kind.TOKEN: IssuedToken,
+    Kind.CLIENT: ClientCertificate,
 }
 _KINDS: Final = {cls: kind for kind, cls in CLASSES.items()}
 _BY_NAME: Final = {kind.value: kind for kind in Kind}
@@ -235,6 +241,15 @@ class Keys:
     def barrier(self) -> str:
         """Written for its revision only: all that came before is older."""
         return f"{self.prefix}barrier"
+
+    def key_holder(self, node_id: str) -> str:
+        """Which cluster keys a manager has on its disk."""
+        return f"{self.key_holders}{_part('node id', node_id)}"
+
+    @property
+    def key_holders(self) -> str:
+        """What the keys of `key_holder` begin with."""
+        return f"{self.prefix}key-holder/"
 
     def parse(self, key: str) -> ParsedKey | None:
         """What `key` stands for; None when it is not one of this cluster's keys."""

@@ -18,6 +18,8 @@ _FIELDS: Final = {
     Kind.CONFIG: "configs",
     Kind.TASK: "tasks",
     Kind.STATUS: "statuses",
+    Kind.TOKEN: "tokens",
+    Kind.CLIENT: "clients",
 }
 """The snapshot's field of each kind. The cluster is one object, so it has a field of its own."""
 

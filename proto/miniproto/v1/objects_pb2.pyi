@@ -71,6 +71,23 @@ NODE_STATE_READY: NodeState.ValueType  # 2
 NODE_STATE_DISCONNECTED: NodeState.ValueType  # 3
 Global___NodeState: _TypeAlias = NodeState  # noqa: Y015
 
+class _ClientRole:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ClientRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ClientRole.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CLIENT_ROLE_VIEWER: _ClientRole.ValueType  # 0
+    CLIENT_ROLE_OPERATOR: _ClientRole.ValueType  # 1
+    CLIENT_ROLE_ADMIN: _ClientRole.ValueType  # 2
+
+class ClientRole(_ClientRole, metaclass=_ClientRoleEnumTypeWrapper): ...
+
+CLIENT_ROLE_VIEWER: ClientRole.ValueType  # 0
+CLIENT_ROLE_OPERATOR: ClientRole.ValueType  # 1
+CLIENT_ROLE_ADMIN: ClientRole.ValueType  # 2
+Global___ClientRole: _TypeAlias = ClientRole  # noqa: Y015
+
 class _ServiceMode:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -438,12 +455,15 @@ class ClusterSpec(_message.Message):
     TASK_HISTORY_LIMIT_FIELD_NUMBER: _builtins.int
     HEARTBEAT_PERIOD_NS_FIELD_NUMBER: _builtins.int
     CERTIFICATE_LIFETIME_NS_FIELD_NUMBER: _builtins.int
+    AUTOLOCK_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """always "default", as in Swarm"""
     task_history_limit: _builtins.int
     """finished tasks kept per slot; negative keeps all"""
     heartbeat_period_ns: _builtins.int
     certificate_lifetime_ns: _builtins.int
+    autolock: _builtins.bool
+    """managers need the unlock key after a restart"""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
@@ -454,10 +474,11 @@ class ClusterSpec(_message.Message):
         task_history_limit: _builtins.int = ...,
         heartbeat_period_ns: _builtins.int = ...,
         certificate_lifetime_ns: _builtins.int = ...,
+        autolock: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_lifetime_ns", b"certificate_lifetime_ns", "heartbeat_period_ns", b"heartbeat_period_ns", "labels", b"labels", "name", b"name", "task_history_limit", b"task_history_limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["autolock", b"autolock", "certificate_lifetime_ns", b"certificate_lifetime_ns", "heartbeat_period_ns", b"heartbeat_period_ns", "labels", b"labels", "name", b"name", "task_history_limit", b"task_history_limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -488,6 +509,68 @@ class JoinToken(_message.Message):
 Global___JoinToken: _TypeAlias = JoinToken  # noqa: Y015
 
 @_typing.final
+class RemovedNode(_message.Message):
+    """A node that is no longer in the cluster, but whose certificate is still valid."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_NS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    expires_at_ns: _builtins.int
+    """when its certificate is void by itself"""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        expires_at_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at_ns", b"expires_at_ns", "id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemovedNode: _TypeAlias = RemovedNode  # noqa: Y015
+
+@_typing.final
+class RootRotation(_message.Message):
+    """A change of the cluster's root that goes on until every node has a certificate of the new one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROOT_CA_PEM_FIELD_NUMBER: _builtins.int
+    SEALED_ROOT_KEY_FIELD_NUMBER: _builtins.int
+    CROSS_SIGNED_PEM_FIELD_NUMBER: _builtins.int
+    STARTED_AT_NS_FIELD_NUMBER: _builtins.int
+    ISSUER_FIELD_NUMBER: _builtins.int
+    root_ca_pem: _builtins.bytes
+    """the new root"""
+    sealed_root_key: _builtins.bytes
+    """its key, encrypted with the cluster key"""
+    cross_signed_pem: _builtins.bytes
+    """the new root's key, certified by the old root"""
+    started_at_ns: _builtins.int
+    issuer: _builtins.str
+    """key identifier, hex, of the new root"""
+    def __init__(
+        self,
+        *,
+        root_ca_pem: _builtins.bytes = ...,
+        sealed_root_key: _builtins.bytes = ...,
+        cross_signed_pem: _builtins.bytes = ...,
+        started_at_ns: _builtins.int = ...,
+        issuer: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cross_signed_pem", b"cross_signed_pem", "issuer", b"issuer", "root_ca_pem", b"root_ca_pem", "sealed_root_key", b"sealed_root_key", "started_at_ns", b"started_at_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RootRotation: _TypeAlias = RootRotation  # noqa: Y015
+
+@_typing.final
 class Cluster(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -501,12 +584,25 @@ class Cluster(_message.Message):
     DEFAULT_ADDRESS_POOLS_FIELD_NUMBER: _builtins.int
     SUBNET_SIZE_FIELD_NUMBER: _builtins.int
     REMOVED_NODES_FIELD_NUMBER: _builtins.int
+    SEALED_UNLOCK_KEY_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    SEALED_NEXT_KEY_FIELD_NUMBER: _builtins.int
+    ROOT_ROTATION_FIELD_NUMBER: _builtins.int
+    NEXT_KEY_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     root_ca_pem: _builtins.bytes
     sealed_root_key: _builtins.bytes
     """PKCS#8 PEM of the root's key, encrypted with the cluster key"""
     subnet_size: _builtins.int
     """prefix length of the subnets cut from the pools"""
+    sealed_unlock_key: _builtins.bytes
+    """the unlock key's 32 bytes, encrypted with the cluster key; empty: no autolock"""
+    key_id: _builtins.int
+    """of the cluster key that values are encrypted with"""
+    sealed_next_key: _builtins.bytes
+    """while it changes: the next cluster key, encrypted with the present one"""
+    next_key_id: _builtins.int
+    """of the key in sealed_next_key; equal to key_id once values are sealed with it"""
     @_builtins.property
     def meta(self) -> Global___Meta: ...
     @_builtins.property
@@ -520,8 +616,12 @@ class Cluster(_message.Message):
         """CIDR"""
 
     @_builtins.property
-    def removed_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """ids whose certificates are refused until they expire"""
+    def removed_nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RemovedNode]:
+        """their certificates are refused until they expire"""
+
+    @_builtins.property
+    def root_rotation(self) -> Global___RootRotation:
+        """absent: none is going on"""
 
     def __init__(
         self,
@@ -535,11 +635,16 @@ class Cluster(_message.Message):
         manager_token: Global___JoinToken | None = ...,
         default_address_pools: _abc.Iterable[_builtins.str] | None = ...,
         subnet_size: _builtins.int = ...,
-        removed_nodes: _abc.Iterable[_builtins.str] | None = ...,
+        removed_nodes: _abc.Iterable[Global___RemovedNode] | None = ...,
+        sealed_unlock_key: _builtins.bytes = ...,
+        key_id: _builtins.int = ...,
+        sealed_next_key: _builtins.bytes = ...,
+        root_rotation: Global___RootRotation | None = ...,
+        next_key_id: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["manager_token", b"manager_token", "meta", b"meta", "spec", b"spec", "worker_token", b"worker_token"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["manager_token", b"manager_token", "meta", b"meta", "root_rotation", b"root_rotation", "spec", b"spec", "worker_token", b"worker_token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_address_pools", b"default_address_pools", "id", b"id", "manager_token", b"manager_token", "meta", b"meta", "removed_nodes", b"removed_nodes", "root_ca_pem", b"root_ca_pem", "sealed_root_key", b"sealed_root_key", "spec", b"spec", "subnet_size", b"subnet_size", "worker_token", b"worker_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_address_pools", b"default_address_pools", "id", b"id", "key_id", b"key_id", "manager_token", b"manager_token", "meta", b"meta", "next_key_id", b"next_key_id", "removed_nodes", b"removed_nodes", "root_ca_pem", b"root_ca_pem", "root_rotation", b"root_rotation", "sealed_next_key", b"sealed_next_key", "sealed_root_key", b"sealed_root_key", "sealed_unlock_key", b"sealed_unlock_key", "spec", b"spec", "subnet_size", b"subnet_size", "worker_token", b"worker_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -604,9 +709,12 @@ class Node(_message.Message):
     META_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
     INGRESS_ADDRESS_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_EXPIRES_AT_NS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     ingress_address: _builtins.str
     """the node's own address on the ingress network, without prefix"""
+    certificate_expires_at_ns: _builtins.int
+    """of the newest certificate that it was given; 0: not known"""
     @_builtins.property
     def meta(self) -> Global___Meta: ...
     @_builtins.property
@@ -618,10 +726,11 @@ class Node(_message.Message):
         meta: Global___Meta | None = ...,
         spec: Global___NodeSpec | None = ...,
         ingress_address: _builtins.str = ...,
+        certificate_expires_at_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["meta", b"meta", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "ingress_address", b"ingress_address", "meta", b"meta", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_expires_at_ns", b"certificate_expires_at_ns", "id", b"id", "ingress_address", b"ingress_address", "meta", b"meta", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -774,6 +883,8 @@ class NodeStatus(_message.Message):
     SINCE_NS_FIELD_NUMBER: _builtins.int
     MANAGER_ADDRESS_FIELD_NUMBER: _builtins.int
     ENCRYPTION_KEY_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_ISSUER_FIELD_NUMBER: _builtins.int
+    TRUSTED_ROOTS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     state: Global___NodeState.ValueType
     message: _builtins.str
@@ -787,6 +898,10 @@ class NodeStatus(_message.Message):
     """host:port of the control API; managers only"""
     encryption_key: _builtins.str
     """the node's WireGuard public key, base64; empty: it has no encrypted networks"""
+    certificate_issuer: _builtins.str
+    """key identifier, hex, of the root that signed the certificate it uses"""
+    trusted_roots: _builtins.str
+    """SHA-256, hex, of the roots that it trusts, as PEM"""
     @_builtins.property
     def meta(self) -> Global___Meta: ...
     @_builtins.property
@@ -804,14 +919,116 @@ class NodeStatus(_message.Message):
         since_ns: _builtins.int = ...,
         manager_address: _builtins.str = ...,
         encryption_key: _builtins.str = ...,
+        certificate_issuer: _builtins.str = ...,
+        trusted_roots: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "meta", b"meta"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "description", b"description", "encryption_key", b"encryption_key", "id", b"id", "manager_address", b"manager_address", "message", b"message", "meta", b"meta", "session_manager", b"session_manager", "since_ns", b"since_ns", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "certificate_issuer", b"certificate_issuer", "description", b"description", "encryption_key", b"encryption_key", "id", b"id", "manager_address", b"manager_address", "message", b"message", "meta", b"meta", "session_manager", b"session_manager", "since_ns", b"since_ns", "state", b"state", "trusted_roots", b"trusted_roots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NodeStatus: _TypeAlias = NodeStatus  # noqa: Y015
+
+@_typing.final
+class IssuedToken(_message.Message):
+    """--- who may come in ---
+
+    A join token of limited use, beside the cluster's own two. Its text is shown once; only a hash is kept.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    META_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    SECRET_SHA256_FIELD_NUMBER: _builtins.int
+    ROOT_DIGEST_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_NS_FIELD_NUMBER: _builtins.int
+    MAX_USES_FIELD_NUMBER: _builtins.int
+    USES_FIELD_NUMBER: _builtins.int
+    REVOKED_AT_NS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    role: Global___NodeRole.ValueType
+    label: _builtins.str
+    secret_sha256: _builtins.str
+    """hex"""
+    root_digest: _builtins.str
+    """the root that it was made for, as tokens write it"""
+    expires_at_ns: _builtins.int
+    """0: never"""
+    max_uses: _builtins.int
+    """0: no limit"""
+    uses: _builtins.int
+    """nodes that joined with it"""
+    revoked_at_ns: _builtins.int
+    """0: not revoked"""
+    @_builtins.property
+    def meta(self) -> Global___Meta: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        meta: Global___Meta | None = ...,
+        role: Global___NodeRole.ValueType = ...,
+        label: _builtins.str = ...,
+        secret_sha256: _builtins.str = ...,
+        root_digest: _builtins.str = ...,
+        expires_at_ns: _builtins.int = ...,
+        max_uses: _builtins.int = ...,
+        uses: _builtins.int = ...,
+        revoked_at_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["meta", b"meta"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at_ns", b"expires_at_ns", "id", b"id", "label", b"label", "max_uses", b"max_uses", "meta", b"meta", "revoked_at_ns", b"revoked_at_ns", "role", b"role", "root_digest", b"root_digest", "secret_sha256", b"secret_sha256", "uses", b"uses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IssuedToken: _TypeAlias = IssuedToken  # noqa: Y015
+
+@_typing.final
+class ClientCertificate(_message.Message):
+    """A certificate of a person or a program; `id` is its serial number in base 36."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    META_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_NS_FIELD_NUMBER: _builtins.int
+    REVOKED_AT_NS_FIELD_NUMBER: _builtins.int
+    ISSUER_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    name: _builtins.str
+    role: Global___ClientRole.ValueType
+    expires_at_ns: _builtins.int
+    revoked_at_ns: _builtins.int
+    """0: not revoked"""
+    issuer: _builtins.str
+    """key identifier, hex, of the root that signed it"""
+    @_builtins.property
+    def meta(self) -> Global___Meta: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        meta: Global___Meta | None = ...,
+        name: _builtins.str = ...,
+        role: Global___ClientRole.ValueType = ...,
+        expires_at_ns: _builtins.int = ...,
+        revoked_at_ns: _builtins.int = ...,
+        issuer: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["meta", b"meta"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at_ns", b"expires_at_ns", "id", b"id", "issuer", b"issuer", "meta", b"meta", "name", b"name", "revoked_at_ns", b"revoked_at_ns", "role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClientCertificate: _TypeAlias = ClientCertificate  # noqa: Y015
 
 @_typing.final
 class RestartPolicy(_message.Message):

@@ -210,9 +210,9 @@ CASES: list[tuple[list[str], int, str]] = [
         + usage("service ls"),
     ),
     (
-        ["swarm", "init", "--autolock"],
+        ["swarm", "init", "--snapshot-interval", "1"],
         125,
-        "the flag --autolock is not supported by this version of minictl" + usage("swarm init"),
+        "the flag --snapshot-interval is not supported by this version of minictl" + usage("swarm init"),
     ),
     (
         ["service", "update", "--rollback", "--image", "x", "web"],

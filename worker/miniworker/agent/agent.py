@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from random import Random
@@ -74,6 +74,10 @@ class AgentParts:
     contents: ContentFiles
     sign: Sign
     """With the key of the node's certificate."""
+    certificate: Callable[[], dispatch.NodeCertificate] = dispatch.NodeCertificate
+    """The certificate in use."""
+    trust: Callable[[dispatch.Trust], None] = lambda _: None
+    """Takes what the cluster wants of it."""
 
 
 class Agent:
@@ -146,6 +150,11 @@ class Agent:
         """A manager has just become ready: try now."""
         self._session.hurry()
 
+    def certificate_changed(self) -> None:
+        """The manager should know of the new one."""
+        if self._session.state.connected:
+            self._reporter.certificate(self._parts.certificate())
+
     async def wait_synced(self) -> None:
         """Return once a manager has told the complete set for the first time."""
         await self._synced.wait()
@@ -200,6 +209,7 @@ class Agent:
             description=self._identity.description,
             data_path_address=str(self._identity.data_path_address),
             manager_address=self._identity.manager_address,
+            certificate=self._parts.certificate(),
         )
 
     def welcome(self, welcome: dispatch.Welcome) -> None:
@@ -207,6 +217,9 @@ class Agent:
         if managers and managers != self._managers:
             self._managers = managers
             self._parts.state.save_managers(managers)
+
+    def trust(self, trust: dispatch.Trust) -> None:
+        self._parts.trust(trust)
 
     def assignments(self, message: dispatch.Assignments) -> None:
         self._logins.take(message)

@@ -49,6 +49,9 @@ class SessionSink(Protocol):
     def welcome(self, welcome: dispatch.Welcome) -> None:
         """A session is open."""
 
+    def trust(self, trust: dispatch.Trust) -> None:
+        """What roots the cluster trusts, and whose certificates it wants."""
+
     def assignments(self, message: dispatch.Assignments) -> None:
         """The set or a change of it; first a complete one in each session."""
 
@@ -163,6 +166,8 @@ class Session:
                 message = await _read(call)
                 if message.HasField("dial"):
                     self._sink.dial(self.state.manager, message.dial)
+                if message.HasField("trust"):
+                    self._sink.trust(message.trust)
                 if not message.HasField("assignments"):
                     continue
                 self._sink.assignments(message.assignments)
