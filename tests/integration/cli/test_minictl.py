@@ -310,6 +310,15 @@ def test_an_inspected_network_has_its_services_when_asked(minictl: Run) -> None:
     assert done.stdout == f"{canned.NETWORK_ID} web=10.0.1.254\n"
 
 
+def test_containers_are_connected_and_disconnected(minictl: Run, world: World) -> None:
+    done = minictl("network", "connect", "--alias", "db,store", "--alias", "main", "backend", "one")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    asked = world.requests[-1]
+    assert (asked.ref, asked.container, list(asked.aliases)) == ("backend", "one", ["db", "store", "main"])
+    assert minictl("network", "disconnect", "-f", "backend", "one").stdout == ""
+    assert (world.requests[-1].ref, world.requests[-1].container) == ("backend", "one")
+
+
 def test_networks_are_removed(minictl: Run, world: World) -> None:
     done = minictl("network", "rm", "nope", "backend", "ingress")
     assert (done.returncode, done.stdout) == (1, "backend\n")
