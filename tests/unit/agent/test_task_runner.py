@@ -233,3 +233,24 @@ async def test_a_container_gets_the_networks_that_its_task_gets_while_it_runs() 
     assert bench.executor.steps[-1] is Step.WATCH
     assert bench.runner.progress.state == pb.TASK_STATE_RUNNING
     await bench.end()
+
+
+async def test_a_container_of_the_last_process_is_looked_at_before_it_is_watched() -> None:
+    bench = Bench(attached=True)
+    progress = await bench.state(pb.TASK_STATE_RUNNING)
+    await bench.end()
+    task = dispatch.AssignedTask(id="t", desired_state=pb.TASK_STATE_RUNNING)
+    executor = ScriptedExecutor()
+    runner = TaskRunner(
+        task,
+        progress,
+        executor=executor,
+        report=lambda task_id, told: None,
+        clock=bench.clock,
+        restored=True,
+    )
+    running = asyncio.create_task(runner.run())
+    await executor.entered[Step.WATCH].wait()
+    assert executor.steps == [Step.CONNECT, Step.WATCH]
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
