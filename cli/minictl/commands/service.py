@@ -344,7 +344,7 @@ COMMANDS = (
         arguments="SERVICE",
         least=1,
         most=1,
-        flags=(common.DETACH,),
+        flags=(common.DETACH, service_flags.PROGRESS, _QUIET),
     ),
     Command(
         "rollback",
