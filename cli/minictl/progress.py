@@ -94,7 +94,7 @@ class Convergence:
             if replicas <= MAX_BARS and not is_global:
                 lines += [Line(f"{bar}/{replicas}", " ") for bar in range(1, replicas + 1)]
         tasks = by_place(view)
-        running = sum(1 for task in tasks.values() if _runs(task))
+        running = sum(1 for task in tasks.values() if runs(task))
         if self._since_ns is None or running != replicas:
             lines += self._bar_lines(tasks, replicas)
             lines.append(Line("overall progress", f"{running} out of {replicas} tasks"))
@@ -175,7 +175,8 @@ def _rank(task: TaskView) -> tuple[int, int]:
     return task.task.desired_state, task.state
 
 
-def _runs(task: TaskView) -> bool:
+def runs(task: TaskView) -> bool:
+    """Whether the task is wanted, runs, and may get traffic."""
     return task.task.desired_state <= RUNNING and task.state == RUNNING and not task.status.not_ready
 
 

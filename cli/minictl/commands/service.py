@@ -281,8 +281,10 @@ def _scale(context: Context, parsed: Parsed) -> int:
         context.print(f"{ref} scaled to {replicas}")
         scaled.append((ref, response.revision))
 
+    codes = [0]
+
     def wait(ref: str) -> None:
-        _wait(context, parsed, ref, dict(scaled)[ref])
+        codes.append(_wait(context, parsed, ref, dict(scaled)[ref]))
 
     failure = None
     try:
@@ -293,7 +295,7 @@ def _scale(context: Context, parsed: Parsed) -> int:
         common.for_each([ref for ref, _ in scaled], wait)
     if failure is not None:
         raise failure
-    return 0
+    return max(codes)
 
 
 def _scale_usage(argument: str) -> str:
