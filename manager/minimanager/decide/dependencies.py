@@ -8,7 +8,8 @@ wait: what it goes back to has run before.
 
 from __future__ import annotations
 
-from minimanager.decide import everywhere, jobs
+from minimanager.decide import jobs
+from minimanager.decide.eligible import wanted_nodes
 from minimanager.decide.overlay import Overlay
 from minimanager.decide.slots import is_released
 from minimanager.decide.wants import wants
@@ -17,10 +18,15 @@ from minimanager.domain.objects import Dependency, DependencyCondition, Service
 
 def waits_for(overlay: Overlay, service: Service) -> str:
     """What keeps the tasks of the service's present specification from being placed; empty: nothing does."""
+    return "; ".join(missing_dependencies(overlay, service).values())
+
+
+def missing_dependencies(overlay: Overlay, service: Service) -> dict[str, str]:
+    """What is still waited for, by the name of the other service."""
     if not service.spec.depends_on or service.rolling_back or _has_begun(overlay, service):
-        return ""
-    missing = [_missing(overlay, dependency) for dependency in service.spec.depends_on]
-    return "; ".join(text for text in missing if text)
+        return {}
+    missing = {each.service: _missing(overlay, each) for each in service.spec.depends_on}
+    return {name: text for name, text in missing.items() if text}
 
 
 def _has_begun(overlay: Overlay, service: Service) -> bool:
@@ -55,7 +61,7 @@ def _incomplete(overlay: Overlay, other: Service, completed: int) -> str:
     if not other.spec.mode.is_job:
         return f"waits for service {name} to complete, which is no job"
     is_global = other.spec.mode.is_global
-    total = len(everywhere.wanted_nodes(overlay, other)) if is_global else other.spec.replicas
+    total = len(wanted_nodes(overlay, other)) if is_global else other.spec.replicas
     if completed >= total > 0:
         return ""
     given_up = jobs.given_up(overlay, other)
