@@ -98,7 +98,7 @@ class _Quiet:
 
 
 _ACTIVE = (0, 3)
-_PAUSED = (1, 4)
+_UPDATE_PAUSED, _ROLLBACK_PAUSED = _PAUSED = (1, 4)
 """States of a rollout, by their numbers in the API."""
 
 EXIT_ROLLED_BACK = 2
@@ -164,7 +164,7 @@ def _follow(
             lines = state.tick(context.now_ns())
             if latest is not None and state.wake_ns is None and patience.is_over(context.now_ns()):
                 changes.cancel()
-                context.print(_gave_up(service_id, patience))
+                context.warn(_gave_up(service_id, patience))
                 return code_at_deadline(latest)
         else:
             if change is None:
@@ -184,7 +184,9 @@ def _follow(
             patience.update(change, context.now_ns(), replacing=replacing)
             if (paused := paused_code(change)) is not None:
                 changes.cancel()
-                context.print(f"service {service_id}: {change.service.rollout.message}")
+                rollout = change.service.rollout
+                what = "rollback" if rollout.state == _ROLLBACK_PAUSED else "update"
+                context.warn(f"service {what} paused: {rollout.message}")
                 return paused
             code = EXIT_ROLLED_BACK if change.service.service.rolling_back and not rolling_back else 0
             lines = [*(stops.update(change) if stops else ()), *state.update(change, context.now_ns())]

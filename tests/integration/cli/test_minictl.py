@@ -101,7 +101,19 @@ def test_a_wait_that_sees_no_progress_is_given_up(
         world.hold_progress = True
         done = minictl("service", *command)
         assert done.returncode == code
-        assert "no progress for 200ms; it goes on in the background\n" in done.stdout
+        assert "no progress for 200ms; it goes on in the background\n" in done.stderr
+
+
+@pytest.mark.parametrize(("state", "word"), [(1, "update"), (4, "rollback")])
+def test_an_update_that_paused_is_an_error_of_its_own(
+    minictl: Run, world: World, state: int, word: str
+) -> None:
+    service = canned.service(replicas=1)
+    service.rollout.state = state  # type: ignore[assignment]
+    service.rollout.message = f"{word} paused due to failure"
+    world.progress = [control.ServiceProgress(service=service)]
+    done = minictl("service", "scale", "web=1")
+    assert (done.returncode, done.stderr) == (3, f"service {word} paused: {word} paused due to failure\n")
 
 
 def test_a_service_removed_while_waiting_is_an_error(minictl: Run, world: World) -> None:
