@@ -9,10 +9,12 @@ from minictl.flags import Flag
 DESCRIPTION = "Containers on many machines as on one"
 
 GROUPS = (
+    Group("config", "Manage Swarm configs", "config"),
     Group("container", "Manage containers", "container"),
     Group("image", "Manage images", "image"),
     Group("network", "Manage networks", "network"),
     Group("node", "Manage Swarm nodes", "node"),
+    Group("secret", "Manage Swarm secrets", "secret"),
     Group("service", "Manage Swarm services", "service"),
     Group("swarm", "Manage Swarm", "swarm"),
     Group("task", "Manage Swarm tasks", "task"),
@@ -53,7 +55,7 @@ SHORTCUTS = {
 """Commands at the top: the module and name of the command that they are."""
 
 MANAGEMENT = ("container", "image", "network", "volume")
-SWARM = ("node", "service", "swarm", "task")
+SWARM = ("config", "node", "secret", "service", "swarm", "task")
 
 GLOBAL_FLAGS = (
     Flag("host", "Daemon socket to connect to", short="H", kind=values.STRING),

@@ -88,6 +88,16 @@ class NodePaths:
         """What mini-ingress answers names from; kept for its restart."""
         return self.run_dir / "dns-table.pb"
 
+    @property
+    def ledger_anchor(self) -> Path:
+        """How far this manager has seen the ledger of deliveries; managers only."""
+        return self.swarm_dir / "ledger.json"
+
+    @property
+    def secrets_dir(self) -> Path:
+        """One tmpfs per task that has been given secrets or configs."""
+        return self.run_dir / "secrets"
+
     # --- sockets ---
 
     @property

@@ -30,6 +30,8 @@ from miniproto.v1 import (
     dispatcher_pb2_grpc,
     join_pb2,
     join_pb2_grpc,
+    secrets_pb2,
+    secrets_pb2_grpc,
     streams_pb2,
     streams_pb2_grpc,
 )
@@ -38,12 +40,15 @@ from minimanager.bootstrap import bootstrap
 from minimanager.ca.sealer import ClusterSealer
 from minimanager.control.leader import Election
 from minimanager.control.loop import Decide, ReconcileLoop
+from minimanager.control.secret_keeper import SecretKeeper
 from minimanager.control.sweeper import Sweeper
 from minimanager.decide.reconcile import affected, reconcile
 from minimanager.rpc import views
 from minimanager.rpc.clusters import ClustersServicer
+from minimanager.rpc.configs import ConfigsServicer
 from minimanager.rpc.containers import ContainersServicer
 from minimanager.rpc.core import Core
+from minimanager.rpc.deliveries import DeliveriesServicer
 from minimanager.rpc.dispatcher.service import Dispatcher, manager_addresses
 from minimanager.rpc.interceptors import control_guard
 from minimanager.rpc.join import JoinService
@@ -54,13 +59,18 @@ from minimanager.rpc.node_streams import NodeStreams
 from minimanager.rpc.nodes import NodesServicer
 from minimanager.rpc.one_offs import OneOffs
 from minimanager.rpc.peers import ManagerPeers
+from minimanager.rpc.secret_audit import SecretAudit
+from minimanager.rpc.secrets import SecretsServicer
 from minimanager.rpc.services import ServicesServicer
 from minimanager.rpc.tasks import TasksServicer
+from minimanager.store.anchor import Anchor
 from minimanager.store.api import Compare, Store, StoreStatus
 from minimanager.store.cache import Cache
+from minimanager.store.contents import Contents
 from minimanager.store.envelope import Envelope
 from minimanager.store.etcd.client import EtcdStore
 from minimanager.store.keys import Keys
+from minimanager.store.ledger import Ledger
 from minimanager.store.writer import Writer
 
 logger = logging.getLogger(__name__)
@@ -83,6 +93,8 @@ class Parts:
     socket: Path
     bootstrap: Path
     clock: Clock
+    ledger_anchor: Path | None = None
+    """None: nothing but the store knows how far the ledger went."""
 
 
 async def serve(paths: NodePaths, settings: ManagerSettings, *, clock: Clock, stop: asyncio.Event) -> None:
@@ -96,6 +108,7 @@ async def serve(paths: NodePaths, settings: ManagerSettings, *, clock: Clock, st
         socket=paths.manager_socket,
         bootstrap=paths.bootstrap,
         clock=clock,
+        ledger_anchor=paths.ledger_anchor,
     )
     try:
         await Manager(parts).run(stop)
@@ -124,6 +137,8 @@ class Manager:
         self.join_port = parts.settings.join_port
         """Likewise."""
         self._sealer = ClusterSealer(parts.envelope)
+        self._contents = Contents(parts.store, keys, parts.envelope)
+        self._ledger = Ledger(parts.store, keys, parts.envelope, Anchor(parts.ledger_anchor))
         self._server = new_server(
             control_guard(cluster_id=parts.settings.cluster_id, cache=self.core.cache, clock=parts.clock)
         )
@@ -191,8 +206,9 @@ class Manager:
         loop = ReconcileLoop(core.cache, core.writer, Decide(reconcile, affected, new_id, parts.clock))
         sweeper = Sweeper(core.store, core.cache, core.writer, parts.clock)
         election = Election(core.store, core.keys, core.node_id, clock=parts.clock)
+        keeper = SecretKeeper(core.cache, core.writer, parts.clock)
         self._election = group.start_eternal(
-            "election", election.run(lambda fence: _lead(loop, sweeper, fence))
+            "election", election.run(lambda fence: _lead(loop, sweeper, keeper, fence))
         )
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
         self.serving.set()
@@ -218,11 +234,16 @@ class Manager:
         control_pb2_grpc.add_ServicesServicer_to_server(self._services, server)
         control_pb2_grpc.add_TasksServicer_to_server(self._tasks, server)
         control_pb2_grpc.add_NetworksServicer_to_server(NetworksServicer(core), server)
+        audit = SecretAudit(core, self._ledger, cluster_id=self._parts.settings.cluster_id)
+        deliveries = DeliveriesServicer(core, self._contents, self._ledger)
+        secrets_pb2_grpc.add_DeliveriesServicer_to_server(deliveries, server)
+        secrets_pb2_grpc.add_SecretsServicer_to_server(SecretsServicer(core, self._contents, audit), server)
+        secrets_pb2_grpc.add_ConfigsServicer_to_server(ConfigsServicer(core, self._contents), server)
         dispatcher_pb2_grpc.add_DispatcherServicer_to_server(dispatcher, server)
         join_pb2_grpc.add_MembershipServicer_to_server(MembershipService(core, self._sealer), server)
         streams_pb2_grpc.add_ContainersServicer_to_server(self._containers, server)
         streams_pb2_grpc.add_NodeStreamsServicer_to_server(self._streams, server)
-        files = (control_pb2, dispatcher_pb2, join_pb2, streams_pb2)
+        files = (control_pb2, dispatcher_pb2, join_pb2, secrets_pb2, streams_pb2)
         names = [each.full_name for file in files for each in file.DESCRIPTOR.services_by_name.values()]
         add_reflection(server, [name for name in names if name != "mini.v1.Join"])
 
@@ -248,8 +269,9 @@ class Manager:
         ]
 
 
-async def _lead(loop: ReconcileLoop, sweeper: Sweeper, fence: Compare) -> None:
+async def _lead(loop: ReconcileLoop, sweeper: Sweeper, keeper: SecretKeeper, fence: Compare) -> None:
     """What the leader does, until it leads no more."""
     async with Supervisor() as group:
         group.start_eternal("reconcile", loop.run(fence))
         group.start_eternal("sweep", sweeper.run(fence))
+        group.start_eternal("secrets", keeper.run(fence))

@@ -37,7 +37,14 @@ from minimanager.app import Manager, Parts
 from minimanager.domain.objects import HOUR
 from minimanager.store.envelope import KEY_BYTES, Envelope
 from minimanager.store.memory import MemoryStore
-from miniproto.v1 import control_pb2, control_pb2_grpc, join_pb2, join_pb2_grpc, objects_pb2
+from miniproto.v1 import (
+    control_pb2,
+    control_pb2_grpc,
+    join_pb2,
+    join_pb2_grpc,
+    objects_pb2,
+    secrets_pb2_grpc,
+)
 from support.ports import free_port
 from support.scripted_agent import PATIENCE
 
@@ -128,6 +135,9 @@ class Client:
         self.services = control_pb2_grpc.ServicesStub(channel)
         self.tasks = control_pb2_grpc.TasksStub(channel)
         self.networks = control_pb2_grpc.NetworksStub(channel)
+        self.secrets = secrets_pb2_grpc.SecretsStub(channel)
+        self.configs = secrets_pb2_grpc.ConfigsStub(channel)
+        self.deliveries = secrets_pb2_grpc.DeliveriesStub(channel)
         self.membership = join_pb2_grpc.MembershipStub(channel)
         self.join = join_pb2_grpc.JoinStub(channel)
 
@@ -209,6 +219,7 @@ async def manager_in_process(*, clock: Clock | None = None) -> AsyncIterator[InP
             socket=home.paths.manager_socket,
             bootstrap=home.paths.bootstrap,
             clock=chosen,
+            ledger_anchor=home.paths.ledger_anchor,
         )
         manager, stop = Manager(parts), asyncio.Event()
         running = asyncio.create_task(manager.run(stop))

@@ -11,11 +11,20 @@ from typing import Final
 
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from miniproto.v1 import access_pb2, control_pb2, dispatcher_pb2, ingress_pb2, join_pb2, node_pb2, streams_pb2
+from miniproto.v1 import (
+    access_pb2,
+    control_pb2,
+    dispatcher_pb2,
+    ingress_pb2,
+    join_pb2,
+    node_pb2,
+    secrets_pb2,
+    streams_pb2,
+)
 
 from minicommon.identity.names import Caller
 
-FILES: Final = (control_pb2, dispatcher_pb2, ingress_pb2, join_pb2, node_pb2, streams_pb2)
+FILES: Final = (control_pb2, dispatcher_pb2, ingress_pb2, join_pb2, node_pb2, secrets_pb2, streams_pb2)
 """Every file with services: importing one puts it into the descriptor pool."""
 
 _IDENTIFIED: Final = frozenset(Caller) - {Caller.ANYONE}

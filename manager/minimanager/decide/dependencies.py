@@ -9,7 +9,7 @@ wait: what it goes back to has run before.
 from __future__ import annotations
 
 from minimanager.decide import jobs
-from minimanager.decide.eligible import wanted_nodes
+from minimanager.decide.global_nodes import wanted_nodes
 from minimanager.decide.overlay import Overlay
 from minimanager.decide.slots import is_released
 from minimanager.decide.wants import wants

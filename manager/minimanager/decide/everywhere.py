@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from minimanager.decide.eligible import takes
+from minimanager.decide.global_nodes import takes
 from minimanager.decide.overlay import Overlay
 from minimanager.decide.rollout import Replacing
 from minimanager.decide.slots import Slot, is_outdated

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from minimanager.decide import jobs
-from minimanager.decide.eligible import wanted_nodes
+from minimanager.decide.global_nodes import wanted_nodes
 from minimanager.decide.overlay import Overlay
 from minimanager.domain.objects import Service
 from minimanager.domain.snapshot import Snapshot

@@ -13,25 +13,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from minimanager.domain.meta import Meta as Meta
+from minimanager.domain.meta import no_labels as _labels
+from minimanager.domain.secret_objects import Config as Config
+from minimanager.domain.secret_objects import ConfigSpec as ConfigSpec
+from minimanager.domain.secret_objects import ConfigUse as ConfigUse
+from minimanager.domain.secret_objects import FileTarget as FileTarget
+from minimanager.domain.secret_objects import RotationState as RotationState
+from minimanager.domain.secret_objects import Secret as Secret
+from minimanager.domain.secret_objects import SecretRotation as SecretRotation
+from minimanager.domain.secret_objects import SecretSpec as SecretSpec
+from minimanager.domain.secret_objects import SecretUse as SecretUse
+from minimanager.domain.secret_objects import SecretVersion as SecretVersion
+
 SECOND = 1_000_000_000
 """Nanoseconds."""
 
 HOUR = 3600 * SECOND
 """Nanoseconds."""
-
-_EMPTY: Mapping[str, str] = {}
-
-
-def _labels() -> Mapping[str, str]:
-    return _EMPTY
-
-
-@dataclass(frozen=True, slots=True)
-class Meta:
-    version: int = 0
-    created_at_ns: int = 0
-    updated_at_ns: int = 0
-
 
 # --- cluster ---
 
@@ -321,6 +320,8 @@ class ContainerSpec:
     ready: HealthCheck = HealthCheck()
     drain_timeout_ns: int = 0
     """0: the node's default, 2 s; -1: none."""
+    secrets: tuple[SecretUse, ...] = ()
+    configs: tuple[ConfigUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -701,5 +702,5 @@ class Network:
     """No task may join it; it goes with the last address on it."""
 
 
-Object = Cluster | Node | NodeStatus | Service | Rollout | Task | TaskStatus | Network
+Object = Cluster | Node | NodeStatus | Service | Rollout | Task | TaskStatus | Network | Secret | Config
 """Everything that has a key of its own in the store."""

@@ -8,10 +8,12 @@ from types import MappingProxyType
 
 from minimanager.domain.objects import (
     Cluster,
+    Config,
     Network,
     Node,
     NodeStatus,
     Rollout,
+    Secret,
     Service,
     Task,
     TaskState,
@@ -36,6 +38,8 @@ class Snapshot:
     services: Mapping[str, Service] = field(default_factory=dict)
     rollouts: Mapping[str, Rollout] = field(default_factory=dict)
     networks: Mapping[str, Network] = field(default_factory=dict)
+    secrets: Mapping[str, Secret] = field(default_factory=dict)
+    configs: Mapping[str, Config] = field(default_factory=dict)
     tasks: Mapping[str, Task] = field(default_factory=dict)
     statuses: Mapping[str, TaskStatus] = field(default_factory=dict)
     tasks_by_service: Mapping[str, Mapping[str, Task]] = field(default_factory=dict)

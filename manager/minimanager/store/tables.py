@@ -14,6 +14,8 @@ _FIELDS: Final = {
     Kind.SERVICE: "services",
     Kind.ROLLOUT: "rollouts",
     Kind.NETWORK: "networks",
+    Kind.SECRET: "secrets",
+    Kind.CONFIG: "configs",
     Kind.TASK: "tasks",
     Kind.STATUS: "statuses",
 }

@@ -459,6 +459,55 @@ class EncryptionPeer(_message.Message):
 Global___EncryptionPeer: _TypeAlias = EncryptionPeer  # noqa: Y015
 
 @_typing.final
+class AssignedSecret(_message.Message):
+    """A version of a secret that tasks of this node need. Its content is fetched task by task (`Deliveries`)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    name: _builtins.str
+    version: _builtins.int
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "name", b"name", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AssignedSecret: _TypeAlias = AssignedSecret  # noqa: Y015
+
+@_typing.final
+class AssignedConfig(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AssignedConfig: _TypeAlias = AssignedConfig  # noqa: Y015
+
+@_typing.final
 class PublishedPort(_message.Message):
     """One published ingress port and the tasks that may get its traffic now."""
 
@@ -539,6 +588,8 @@ class Assignment(_message.Message):
     SERVICE_FIELD_NUMBER: _builtins.int
     PEER_FIELD_NUMBER: _builtins.int
     KEPT_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    CONFIG_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def network(self) -> Global___AssignedNetwork: ...
     @_builtins.property
@@ -553,6 +604,10 @@ class Assignment(_message.Message):
     def peer(self) -> Global___EncryptionPeer: ...
     @_builtins.property
     def kept(self) -> Global___KeptTask: ...
+    @_builtins.property
+    def secret(self) -> Global___AssignedSecret: ...
+    @_builtins.property
+    def config(self) -> Global___AssignedConfig: ...
     def __init__(
         self,
         *,
@@ -563,12 +618,14 @@ class Assignment(_message.Message):
         service: Global___NetworkService | None = ...,
         peer: Global___EncryptionPeer | None = ...,
         kept: Global___KeptTask | None = ...,
+        secret: Global___AssignedSecret | None = ...,
+        config: Global___AssignedConfig | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "item", b"item", "kept", b"kept", "network", b"network", "peer", b"peer", "port", b"port", "service", b"service", "task", b"task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "endpoint", b"endpoint", "item", b"item", "kept", b"kept", "network", b"network", "peer", b"peer", "port", b"port", "secret", b"secret", "service", b"service", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "item", b"item", "kept", b"kept", "network", b"network", "peer", b"peer", "port", b"port", "service", b"service", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "endpoint", b"endpoint", "item", b"item", "kept", b"kept", "network", b"network", "peer", b"peer", "port", b"port", "secret", b"secret", "service", b"service", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_item: _TypeAlias = _typing.Literal["network", "endpoint", "port", "task", "service", "peer", "kept"]  # noqa: Y015
+    _WhichOneofReturnType_item: _TypeAlias = _typing.Literal["network", "endpoint", "port", "task", "service", "peer", "kept", "secret", "config"]  # noqa: Y015
     _WhichOneofArgType_item: _TypeAlias = _typing.Literal["item", b"item"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_item) -> _WhichOneofReturnType_item | None: ...
 
@@ -584,6 +641,7 @@ class AssignmentChange(_message.Message):
     key: _builtins.str
     """"network/<id>", "endpoint/<network>/<address>", "service/<network>/<service>", "peer/<node>", "port/tcp/80",
     "task/<id>", "kept/<task>"
+    "secret/<id>/<version>", "config/<id>", "task/<id>"
     """
     remove: _builtins.bool
     @_builtins.property

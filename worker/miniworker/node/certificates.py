@@ -12,9 +12,13 @@ from collections.abc import Callable
 from random import Random
 
 import grpc
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from minicommon.clock import MILLISECOND, SECOND, Clock
 from minicommon.errors import MiniError, UnavailableError
 from minicommon.identity import pem
+from minicommon.identity.authority import load_key
 from minicommon.identity.peer import Identity, identity_of
 from minicommon.identity.renewal import renewal_moment
 from minicommon.identity.requests import new_request
@@ -23,6 +27,8 @@ from minicommon.paths import NodePaths
 from minicommon.rpc.channel import manager_channel
 from minicommon.rpc.credentials import NodeCredentials
 from miniproto.v1 import join_pb2, join_pb2_grpc
+
+from miniworker.agent.deliveries import Signature
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +60,18 @@ class CertificateFiles:
     def dial(self, address: str) -> grpc.aio.Channel:
         """A channel to the manager at host:port, with the certificate as it is now."""
         return manager_channel(address, NodeCredentials.load(self._paths))
+
+    async def sign(self, text: bytes) -> Signature:
+        """With the node's key as it is now."""
+        return await asyncio.to_thread(self._sign, text)
+
+    def _sign(self, text: bytes) -> Signature:
+        pair = NodeCredentials.load(self._paths)
+        if not pair.is_pair:  # they are being replaced
+            raise UnavailableError("the node's certificate is being replaced")
+        certificate = pem.read_certificate(pair.certificate_pem)
+        value = load_key(pair.key_pem).sign(text, ec.ECDSA(hashes.SHA256()))
+        return Signature(value, certificate.public_bytes(Encoding.DER))
 
     def replace(self, *, certificate_pem: bytes, key_pem: bytes, root_ca_pem: bytes) -> None:
         """Use these from now on."""

@@ -20,6 +20,7 @@ from miniproto.v1 import node_pb2
 from miniproto.v1 import objects_pb2 as pb
 
 from miniworker.agent.agent import Agent, AgentIdentity, AgentParts
+from miniworker.agent.content_files import ContentFiles, Tmpfs
 from miniworker.agent.ingress_client import IngressClient
 from miniworker.agent.state import AgentState
 from miniworker.network.api import DataPlane
@@ -83,6 +84,8 @@ class Member:
                 dial=self.credentials.dial,
                 clock=site.clock,
                 random=site.random,
+                contents=ContentFiles(paths.secrets_dir, Tmpfs()),
+                sign=self.credentials.sign,
             ),
             managers=membership.managers,
         )

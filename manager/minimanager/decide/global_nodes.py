@@ -1,4 +1,4 @@
-"""Which nodes a global service is to be on."""
+"""Which nodes a global service is to have a task on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def wanted_nodes(overlay: Overlay, service: Service) -> frozenset[str]:
     keep = {
         task.bound_node_id
         for task in overlay.of_service(service.id)
-        if is_active(task) and not overlay.finished(task) and _may_keep(overlay, service, task)
+        if is_active(task) and not overlay.finished(task) and may_keep(overlay, service, task)
     }
     return frozenset(
         node_id
@@ -29,6 +29,7 @@ def wanted_nodes(overlay: Overlay, service: Service) -> frozenset[str]:
     )
 
 
-def _may_keep(overlay: Overlay, service: Service, task: Task) -> bool:
+def may_keep(overlay: Overlay, service: Service, task: Task) -> bool:
+    """Whether the task may stay where it is."""
     node_id = task.bound_node_id
     return not overlay.draining(node_id) and overlay.suits(service, node_id)
