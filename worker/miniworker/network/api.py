@@ -52,11 +52,13 @@ class VirtualService:
 
 @dataclass(frozen=True, slots=True)
 class EncryptionPeer:
-    """Another node with encrypted networks, and its WireGuard public key in base64."""
+    """A node with encrypted networks, this one included, and its WireGuard public keys in base64."""
 
     node_id: str
     vtep: IPv4Address
     public_key: str
+    next_public_key: str = ""
+    """What it will take next; empty: not known yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +126,22 @@ class Difference:
     """Something in which the kernel is not as planned."""
 
     kind: str
-    """"bridge", "tunnel device", "address", "forwarding entry", "neighbor entry", "interface", "route", "rules" or
-    "forwarding"."""
+    """"bridge", "tunnel device", "address", "forwarding entry", "neighbor entry", "interface", "route", "rules",
+    "forwarding" or "encryption"."""
     task_id: str
     """In the namespace of this task; empty: in the node's own."""
     item: str
     """For people: "10.0.1.1/24 on mbr-9qv2cn8t"."""
     missing: bool
     """It should be there; False: it should not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """The node's WireGuard public keys, for the others. Both empty: this node cannot encrypt."""
+
+    current: str = ""
+    next: str = ""
 
 
 class DataPlane(Protocol):
@@ -170,6 +180,18 @@ class DataPlane(Protocol):
     @property
     def repairs(self) -> Mapping[str, int]:
         """How many differences have been repaired, by kind."""
+
+    async def keys(self) -> Announced:
+        """What the other nodes are to know of this one's encryption."""
+
+    async def rotate_keys(self) -> Announced:
+        """The next key becomes the current one, once the fabric says so, and a new one the next."""
+
+    async def keys_due_at_ns(self, period_ns: int) -> int:
+        """When the keys are to be rotated, if a key is used for so long."""
+
+    async def wait_encryption_wanted(self) -> None:
+        """Return once there is an interface for a program that encrypts."""
 
     async def clear(self) -> None:
         """Remove everything of ours from the kernel: the node leaves the cluster."""

@@ -9,7 +9,15 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from miniworker.network.api import AttachedSandbox, Connections, Difference, Fabric, HostPort, Sandbox
+from miniworker.network.api import (
+    Announced,
+    AttachedSandbox,
+    Connections,
+    Difference,
+    Fabric,
+    HostPort,
+    Sandbox,
+)
 from miniworker.network.errors import PortInUseError, UnknownNetworkError
 
 _FIRST_CHOSEN_PORT = 32768
@@ -75,6 +83,19 @@ class FakeDataPlane:
     @property
     def repairs(self) -> Mapping[str, int]:
         return {}
+
+    async def keys(self) -> Announced:
+        """None: there is nothing to encrypt."""
+        return Announced()
+
+    async def rotate_keys(self) -> Announced:
+        return Announced()
+
+    async def keys_due_at_ns(self, period_ns: int) -> int:
+        return 1 << 62
+
+    async def wait_encryption_wanted(self) -> None:
+        await asyncio.Event().wait()
 
     async def clear(self) -> None:
         self.sandboxes.clear()

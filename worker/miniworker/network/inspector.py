@@ -22,6 +22,7 @@ from miniworker.network.model import KernelState, Operation
 from miniworker.network.observe import Observed, observe
 from miniworker.network.sandbox_plan import SandboxPlan, overlay_interfaces
 from miniworker.network.sandboxes import mend
+from miniworker.network.wireguard.encryption import Encryption
 from miniworker.network.works import all_of
 
 logger = logging.getLogger(__name__)
@@ -44,9 +45,10 @@ class Findings:
 class Inspector:
     """Leaves out the rules of a sandbox whose generation is known to be right (`SandboxKeeper.generations`)."""
 
-    def __init__(self, keeper: SandboxKeeper, host: HostTable) -> None:
+    def __init__(self, keeper: SandboxKeeper, host: HostTable, encryption: Encryption) -> None:
         self._keeper = keeper
         self._host = host
+        self._encryption = encryption
         self.repairs: Counter[str] = Counter()
         """Differences that have been repaired, by kind."""
 
@@ -55,7 +57,11 @@ class Inspector:
         plans = await self._keeper.plans(fabric)
         seen = await asyncio.to_thread(observe)
         operations = delta(wanted, seen.state)
-        found = [*map(in_words, operations), *await self._host.differences()]
+        found = [
+            *map(in_words, operations),
+            *await self._host.differences(),
+            *await self._encryption.differences(),
+        ]
 
         async def look(task_id: str) -> None:
             found.extend(await self._check(task_id, plans[task_id], seen))

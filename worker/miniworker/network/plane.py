@@ -11,18 +11,20 @@ import asyncio
 import logging
 import socket
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
 from minicommon.clock import SECOND, Clock, SystemClock
 from minicommon.log import fields
+from minicommon.supervise import Supervisor
 from pyroute2 import IPRoute
 
-from miniworker.network.api import AttachedSandbox, Connections, Difference, Fabric, Sandbox
+from miniworker.network.api import Announced, AttachedSandbox, Connections, Difference, Fabric, Sandbox
 from miniworker.network.apply import Applier
 from miniworker.network.connections import connections_here
 from miniworker.network.delta import delta
-from miniworker.network.errors import NetworkError
+from miniworker.network.errors import CannotEncryptError, NetworkError
 from miniworker.network.host import HostTable
 from miniworker.network.inspector import Findings, Inspector
 from miniworker.network.keeper import SandboxKeeper, local_neighbors
@@ -34,6 +36,7 @@ from miniworker.network.sandbox_plan import attachments_of, overlay_interfaces
 from miniworker.network.sandboxes import FoundSandbox, reconnect, set_vips
 from miniworker.network.turns import Turns
 from miniworker.network.vips import Vip, changed_services, vips_of
+from miniworker.network.wireguard.encryption import CANNOT, Encryption
 from miniworker.network.works import all_of, to_the_end
 
 logger = logging.getLogger(__name__)
@@ -49,19 +52,27 @@ class KernelDataPlane:
     """A `DataPlane`. One per network namespace of the host; needs root."""
 
     def __init__(
-        self, netns_dir: Path, *, vxlan_port: int = VXLAN_PORT, clock: Clock = _SYSTEM_CLOCK
+        self,
+        netns_dir: Path,
+        encryption: Encryption,
+        *,
+        vxlan_port: int = VXLAN_PORT,
+        clock: Clock = _SYSTEM_CLOCK,
     ) -> None:
+        self._encryption = encryption
         self._clock = clock
         self._vxlan_port = vxlan_port
         self._turns = Turns()
-        self._host = HostTable(clock=clock)
+        self._host = HostTable(clock=clock, vxlan_port=vxlan_port)
         self._keeper = SandboxKeeper(netns_dir, self._host)
-        self._inspector = Inspector(self._keeper, self._host)
+        self._inspector = Inspector(self._keeper, self._host, encryption)
         self._fabric: Fabric | None = None
         self._settled: Fabric | None = None
         """The fabric that every sandbox follows; None: not known."""
         self._applied: KernelState | None = None
         """None: not known, so the kernel is read first."""
+        self._refused: frozenset[str] = frozenset()
+        """Networks that this node cannot have."""
 
     async def set_fabric(self, fabric: Fabric) -> None:
         await to_the_end(self._set_fabric(fabric))
@@ -94,6 +105,11 @@ class KernelDataPlane:
         return await to_the_end(self._repair())
 
     async def watch(self) -> None:
+        async with Supervisor() as group:
+            group.start_eternal("kernel check", self._check_for_ever())
+            group.start_eternal("encryption", self._encryption.watch())
+
+    async def _check_for_ever(self) -> None:
         while True:
             await self._clock.sleep_until(self._clock.now_ns() + CHECK_NS)
             try:
@@ -104,6 +120,18 @@ class KernelDataPlane:
                     extra=fields(error=error.message),
                 )
 
+    async def keys(self) -> Announced:
+        return await self._encryption.announced()
+
+    async def rotate_keys(self) -> Announced:
+        return await self._encryption.rotate()
+
+    async def keys_due_at_ns(self, period_ns: int) -> int:
+        return await self._encryption.due_at_ns(period_ns)
+
+    async def wait_encryption_wanted(self) -> None:
+        await self._encryption.wanted.wait()
+
     @property
     def repairs(self) -> Mapping[str, int]:
         return dict(self._inspector.repairs)
@@ -112,6 +140,7 @@ class KernelDataPlane:
 
     async def _set_fabric(self, fabric: Fabric) -> None:
         async with self._turns.alone():
+            fabric = await self._usable(fabric)
             sandboxes = await self._keeper.known()
             await self._host.ensure()
             wanted = await self._wanted(fabric)
@@ -125,12 +154,23 @@ class KernelDataPlane:
             else:
                 await self._follow(sandboxes, settled, fabric, _new_bridges(operations))
             self._applied, self._settled = wanted, fabric
+            await self._encryption.follow(fabric)
         if operations:
             logger.debug("Fabric applied.", extra=fields(operations=len(operations)))
 
+    async def _usable(self, fabric: Fabric) -> Fabric:
+        """The fabric as far as this node can have it: without encrypted networks where nobody encrypts."""
+        self._refused = frozenset()
+        if not any(network.encrypted for network in fabric.networks) or await self._encryption.open():
+            return fabric
+        self._refused = frozenset(network.id for network in fabric.networks if network.encrypted)
+        return replace(fabric, networks=tuple(item for item in fabric.networks if not item.encrypted))
+
     async def _wanted(self, fabric: Fabric) -> KernelState:
         """The node's own links and entries."""
-        return plan(fabric, vxlan_port=self._vxlan_port) | local_neighbors(await self._keeper.known(), fabric)
+        engine = await self._encryption.open()
+        planned = plan(fabric, vxlan_port=self._vxlan_port, carrier=engine.kind if engine else "")
+        return planned | local_neighbors(await self._keeper.known(), fabric)
 
     async def _follow(
         self, sandboxes: Mapping[str, FoundSandbox], settled: Fabric, fabric: Fabric, bridges: set[str]
@@ -172,6 +212,7 @@ class KernelDataPlane:
             self._applied = None
             await self._host.mend()
             await asyncio.to_thread(_apply, findings.operations)
+            await self._encryption.mend()
             renewed = await self._inspector.on_bridges(_new_bridges(findings.operations), self._fabric)
             await self._inspector.mend(findings.task_ids | renewed, self._fabric)
         self._inspector.count(findings.differences)
@@ -186,6 +227,8 @@ class KernelDataPlane:
 
     async def _attach(self, sandbox: Sandbox) -> AttachedSandbox:
         async with self._turns.of(sandbox.task_id):
+            if any(item.network_id in self._refused for item in sandbox.attachments):
+                raise CannotEncryptError(CANNOT)
             attached, entries = await self._keeper.attach(sandbox, self._fabric or _NO_FABRIC)
             if self._applied is not None:
                 self._applied |= entries
@@ -205,6 +248,7 @@ class KernelDataPlane:
             await asyncio.to_thread(_converge, EMPTY, None)
             await self._host.clear()
             self._fabric, self._settled, self._applied = None, None, None
+            self._encryption.forget()
             self._keeper.forget()
 
 
