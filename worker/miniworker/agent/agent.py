@@ -22,6 +22,7 @@ from miniworker.agent.assignments import AssignmentSet, Change
 from miniworker.agent.content_files import ContentFiles
 from miniworker.agent.deliveries import Deliveries, Sign
 from miniworker.agent.draining import Drain
+from miniworker.agent.encryption import KEY_PERIOD_NS, EncryptionKeys
 from miniworker.agent.executor import ContainerExecutor
 from miniworker.agent.follower import Follower
 from miniworker.agent.health.monitor import Monitor
@@ -57,6 +58,8 @@ class AgentIdentity:
     """host:port of this node's control API, when it is a manager."""
     allowed: frozenset[str] = frozenset()
     """Of GRANTS: what containers may have of the node."""
+    key_period_ns: int = KEY_PERIOD_NS
+    """How long a key for encrypted networks is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +136,14 @@ class Agent:
             logins=self._logins,
         )
 
+        self._keys = EncryptionKeys(
+            parts.data_plane,
+            self._reporter,
+            clock=parts.clock,
+            period_ns=identity.key_period_ns,
+            connected=lambda: self._session.state.connected,
+        )
+
     @property
     def session(self) -> SessionState:
         return self._session.state
@@ -163,6 +174,8 @@ class Agent:
         try:
             async with self._group as group:
                 await self._restore()
+                await self._keys.load()
+                group.start_eternal("encryption keys", self._keys.run())
                 group.start_eternal("fabric", self._fabric.run())
                 group.start_eternal("network check", self._parts.data_plane.watch())
                 group.start_eternal("ingress table", self._ingress.run())
@@ -210,6 +223,8 @@ class Agent:
             data_path_address=str(self._identity.data_path_address),
             manager_address=self._identity.manager_address,
             certificate=self._parts.certificate(),
+            encryption_key=self._keys.announced.current,
+            next_encryption_key=self._keys.announced.next,
         )
 
     def welcome(self, welcome: dispatch.Welcome) -> None:

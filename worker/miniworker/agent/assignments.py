@@ -180,4 +180,9 @@ def _virtual_service(service: dispatch.NetworkService) -> VirtualService:
 
 
 def _peer(peer: dispatch.EncryptionPeer) -> EncryptionPeer:
-    return EncryptionPeer(node_id=peer.node_id, vtep=IPv4Address(peer.vtep), public_key=peer.public_key)
+    return EncryptionPeer(
+        node_id=peer.node_id,
+        vtep=IPv4Address(peer.vtep),
+        public_key=peer.public_key,
+        next_public_key=peer.next_public_key,
+    )

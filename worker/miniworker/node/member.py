@@ -29,6 +29,8 @@ from miniworker.agent.content_files import ContentFiles, Tmpfs
 from miniworker.agent.ingress_client import IngressClient
 from miniworker.agent.state import AgentState
 from miniworker.network.api import DataPlane
+from miniworker.network.names import CARRIER
+from miniworker.network.wireguard.encryption import PROGRAM
 from miniworker.node.certificates import UNIX, CertificateFiles, Renewal
 from miniworker.node.children import Child, ChildSpec, stop_all
 from miniworker.node.config import DaemonConfig
@@ -77,12 +79,22 @@ class Member:
             Child(spec, run_dir=paths.run_dir, log_dir=paths.log_dir, clock=site.clock)
             for spec in child_specs(membership, site)
         )
+        data_plane = site.open_data_plane()
+        self._data_plane = data_plane
+        self._encrypting = Child(
+            ChildSpec(PROGRAM, (PROGRAM, "-f", CARRIER), "", env={"LOG_LEVEL": "error"}),
+            run_dir=paths.run_dir,
+            log_dir=paths.log_dir,
+            clock=site.clock,
+        )
+        """For encrypted networks where the kernel cannot encrypt; runs once there is one."""
         self.agent = Agent(
             AgentIdentity(
                 node_id=membership.node_id,
                 data_path_address=IPv4Address(membership.advertise_host),
                 description=site.description,
                 allowed=site.config.allowed,
+                key_period_ns=site.config.encryption_key_period_ns,
                 manager_address=(
                     f"{membership.advertise_host}:{membership.control_port}" if membership.is_manager else ""
                 ),
@@ -90,7 +102,7 @@ class Member:
             AgentParts(
                 runtime=site.runtime,
                 images=site.images,
-                data_plane=site.open_data_plane(),
+                data_plane=data_plane,
                 ingress=IngressClient(self._ingress_channel, node_id=membership.node_id),
                 state=self._state,
                 dial=self.credentials.dial,
@@ -115,6 +127,7 @@ class Member:
             async with Supervisor() as group:
                 for child in self.children:
                     group.start_eternal(child.spec.name, self._run_child(child))
+                group.start_eternal(PROGRAM, self._encrypt())
                 group.start_eternal("agent", self.agent.run())
                 group.start_eternal("certificate renewal", self.renewal.run())
         finally:
@@ -145,6 +158,7 @@ class Member:
         """
         order = ("mini-manager", "etcd", "mini-ingress")
         await stop_all(sorted(self.children, key=lambda child: order.index(child.spec.name)))
+        await self._encrypting.stop()
         self._site.paths.dns_table.unlink(missing_ok=True)
 
     def child(self, name: str) -> Child | None:
@@ -160,8 +174,13 @@ class Member:
                 restarts=child.state.restarts,
                 message=child.state.message,
             )
-            for child in self.children
+            for child in (*self.children, *((self._encrypting,) if self._encrypting.recorded else ()))
         ]
+
+    async def _encrypt(self) -> None:
+        if not self._encrypting.recorded:
+            await self._data_plane.wait_encryption_wanted()
+        await self._encrypting.run()
 
     def _authorities(self) -> tuple[str, ...]:
         """Who can renew the certificate: on a manager first its own, which lets in an expired one, too."""

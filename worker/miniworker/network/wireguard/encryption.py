@@ -37,9 +37,6 @@ logger = logging.getLogger(__name__)
 WIREGUARD_PORT = 51820
 """UDP, on every node (WireGuard's customary port)."""
 
-KEY_PERIOD_NS = 12 * 3600 * SECOND
-"""A key is used for so long (SwarmKit `manager/keymanager`, DefaultKeyRotationInterval)."""
-
 PROGRAM = "wireguard-go"
 
 START_NS = 5 * SECOND
@@ -162,10 +159,10 @@ class Encryption:
             self.wanted.clear()
             return
         self._fabric = fabric
-        self.wanted.set()
         if isinstance(self._engine, KernelEngine):
             await self._set()
             return
+        self.wanted.set()
         timer = asyncio.ensure_future(self._clock.sleep_until(self._clock.now_ns() + START_NS))
         living = asyncio.ensure_future(self._lives.wait())
         try:
