@@ -37,6 +37,7 @@ from miniworker.agent.reporter import Reporter
 from miniworker.agent.session import Dial, Session, SessionState
 from miniworker.agent.state import AgentState
 from miniworker.agent.statuses import from_status, to_status
+from miniworker.agent.streams.network import assignments_told
 from miniworker.agent.streams.registry import handlers
 from miniworker.agent.streams.server import StreamServer
 from miniworker.agent.task_machine import Progress
@@ -103,7 +104,9 @@ class Agent:
             "ingress", parts.ingress.apply, clock=parts.clock, done=self._applied
         )
         self._logins = Logins()
-        self.answers = handlers(parts.runtime, parts.images, parts.data_plane, parts.clock)
+        self.answers = handlers(
+            parts.runtime, parts.images, parts.data_plane, parts.clock, self._network_state
+        )
         """To questions about this node's containers."""
         self._streams = StreamServer(self.answers, parts.dial)
         self._session = Session(
@@ -274,6 +277,15 @@ class Agent:
         )
         self._fabric.want(fabric, revision)
         self._ingress.want(IngressWant(self._assignments.ports(), self._assignments.dns()), revision)
+
+    def _network_state(self) -> streams.NetworkCheck:
+        """What the node was told of its network, and how far it follows."""
+        return streams.NetworkCheck(
+            revision=self._assignments.revision,
+            applied_revision=min(self._fabric.applied_revision, self._ingress.applied_revision),
+            problem=self._fabric.problem or self._ingress.problem,
+            told=assignments_told(self._assignments.items()),
+        )
 
     def _applied(self) -> None:
         self._reporter.applied(min(self._fabric.applied_revision, self._ingress.applied_revision))

@@ -83,6 +83,10 @@ class AssignmentSet:
             )
         return self._ports
 
+    def items(self) -> Iterator[tuple[str, dispatch.Assignment]]:
+        """All of it, by key."""
+        return iter(self._items.items())
+
     def dns(self) -> ingress_pb2.DnsTable:
         """What the node's DNS server answers from."""
         if self._dns is None:

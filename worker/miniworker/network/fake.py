@@ -15,8 +15,11 @@ from miniworker.network.api import (
     Connections,
     Difference,
     Fabric,
+    Hop,
     HostPort,
+    Packet,
     Sandbox,
+    Traced,
 )
 from miniworker.network.errors import PortInUseError, UnknownNetworkError
 
@@ -83,6 +86,16 @@ class FakeDataPlane:
     @property
     def repairs(self) -> Mapping[str, int]:
         return {}
+
+    async def trace(self, packet: Packet) -> Traced:
+        """Nobody listens here."""
+        return Traced("closed")
+
+    async def reach(self, address: IPv4Address) -> Hop:
+        for task_id, sandbox in self.sandboxes.items():
+            if any(item.address == address for item in sandbox.attachments):
+                return Hop(address, task_id=task_id, device="eth0")
+        return Hop(address, problem="there is no such address")
 
     async def keys(self) -> Announced:
         """None: there is nothing to encrypt."""

@@ -42,6 +42,11 @@ class HostTable:
         self._forwarding_was_off = False
         self._writing = asyncio.Lock()
 
+    @property
+    def dropping(self) -> tuple[str, ...]:
+        """Chains of other firewalls that drop what is forwarded to tasks, each as "ip filter FORWARD"."""
+        return self._firewalls.dropping
+
     async def read(self) -> IPv4Network | None:
         """Take over the host ports that the kernel knows; the subnet of the local bridge, if there is one."""
         objects, subnet = await asyncio.to_thread(_read)

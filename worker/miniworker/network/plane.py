@@ -20,7 +20,17 @@ from minicommon.log import fields
 from minicommon.supervise import Supervisor
 from pyroute2 import IPRoute
 
-from miniworker.network.api import Announced, AttachedSandbox, Connections, Difference, Fabric, Sandbox
+from miniworker.network.api import (
+    Announced,
+    AttachedSandbox,
+    Connections,
+    Difference,
+    Fabric,
+    Hop,
+    Packet,
+    Sandbox,
+    Traced,
+)
 from miniworker.network.apply import Applier
 from miniworker.network.connections import connections_here
 from miniworker.network.delta import delta
@@ -34,6 +44,7 @@ from miniworker.network.observe import observe
 from miniworker.network.plan import VXLAN_PORT, plan
 from miniworker.network.sandbox_plan import attachments_of, overlay_interfaces
 from miniworker.network.sandboxes import FoundSandbox, reconnect, set_vips
+from miniworker.network.tracer import reach, trace
 from miniworker.network.turns import Turns
 from miniworker.network.vips import Vip, changed_services, vips_of
 from miniworker.network.wireguard.encryption import CANNOT, Encryption
@@ -119,6 +130,15 @@ class KernelDataPlane:
                     "The network of this node could not be checked or repaired; trying again.",
                     extra=fields(error=error.message),
                 )
+
+    async def trace(self, packet: Packet) -> Traced:
+        fabric, sandboxes = self._fabric or _NO_FABRIC, await self._keeper.known()
+        return await asyncio.to_thread(trace, packet, fabric, dict(sandboxes), dropping=self._host.dropping)
+
+    async def reach(self, address: IPv4Address) -> Hop:
+        fabric, sandboxes = self._fabric or _NO_FABRIC, await self._keeper.known()
+        observed = await asyncio.to_thread(observe)
+        return reach(address, observed, fabric, dict(sandboxes))
 
     async def keys(self) -> Announced:
         return await self._encryption.announced()

@@ -15,6 +15,8 @@ CHOSEN_PORTS = range(32768, 61000)
 _IP_FREEBIND = 15
 """<linux/in.h>; Python does not name it."""
 
+_SOMEBODY = "a process of the host"
+
 _TCP_LISTEN = "0A"
 _UDP_BOUND = "07"
 
@@ -35,14 +37,21 @@ def port_is_free(wanted: HostPort, number: int) -> bool:
 
 def port_holder(protocol: str, port: int) -> str:
     """The process that holds a port, as "redis-server (pid 812)"; "a process of the host" when it cannot be told."""
+    return port_listener(protocol, port) or _SOMEBODY
+
+
+def port_listener(protocol: str, port: int) -> str:
+    """The same; empty when no socket has the port."""
     inodes = {f"socket:[{inode}]" for name in (protocol, f"{protocol}6") for inode in _inodes(name, port)}
+    if not inodes:
+        return ""
     for directory in Path("/proc").iterdir():
         if directory.name.isdigit() and _holds(directory, inodes):
             try:
                 return f"{(directory / 'comm').read_text().strip()} (pid {directory.name})"
             except OSError:
                 break
-    return "a process of the host"
+    return _SOMEBODY
 
 
 def _inodes(table: str, port: int) -> list[str]:
