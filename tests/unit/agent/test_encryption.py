@@ -78,7 +78,7 @@ async def test_keys_are_rotated_once_a_period_and_the_manager_is_told() -> None:
     await site.pass_time(2 * LOOK_NS)
     assert keys.announced == Announced("k2", "k3")
     (message,) = await site.reporter.take()
-    assert message.keys == dispatch.EncryptionKeys(current="k2", next="k3")
+    assert message.keys == dispatch.WireGuardKeys(current="k2", next="k3")
     running.cancel()
 
 

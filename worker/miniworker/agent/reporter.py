@@ -82,7 +82,7 @@ class Reporter:
             self._certificate = None
         if keys := self._keys:
             self._keys = None
-            told = dispatch.EncryptionKeys(current=keys.current, next=keys.next)
+            told = dispatch.WireGuardKeys(current=keys.current, next=keys.next)
             messages.append(dispatch.WorkerMessage(keys=told))
         if self._applied > self._applied_sent:
             self._applied_sent = self._applied

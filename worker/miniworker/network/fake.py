@@ -33,6 +33,10 @@ class FakeDataPlane:
         self._netns_dir = netns_dir
         self.fabric: Fabric | None = None
         self.sandboxes: dict[str, Sandbox] = {}
+        self.differences: tuple[Difference, ...] = ()
+        """What a test says that somebody has changed."""
+        self.traced = Traced("closed")
+        """What a test says that becomes of packets."""
         self.open: dict[str, Connections] = {}
         """What a test says about who is connected to which task."""
 
@@ -74,8 +78,7 @@ class FakeDataPlane:
         self.sandboxes = {key: value for key, value in self.sandboxes.items() if key in task_ids}
 
     async def verify(self) -> tuple[Difference, ...]:
-        """None: nobody else can change what is kept here."""
-        return ()
+        return self.differences
 
     async def repair(self) -> tuple[Difference, ...]:
         return ()
@@ -88,8 +91,7 @@ class FakeDataPlane:
         return {}
 
     async def trace(self, packet: Packet) -> Traced:
-        """Nobody listens here."""
-        return Traced("closed")
+        return self.traced
 
     async def reach(self, address: IPv4Address) -> Hop:
         for task_id, sandbox in self.sandboxes.items():

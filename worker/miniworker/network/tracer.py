@@ -27,7 +27,7 @@ def trace(
     from_here = packet.client in own or packet.client.packed[0] == _LOCAL_NET
     walk, on_ingress = _walk(packet, ingress, host, from_here=from_here)
     if walk.verdict is PASSED:
-        listener = port_listener(packet.protocol, packet.port)
+        listener = port_listener(packet.protocol, packet.port, packet.destination)
         return Traced("listener" if listener else "closed", walk.path, listener=listener)
     observed = observe()
     nodes = [network.node_address for network in fabric.networks if network.ingress]

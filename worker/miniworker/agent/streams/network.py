@@ -1,4 +1,4 @@
-"""What there is to know of the network, on a stream: what the node was told, what its kernel holds, where packets go."""
+"""Questions about the network, on a stream: what the node was told, what its kernel holds, where packets go."""
 
 from __future__ import annotations
 
