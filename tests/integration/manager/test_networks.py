@@ -476,7 +476,7 @@ async def test_a_task_on_an_encrypted_network_goes_to_nodes_that_encrypt(
     (_, one), (_, two) = await manager.join_worker(), await manager.join_worker()
     async with ScriptedAgent(one.channel, address="10.77.0.12"):
         await create(local, service("db", Use(network="secret"), replicas=2))
-        reason = "no suitable node (2 nodes not available for new tasks, no encryption on 1 node)"
+        reason = "no suitable node (2 nodes not available for new tasks; no encryption on 1 node)"
         await _until_error(local, "db", reason)
         key = base64.b64encode(bytes(32)).decode()
         async with ScriptedAgent(two.channel, address="10.77.0.13", encryption_key=key) as able:
