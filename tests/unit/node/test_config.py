@@ -40,7 +40,7 @@ def test_the_unit_is_printed(capsys: pytest.CaptureFixture[str], monkeypatch: py
         ["--log-level", "loud"],
         ["--ingress-path", "sctp"],
         ["--encryption-port", "65536"],
-        ["--encryption-key-period", "59s"],
+        ["--encryption-key-period", "9s"],
         ["--encryption-key-period", "12"],
     ],
 )

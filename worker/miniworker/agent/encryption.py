@@ -17,8 +17,10 @@ logger = logging.getLogger(__name__)
 KEY_PERIOD_NS = 12 * 3600 * SECOND
 """A key is used for so long (SwarmKit `manager/keymanager`, DefaultKeyRotationInterval)."""
 
-LOOK_NS = 60 * SECOND
-"""Between two looks at whether it is time: rotation waits while no manager could pass the new keys on."""
+NEVER_NS = 1 << 62
+
+LOOK_NS = 5 * SECOND
+"""Between two looks at whether it is time, at most: rotation waits while no manager could pass the new keys on."""
 
 
 class EncryptionKeys:
@@ -38,6 +40,7 @@ class EncryptionKeys:
         self._clock = clock
         self._period_ns = period_ns
         self._connected = connected
+        self._due_at_ns = NEVER_NS
         self.announced = Announced()
 
     async def load(self) -> None:
@@ -57,13 +60,17 @@ class EncryptionKeys:
                     "The keys of encrypted networks could not be rotated; trying again.",
                     extra=fields(error=error),
                 )
-            await self._clock.sleep_until(self._clock.now_ns() + LOOK_NS)
+            await self._clock.sleep_until(min(self._due_at_ns, self._clock.now_ns() + LOOK_NS))
 
     async def _rotate_when_due(self) -> None:
+        """Also notes when to look again."""
+        self._due_at_ns = NEVER_NS
         if not self.announced.current or not self._connected():
             return
-        if self._clock.now_ns() < await self._data_plane.keys_due_at_ns(self._period_ns):
+        self._due_at_ns = await self._data_plane.keys_due_at_ns(self._period_ns)
+        if self._clock.now_ns() < self._due_at_ns:
             return
+        self._due_at_ns = NEVER_NS
         self.announced = await self._data_plane.rotate_keys()
         self._reporter.keys(self.announced)
         logger.info("Keys of encrypted networks rotated.", extra=fields(public_key=self.announced.current))

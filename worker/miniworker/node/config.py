@@ -27,7 +27,7 @@ from miniworker.ingress.paths import IngressPath
 from miniworker.network.wireguard.encryption import WIREGUARD_PORT
 from miniworker.node.addresses import split_port
 
-SHORTEST_KEY_PERIOD_NS = 60 * SECOND
+SHORTEST_KEY_PERIOD_NS = 10 * SECOND
 """Every change costs each peer a handshake."""
 
 MAX_COUNT = 1_000_000_000
