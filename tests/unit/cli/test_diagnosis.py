@@ -19,7 +19,7 @@ def traced(verdict: str, *back: pb.NetworkHop, **fields: object) -> pb.TraceResp
 
 def hop(number: int, **fields: str) -> pb.NetworkHop:
     named = {"task_name": f"web.{number}", "device": "mve-1", "node_hostname": "core-02", **fields}
-    return pb.NetworkHop(address=f"10.0.0.{number}", port=80, **named)  # type: ignore[arg-type]
+    return pb.NetworkHop(address=f"10.0.0.{number}", port=80, **named)
 
 
 FAR = {"device": "mvx-1", "vtep": "10.77.0.11", "node_hostname": "core-01"}

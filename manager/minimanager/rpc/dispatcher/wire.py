@@ -63,9 +63,12 @@ def assignment(item: Item, opener: Opener) -> dispatcher_pb2.Assignment:
             return dispatcher_pb2.Assignment(config=dispatcher_pb2.AssignedConfig(id=id, name=name))
 
 
+_COMPARED = NetworkAssignment | EndpointAssignment | ServiceAssignment | PeerAssignment | PortAssignment
+
+
 def digest(item: Item, opener: Opener) -> bytes:
-    """What a node tells of the item when it has been told it; nothing of tasks, of which only the key is compared."""
-    if isinstance(item, TaskAssignment | KeptAssignment):
+    """What a node tells of an item that it has been told. Of what may hold secrets only the key is compared."""
+    if not isinstance(item, _COMPARED):
         return b""
     return hashlib.sha256(assignment(item, opener).SerializeToString(deterministic=True)).digest()[:8]
 
