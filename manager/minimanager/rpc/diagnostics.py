@@ -34,6 +34,9 @@ Context = aio.ServicerContext[Any, Any]
 PAUSE_NS = 500 * MILLISECOND
 """Between two questions: many times what a change takes to the kernels of the nodes."""
 
+COMPARED = frozenset({"network", "endpoint", "service", "peer", "port", "task"})
+"""Kinds of assignments: those that the network follows from. Secrets are nobody's to ask about."""
+
 MAX_PORT = 65535
 
 
@@ -77,7 +80,11 @@ class DiagnosticsServicer(streams_pb2_grpc.DiagnosticsServicer):
         """The differences of this moment; those in the kernel count only once it is to follow what it was told."""
         said = await self._ask(node_id)
         snapshot = await self._core.read()
-        wanted = {key: digest(item, self._opener) for key, item in assignments(snapshot, node_id).items()}
+        wanted = {
+            key: digest(item, self._opener)
+            for key, item in assignments(snapshot, node_id).items()
+            if key.partition("/")[0] in COMPARED
+        }
         behind = said.check.revision != said.check.applied_revision
         return pb.NodeNetworkReport(
             problem=said.check.problem if behind else "",

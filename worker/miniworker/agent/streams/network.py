@@ -73,10 +73,13 @@ class NetworkQuestions:
 
 
 def assignments_told(items: Iterator[tuple[str, dispatch.Assignment]]) -> Iterator[pb.ToldAssignment]:
-    """By key, for the manager to compare."""
+    """By key, for the manager to compare: those that the network follows from."""
     for key, item in items:
         kind = item.WhichOneof("item")
-        yield pb.ToldAssignment(key=key, digest=digest_of(item) if kind in COMPARED else b"")
+        if kind in COMPARED:
+            yield pb.ToldAssignment(key=key, digest=digest_of(item))
+        elif kind == "task":
+            yield pb.ToldAssignment(key=key)
 
 
 def digest_of(item: dispatch.Assignment) -> bytes:
