@@ -105,9 +105,8 @@ def test_tasks_on_all_nodes_use_an_encrypted_network_while_keys_change(cluster: 
 def test_the_doctor_finds_nothing_until_somebody_changes_something(cluster: Cluster) -> None:
     well = "".join(f"{name}: as it should be\n" for name in NODES)
     eventually(lambda: _doctor(cluster) == (0, well), "all nodes are as they should be")
-    bridge = (
-        cluster.lab["core-02"].run(["sh", "-c", "ls /sys/class/net | grep mbr- | head -1"]).stdout.strip()
-    )
+    links = cluster.lab["core-02"].run(["ip", "-o", "-br", "link"]).stdout
+    bridge = next(word for word in links.split() if word.startswith("mbr-"))
     cluster.lab["core-02"].run(["ip", "addr", "flush", "dev", bridge])
     code, out = _doctor(cluster)
     assert code == 1

@@ -246,8 +246,8 @@ class DataPlane(Protocol):
     async def keys_due_at_ns(self, period_ns: int) -> int:
         """When the keys are to be rotated, if a key is used for so long."""
 
-    async def wait_encryption_wanted(self) -> None:
-        """Return once there is an interface for a program that encrypts."""
+    async def wait_encryption(self, *, wanted: bool) -> None:
+        """Return once there is an interface for a program that encrypts, or none."""
 
     async def clear(self) -> None:
         """Remove everything of ours from the kernel: the node leaves the cluster."""

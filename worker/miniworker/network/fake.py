@@ -109,8 +109,10 @@ class FakeDataPlane:
     async def keys_due_at_ns(self, period_ns: int) -> int:
         return 1 << 62
 
-    async def wait_encryption_wanted(self) -> None:
-        await asyncio.Event().wait()
+    async def wait_encryption(self, *, wanted: bool) -> None:
+        """It never is."""
+        if wanted:
+            await asyncio.Event().wait()
 
     async def clear(self) -> None:
         self.sandboxes.clear()

@@ -149,8 +149,8 @@ class KernelDataPlane:
     async def keys_due_at_ns(self, period_ns: int) -> int:
         return await self._encryption.due_at_ns(period_ns)
 
-    async def wait_encryption_wanted(self) -> None:
-        await self._encryption.wanted.wait()
+    async def wait_encryption(self, *, wanted: bool) -> None:
+        await self._encryption.wait_program(wanted=wanted)
 
     @property
     def repairs(self) -> Mapping[str, int]:

@@ -151,6 +151,14 @@ class Member:
             await self._unlocked.wait()
         await child.run()
 
+    async def evict(self) -> None:
+        """Nothing of ours stays on the machine: containers, networks, and what encrypts for them.
+
+        Raises RuntimeFaultError. Call it once `run` is over.
+        """
+        await self._encrypting.stop()  # before its interface goes: with that it would end unseen
+        await self.agent.evict()
+
     async def stop_children(self) -> None:
         """End them: the manager before etcd, which it needs to resign. Call it once `run` is over.
 
@@ -178,9 +186,18 @@ class Member:
         ]
 
     async def _encrypt(self) -> None:
-        if not self._encrypting.recorded:
-            await self._data_plane.wait_encryption_wanted()
-        await self._encrypting.run()
+        """Keep the program up while there is something to encrypt. Cancelled, it goes on."""
+        while True:
+            await self._data_plane.wait_encryption(wanted=True)
+            running = asyncio.create_task(self._encrypting.run(), name=PROGRAM)
+            over = asyncio.create_task(self._data_plane.wait_encryption(wanted=False))
+            try:
+                await asyncio.wait({running, over}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                running.cancel()
+                over.cancel()
+                await asyncio.gather(running, over, return_exceptions=True)
+            await self._encrypting.stop()
 
     def _authorities(self) -> tuple[str, ...]:
         """Who can renew the certificate: on a manager first its own, which lets in an expired one, too."""

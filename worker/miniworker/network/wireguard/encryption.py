@@ -114,8 +114,10 @@ class Encryption:
         self._opening = asyncio.Lock()
         self._setting = asyncio.Lock()
         self._lives = asyncio.Event()
-        self.wanted = asyncio.Event()
+        self._program_wanted = asyncio.Event()
         """Set while there is an interface for the program to read."""
+        self._program_unwanted = asyncio.Event()
+        self._program_unwanted.set()
 
     async def open(self) -> Engine | None:
         """Who encrypts here; None: nobody can. Raises NetworkError."""
@@ -156,13 +158,13 @@ class Encryption:
         """
         if self._engine is None or not any(network.encrypted for network in fabric.networks):
             self._fabric = None
-            self.wanted.clear()
+            self._want_program(wanted=False)
             return
         self._fabric = fabric
         if isinstance(self._engine, KernelEngine):
             await self._set()
             return
-        self.wanted.set()
+        self._want_program(wanted=True)
         timer = asyncio.ensure_future(self._clock.sleep_until(self._clock.now_ns() + START_NS))
         living = asyncio.ensure_future(self._lives.wait())
         try:
@@ -197,7 +199,7 @@ class Encryption:
         if not isinstance(await self.open(), ProgramEngine):
             await asyncio.Event().wait()
         while True:
-            await self.wanted.wait()
+            await self.wait_program(wanted=True)
             try:
                 await self._hold()
             except (OSError, NetworkError) as error:
@@ -208,7 +210,16 @@ class Encryption:
     def forget(self) -> None:
         """The node leaves; its keys went with its membership."""
         self._fabric, self._ring, self._engine = None, None, None
-        self.wanted.clear()
+        self._want_program(wanted=False)
+
+    async def wait_program(self, *, wanted: bool) -> None:
+        """Return once there is an interface for the program to read, or none."""
+        await (self._program_wanted if wanted else self._program_unwanted).wait()
+
+    def _want_program(self, *, wanted: bool) -> None:
+        now, then = self._program_wanted, self._program_unwanted
+        (now if wanted else then).set()
+        (then if wanted else now).clear()
 
     async def _hold(self) -> None:
         """From the moment when the program listens to the one when it has ended. Raises OSError, NetworkError."""
