@@ -193,6 +193,8 @@ class Member:
             over = asyncio.create_task(self._data_plane.wait_encryption(wanted=False))
             try:
                 await asyncio.wait({running, over}, return_when=asyncio.FIRST_COMPLETED)
+                if running.done():
+                    running.result()
             finally:
                 running.cancel()
                 over.cancel()
