@@ -64,9 +64,7 @@ class Reporter:
 
     async def take(self) -> tuple[dispatch.WorkerMessage, ...]:
         """What is to be sent now; waits until there is something."""
-        while not (
-            self._waiting or self._certificate or self._keys or self._applied > self._applied_sent
-        ):
+        while not (self._waiting or self._certificate or self._keys or self._applied > self._applied_sent):
             self._wake.clear()
             await self._wake.wait()
         statuses = tuple(self._waiting.values())

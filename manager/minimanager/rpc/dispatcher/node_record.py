@@ -80,22 +80,28 @@ class NodeRecords:
 
         await self._write(node_id, change)
 
-    async def keys(self, node_id: str, current: str, following: str) -> None:
-        """The connected node has other WireGuard keys: from now on, and for the next time."""
     async def certify(self, node_id: str, certificate: dispatcher_pb2.NodeCertificate) -> None:
         """The connected node uses another certificate, or trusts other roots."""
 
         def change(status: NodeStatus | None) -> NodeStatus | None:
             if status is None:
                 return None
-            return self._entered(
-                status, replace(status, encryption_key=current, next_encryption_key=following)
-            )
             wanted = replace(
                 status,
                 certificate_issuer=identifier(certificate.issuer),
                 trusted_roots=identifier(certificate.trusted_roots),
             )
+            return self._entered(status, wanted)
+
+        await self._write(node_id, change)
+
+    async def keys(self, node_id: str, current: str, following: str) -> None:
+        """The connected node has other WireGuard keys: from now on, and for the next time."""
+
+        def change(status: NodeStatus | None) -> NodeStatus | None:
+            if status is None:
+                return None
+            wanted = replace(status, encryption_key=current, next_encryption_key=following)
             return self._entered(status, wanted)
 
         await self._write(node_id, change)
