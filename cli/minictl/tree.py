@@ -53,6 +53,11 @@ SHORTCUTS = {
     "run": ("container", "run", "Create and run a new container from an image"),
     "stats": ("container", "stats", "Display a live stream of container resource usage statistics"),
     "top": ("container", "top", "Display the running processes of a container"),
+    "trace": (
+        "network",
+        "trace",
+        "Show where a packet to a published port goes, and which way the answer comes back",
+    ),
     "version": ("system", "version", "Show the version information"),
 }
 """Commands at the top: the module and name of the command that they are."""

@@ -41,6 +41,11 @@ class NodePaths:
     def node_key(self) -> Path:
         return self.swarm_dir / "node.key"
 
+    @property
+    def encryption_keys(self) -> Path:
+        """JSON, 0600: the node's WireGuard keys."""
+        return self.swarm_dir / "wireguard.json"
+
     # --- managers only ---
 
     @property

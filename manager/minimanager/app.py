@@ -61,6 +61,8 @@ from minimanager.rpc.configs import ConfigsServicer
 from minimanager.rpc.containers import ContainersServicer
 from minimanager.rpc.core import Core
 from minimanager.rpc.deliveries import DeliveriesServicer
+from minimanager.rpc.diagnostics import DiagnosticsServicer
+from minimanager.rpc.dispatcher.opener import Opener
 from minimanager.rpc.dispatcher.service import Dispatcher, manager_addresses
 from minimanager.rpc.encryption_keys import EncryptionKeysServicer, UnlockedServicer
 from minimanager.rpc.interceptors import control_guard
@@ -302,6 +304,8 @@ class Manager:
         )
         streams_pb2_grpc.add_ContainersServicer_to_server(self._containers, server)
         streams_pb2_grpc.add_NodeStreamsServicer_to_server(self._streams, server)
+        diagnostics = DiagnosticsServicer(core, self._streams, Opener(self._sealer))
+        streams_pb2_grpc.add_DiagnosticsServicer_to_server(diagnostics, server)
         files = (control_pb2, dispatcher_pb2, join_pb2, secrets_pb2, security_pb2, streams_pb2)
         names = [each.full_name for file in files for each in file.DESCRIPTOR.services_by_name.values()]
         add_reflection(server, [name for name in names if name != "mini.v1.Join"])

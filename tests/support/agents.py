@@ -25,6 +25,7 @@ from miniworker.agent.content_files import ContentFiles
 from miniworker.agent.deliveries import Signature
 from miniworker.agent.ingress_client import IngressWant
 from miniworker.agent.state import AgentState
+from miniworker.agent.streams.api import Handler
 from miniworker.network.fake import FakeDataPlane
 from miniworker.runtime.fake import FakeRuntime
 from support.content_files import PlainFileSystems
@@ -54,6 +55,9 @@ class AgentNode:
         self.hostname = hostname
         self.runtime = FakeRuntime(BEHAVIORS, registry=(IMAGE,))
         self.contents = ContentFiles(directory / f"{hostname}.secrets", PlainFileSystems())
+        self.data_plane = FakeDataPlane()
+        self.answers: dict[str, Handler] = {}
+        """To questions of the manager; a test may put its own there while the agent runs."""
         self._manager = manager
         self._directory = directory
         self._running: asyncio.Task[None] | None = None
@@ -74,7 +78,7 @@ class AgentNode:
             AgentParts(
                 runtime=self.runtime,
                 images=self.runtime.images,
-                data_plane=FakeDataPlane(),
+                data_plane=self.data_plane,
                 ingress=IdleIngress(),
                 state=self._state,
                 dial=self.dial,
@@ -85,6 +89,8 @@ class AgentNode:
             ),
             managers=(f"127.0.0.1:{self._manager.control_port}",),
         )
+        assert isinstance(agent.answers, dict)
+        self.answers = agent.answers
         self._running = asyncio.create_task(agent.run())
         await asyncio.wait_for(agent.wait_synced(), PATIENCE)
 

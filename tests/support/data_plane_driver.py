@@ -67,12 +67,18 @@ def _decode(line: bytes) -> Any:
 
 
 async def _serve(netns_dir: Path) -> None:
+    from minicommon.clock import SystemClock
     from minicommon.errors import MiniError
     from minicommon.log import configure
     from miniworker.network.plane import KernelDataPlane
+    from miniworker.network.wireguard.encryption import Encryption
+    from miniworker.network.wireguard.keys import KeyFile
 
     configure()
-    plane = KernelDataPlane(netns_dir)
+    clock = SystemClock()
+    encryption = Encryption(KeyFile(netns_dir.parent / "wireguard.json"), clock=clock)
+    plane = KernelDataPlane(netns_dir, encryption)
+    watching = asyncio.create_task(encryption.watch())
 
     async def answer(method: str, *arguments: Any) -> tuple[str, Any]:
         try:
@@ -85,6 +91,7 @@ async def _serve(netns_dir: Path) -> None:
         answers = await asyncio.gather(*(answer(*call) for call in _decode(line)))
         sys.stdout.buffer.write(_encode(answers))
         sys.stdout.buffer.flush()
+    watching.cancel()
 
 
 if __name__ == "__main__":

@@ -9,8 +9,10 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from miniworker.network.api import (
+    Announced,
     AttachedSandbox,
     Attachment,
+    EncryptionPeer,
     Fabric,
     OverlayNetwork,
     RemoteEndpoint,
@@ -25,7 +27,9 @@ from support.ingress_site import ASK, SERVER, Answer
 PORT = 8000
 
 
-def network(number: int, *, mtu: int = 1450, internal: bool = False) -> OverlayNetwork:
+def network(
+    number: int, *, mtu: int = 1450, internal: bool = False, encrypted: bool = False
+) -> OverlayNetwork:
     """10.0.<number>.0/24."""
     subnet = IPv4Network(f"10.0.{number}.0/24")
     return OverlayNetwork(
@@ -37,6 +41,7 @@ def network(number: int, *, mtu: int = 1450, internal: bool = False) -> OverlayN
         mtu=mtu,
         ingress=False,
         internal=internal,
+        encrypted=encrypted,
     )
 
 
@@ -57,6 +62,10 @@ class Site:
     services: tuple[VirtualService, ...] = ()
     drivers: dict[str, Driver] = field(default_factory=dict)
     tasks: dict[str, Task] = field(default_factory=dict)
+    keys: dict[str, Announced] = field(default_factory=dict)
+    """What the nodes have announced, by node."""
+    programs: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    """What encrypts, by node."""
     servers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def netns_dir(self, name: str) -> Path:
@@ -65,6 +74,12 @@ class Site:
     def add_node(self, name: str) -> None:
         self.netns_dir(name).mkdir(mode=0o700, parents=True, exist_ok=True)
         self.drivers[name] = Driver(self.lab[name], self.netns_dir(name))
+
+    def encrypt(self, name: str) -> None:
+        """The node tells its keys, and has a program that encrypts as soon as there is something to encrypt."""
+        self.keys[name] = self.drivers[name].call("keys")
+        script = "until ip link show mini-wg; do sleep 0.02; done; exec wireguard-go -f mini-wg"
+        self.programs[name] = self.lab[name].start(["sh", "-c", script], log="wireguard-go.log")
 
     def restart(self, name: str) -> None:
         """A new agent, which takes up what the last one left."""
@@ -87,7 +102,11 @@ class Site:
             for item in task.attachments
         )
         address = IPv4Address(self.lab[name].address)
-        return Fabric(name, address, self.networks, endpoints, self.services)
+        peers = tuple(
+            EncryptionPeer(node, IPv4Address(self.lab[node].address), keys.current, keys.next)
+            for node, keys in sorted(self.keys.items())
+        )
+        return Fabric(name, address, self.networks, endpoints, self.services, peers)
 
     def spread(self) -> None:
         for name, driver in self.drivers.items():

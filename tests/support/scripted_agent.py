@@ -89,6 +89,17 @@ class ScriptedAgent:
     async def send(self, message: dispatcher_pb2.WorkerMessage) -> None:
         await self._outgoing.put(message)
 
+    async def rekey(self, current: str, following: str) -> None:
+        """Tell other keys for encrypted networks."""
+        keys = dispatcher_pb2.WireGuardKeys(current=current, next=following)
+        await self.send(dispatcher_pb2.WorkerMessage(keys=keys))
+
+    async def ended(self) -> grpc.aio.AioRpcError:
+        """Wait until the manager has ended the session; what it said."""
+        await self.until(lambda: self.error is not None)
+        assert self.error is not None
+        return self.error
+
     async def report(self, task_id: str, state: int, *, error: str = "", exit_code: int = 0) -> None:
         """Tell that the task reached `state`."""
         status = objects_pb2.TaskStatus(

@@ -10,6 +10,7 @@ from minictl.commands import common
 from minictl.errors import CliError
 from minictl.flags import Flag
 from minictl.output import listing
+from minictl.ports import PROTOCOL_NAMES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,6 +67,38 @@ def _one(parsed: Parsed, flag: str) -> str:
     if len(given) > 1:
         raise CliError(f"--{flag}: a network has one IPv4 subnet, {len(given)} values were given")
     return given[0] if given else ""
+
+
+def _doctor(context: Context, parsed: Parsed) -> int:
+    from minictl.client import messages
+    from minictl.views import diagnosis
+
+    response = context.call("Diagnostics/CheckNetwork", messages.CheckNetworkRequest(node=parsed["node"]))
+    for line in diagnosis.doctor(response.nodes):
+        context.print(line)
+    return 0 if all(map(diagnosis.is_well, response.nodes)) else 1
+
+
+def _trace(context: Context, parsed: Parsed) -> int:
+    from minictl.client import messages
+    from minictl.views import diagnosis
+
+    node, port = _target(parsed.arguments[0])
+    request = messages.TraceRequest(
+        client=parsed["client"], node=node, protocol=parsed["protocol"], port=port
+    )
+    response = context.call("Diagnostics/Trace", request)
+    for line in diagnosis.trace(response, request):
+        context.print(line)
+    return 0 if diagnosis.arrives(response) else 1
+
+
+def _target(text: str) -> tuple[str, int]:
+    """Node and port of NODE:PORT. Raises CliError."""
+    node, _, port = text.rpartition(":")
+    if not node or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise CliError(f"invalid target {values.quote(text)}: must be NODE:PORT, with a port from 1 to 65535")
+    return node, int(port)
 
 
 def _ls(context: Context, parsed: Parsed) -> int:
@@ -153,6 +186,18 @@ def _texts(text: str) -> list[str]:
 _STRINGS = values.Kind("strings", _texts, repeat=True)
 _MAP = values.Kind("map", str, repeat=True)
 
+CLIENT = "192.0.2.1"
+"""For documentation (RFC 5737): a stranger."""
+
+
+def _protocol(text: str) -> int:
+    if text not in PROTOCOL_NAMES:
+        raise ValueError(f"must be tcp or udp, not {values.quote(text)}")
+    return PROTOCOL_NAMES.index(text)
+
+
+PROTOCOL = values.Kind("string", _protocol)
+
 CREATE_FLAGS = (
     Flag("attachable", "Enable manual container attachment"),
     Flag("aux-address", "", kind=_MAP, later=True),
@@ -212,6 +257,12 @@ COMMANDS = (
         flags=(Flag("force", "Force the container to disconnect from a network", short="f"),),
     ),
     Command(
+        "doctor",
+        "Compare what networks should be, what nodes were told and what their kernels hold",
+        _doctor,
+        flags=(Flag("node", "Only this node", kind=values.STRING),),
+    ),
+    Command(
         "inspect",
         "Display detailed information on one or more networks",
         _inspect,
@@ -257,5 +308,23 @@ COMMANDS = (
         aliases=("remove",),
         shown_aliases=("minictl network rm", "minictl network remove"),
         flags=(Flag("force", "Do not error if the network does not exist", short="f"),),
+    ),
+    Command(
+        "trace",
+        "Show where a packet to a published port goes, and which way the answer comes back",
+        _trace,
+        arguments="NODE:PORT",
+        least=1,
+        most=1,
+        flags=(
+            Flag(
+                "client",
+                "IPv4 address that the packet comes from",
+                kind=values.STRING,
+                default=CLIENT,
+                shown=f'"{CLIENT}"',
+            ),
+            Flag("protocol", 'Protocol ("tcp", "udp")', kind=PROTOCOL, default=0, shown='"tcp"'),
+        ),
     ),
 )

@@ -173,7 +173,7 @@ def _health(status: Object | None) -> object:
         return None
     told = status.description
     known = (told.hostname, told.os, told.architecture, dict(told.engine_labels))
-    offered = (told.resources, told.generic_resources, told.allowed)
+    offered = (told.resources, told.generic_resources, told.allowed, bool(status.encryption_key))
     return status.state, status.address, offered, known
 
 

@@ -113,6 +113,8 @@ class PeerAssignment:
     node_id: str
     vtep: str
     public_key: str
+    next_public_key: str = ""
+    """What it will take next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +185,6 @@ def assignments(snapshot: Snapshot, node_id: str) -> Mapping[str, Item]:
         items.update(network_assignments(snapshot, network_id))
     if any_encrypted(snapshot, networks):
         items.update(peer_assignments(snapshot))
-        items.pop(peer_key(node_id), None)
     return items
 
 
@@ -215,7 +216,10 @@ def network_assignments(snapshot: Snapshot, network_id: str) -> Mapping[str, Ite
 
 
 def peer_assignments(snapshot: Snapshot) -> Mapping[str, Item]:
-    """What the nodes with tasks on encrypted networks are told of each other; those without a key are not there."""
+    """What the nodes with tasks on encrypted networks are told of each other, and of themselves.
+
+    A node takes a new key when it hears of it as its own here, which is when the others do. A node without is left out.
+    """
     nodes = {
         task.node_id
         for network in snapshot.networks.values()
@@ -227,7 +231,9 @@ def peer_assignments(snapshot: Snapshot) -> Mapping[str, Item]:
     for node_id in nodes:
         status = snapshot.node_statuses.get(node_id)
         if status is not None and status.address and status.encryption_key:
-            items[peer_key(node_id)] = PeerAssignment(node_id, status.address, status.encryption_key)
+            items[peer_key(node_id)] = PeerAssignment(
+                node_id, status.address, status.encryption_key, status.next_encryption_key
+            )
     return items
 
 
@@ -249,7 +255,7 @@ def any_encrypted(snapshot: Snapshot, network_ids: Iterable[str]) -> bool:
 
 
 def peer_key(node_id: str) -> str:
-    """The key of what the others are told of the node's encryption."""
+    """The key of what is told of the node's encryption."""
     return f"peer/{node_id}"
 
 

@@ -195,6 +195,7 @@ class NodeStatus:
     since_ns: int = 0
     manager_address: str = ""
     encryption_key: str = ""
+    next_encryption_key: str = ""
     certificate_issuer: str = ""
     """Key identifier, hex, of the root that signed the certificate it uses."""
     trusted_roots: str = ""

@@ -60,12 +60,15 @@ class Hello(_message.Message):
     MANAGER_ADDRESS_FIELD_NUMBER: _builtins.int
     ENCRYPTION_KEY_FIELD_NUMBER: _builtins.int
     CERTIFICATE_FIELD_NUMBER: _builtins.int
+    NEXT_ENCRYPTION_KEY_FIELD_NUMBER: _builtins.int
     data_path_address: _builtins.str
     """where other nodes send VXLAN; empty: the address the manager sees"""
     manager_address: _builtins.str
     """host:port of this node's control API, when it is a manager"""
     encryption_key: _builtins.str
     """the node's WireGuard public key, base64; empty: none"""
+    next_encryption_key: _builtins.str
+    """the one that it will take next"""
     @_builtins.property
     def description(self) -> _objects_pb2.NodeDescription: ...
     @_builtins.property
@@ -78,14 +81,39 @@ class Hello(_message.Message):
         manager_address: _builtins.str = ...,
         encryption_key: _builtins.str = ...,
         certificate: Global___NodeCertificate | None = ...,
+        next_encryption_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "description", b"description"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "data_path_address", b"data_path_address", "description", b"description", "encryption_key", b"encryption_key", "manager_address", b"manager_address"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "data_path_address", b"data_path_address", "description", b"description", "encryption_key", b"encryption_key", "manager_address", b"manager_address", "next_encryption_key", b"next_encryption_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Hello: _TypeAlias = Hello  # noqa: Y015
+
+@_typing.final
+class WireGuardKeys(_message.Message):
+    """The node's WireGuard public keys changed. It takes the current one for itself when it hears of it as its own peer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURRENT_FIELD_NUMBER: _builtins.int
+    NEXT_FIELD_NUMBER: _builtins.int
+    current: _builtins.str
+    next: _builtins.str
+    def __init__(
+        self,
+        *,
+        current: _builtins.str = ...,
+        next: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["current", b"current", "next", b"next"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WireGuardKeys: _TypeAlias = WireGuardKeys  # noqa: Y015
 
 @_typing.final
 class Heartbeat(_message.Message):
@@ -153,6 +181,7 @@ class WorkerMessage(_message.Message):
     APPLIED_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     CERTIFICATE_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -169,6 +198,8 @@ class WorkerMessage(_message.Message):
     def certificate(self) -> Global___NodeCertificate:
         """it changed"""
 
+    @_builtins.property
+    def keys(self) -> Global___WireGuardKeys: ...
     def __init__(
         self,
         *,
@@ -178,12 +209,13 @@ class WorkerMessage(_message.Message):
         applied: Global___Applied | None = ...,
         description: _objects_pb2.NodeDescription | None = ...,
         certificate: Global___NodeCertificate | None = ...,
+        keys: Global___WireGuardKeys | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "certificate", b"certificate", "description", b"description", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "status", b"status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "certificate", b"certificate", "description", b"description", "heartbeat", b"heartbeat", "hello", b"hello", "keys", b"keys", "message", b"message", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "certificate", b"certificate", "description", b"description", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "certificate", b"certificate", "description", b"description", "heartbeat", b"heartbeat", "hello", b"hello", "keys", b"keys", "message", b"message", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "status", "applied", "description", "certificate"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "status", "applied", "description", "certificate", "keys"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -468,27 +500,31 @@ Global___NetworkService: _TypeAlias = NetworkService  # noqa: Y015
 
 @_typing.final
 class EncryptionPeer(_message.Message):
-    """Another node that takes part in encrypted networks."""
+    """A node that takes part in encrypted networks; the one that is told is among them."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NODE_ID_FIELD_NUMBER: _builtins.int
     VTEP_FIELD_NUMBER: _builtins.int
     PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    NEXT_PUBLIC_KEY_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     vtep: _builtins.str
     public_key: _builtins.str
     """WireGuard's, base64"""
+    next_public_key: _builtins.str
+    """the one that it will take next; empty: not known"""
     def __init__(
         self,
         *,
         node_id: _builtins.str = ...,
         vtep: _builtins.str = ...,
         public_key: _builtins.str = ...,
+        next_public_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id", "public_key", b"public_key", "vtep", b"vtep"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_public_key", b"next_public_key", "node_id", b"node_id", "public_key", b"public_key", "vtep", b"vtep"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

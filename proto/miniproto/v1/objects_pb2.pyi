@@ -883,6 +883,7 @@ class NodeStatus(_message.Message):
     SINCE_NS_FIELD_NUMBER: _builtins.int
     MANAGER_ADDRESS_FIELD_NUMBER: _builtins.int
     ENCRYPTION_KEY_FIELD_NUMBER: _builtins.int
+    NEXT_ENCRYPTION_KEY_FIELD_NUMBER: _builtins.int
     CERTIFICATE_ISSUER_FIELD_NUMBER: _builtins.int
     TRUSTED_ROOTS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
@@ -898,6 +899,8 @@ class NodeStatus(_message.Message):
     """host:port of the control API; managers only"""
     encryption_key: _builtins.str
     """the node's WireGuard public key, base64; empty: it has no encrypted networks"""
+    next_encryption_key: _builtins.str
+    """the one that it will take next"""
     certificate_issuer: _builtins.str
     """key identifier, hex, of the root that signed the certificate it uses"""
     trusted_roots: _builtins.str
@@ -919,12 +922,13 @@ class NodeStatus(_message.Message):
         since_ns: _builtins.int = ...,
         manager_address: _builtins.str = ...,
         encryption_key: _builtins.str = ...,
+        next_encryption_key: _builtins.str = ...,
         certificate_issuer: _builtins.str = ...,
         trusted_roots: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "meta", b"meta"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "certificate_issuer", b"certificate_issuer", "description", b"description", "encryption_key", b"encryption_key", "id", b"id", "manager_address", b"manager_address", "message", b"message", "meta", b"meta", "session_manager", b"session_manager", "since_ns", b"since_ns", "state", b"state", "trusted_roots", b"trusted_roots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "certificate_issuer", b"certificate_issuer", "description", b"description", "encryption_key", b"encryption_key", "id", b"id", "manager_address", b"manager_address", "message", b"message", "meta", b"meta", "next_encryption_key", b"next_encryption_key", "session_manager", b"session_manager", "since_ns", b"since_ns", "state", b"state", "trusted_roots", b"trusted_roots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

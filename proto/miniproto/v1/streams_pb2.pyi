@@ -429,6 +429,269 @@ class ImageQuery(_message.Message):
 Global___ImageQuery: _TypeAlias = ImageQuery  # noqa: Y015
 
 @_typing.final
+class NetworkQuery(_message.Message):
+    """In what does the node's network differ from what it was told? The answer: StreamOutput.network, in parts; of the
+    fields that are not repeated the last part's count.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NetworkQuery: _TypeAlias = NetworkQuery  # noqa: Y015
+
+@_typing.final
+class NetworkDifference(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    ITEM_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """"bridge", "rules", ..."""
+    task_id: _builtins.str
+    """in the namespace of this task; empty: the node's own"""
+    item: _builtins.str
+    """for people: "10.0.1.1/24 on mbr-9qv2cn8t" """
+    missing: _builtins.bool
+    """it should be there; false: it should not"""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        task_id: _builtins.str = ...,
+        item: _builtins.str = ...,
+        missing: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item", b"item", "kind", b"kind", "missing", b"missing", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NetworkDifference: _TypeAlias = NetworkDifference  # noqa: Y015
+
+@_typing.final
+class ToldAssignment(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    digest: _builtins.bytes
+    """the first 8 bytes of SHA-256 of the assignment, serialized in the order of its fields"""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        digest: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToldAssignment: _TypeAlias = ToldAssignment  # noqa: Y015
+
+@_typing.final
+class NetworkCheck(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    APPLIED_REVISION_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    TOLD_FIELD_NUMBER: _builtins.int
+    DIFFERENCES_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """of what it was told last"""
+    applied_revision: _builtins.int
+    """of what is in its kernel"""
+    problem: _builtins.str
+    """why the latter is behind; empty: nothing is known to be wrong"""
+    @_builtins.property
+    def told(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToldAssignment]: ...
+    @_builtins.property
+    def differences(self) -> _containers.RepeatedCompositeFieldContainer[Global___NetworkDifference]: ...
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        applied_revision: _builtins.int = ...,
+        problem: _builtins.str = ...,
+        told: _abc.Iterable[Global___ToldAssignment] | None = ...,
+        differences: _abc.Iterable[Global___NetworkDifference] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_revision", b"applied_revision", "differences", b"differences", "problem", b"problem", "revision", b"revision", "told", b"told"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NetworkCheck: _TypeAlias = NetworkCheck  # noqa: Y015
+
+@_typing.final
+class TraceQuery(_message.Message):
+    """What becomes of a packet to a published port? The answer: one StreamOutput.traced."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_FIELD_NUMBER: _builtins.int
+    DESTINATION_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    client: _builtins.str
+    """its address"""
+    destination: _builtins.str
+    """one of the node's"""
+    protocol: _objects_pb2.PortProtocol.ValueType
+    port: _builtins.int
+    def __init__(
+        self,
+        *,
+        client: _builtins.str = ...,
+        destination: _builtins.str = ...,
+        protocol: _objects_pb2.PortProtocol.ValueType = ...,
+        port: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "destination", b"destination", "port", b"port", "protocol", b"protocol"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TraceQuery: _TypeAlias = TraceQuery  # noqa: Y015
+
+@_typing.final
+class ReachQuery(_message.Message):
+    """How does the node reach an address of a network? The answer: one StreamOutput.hop."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReachQuery: _TypeAlias = ReachQuery  # noqa: Y015
+
+@_typing.final
+class NetworkHop(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    VTEP_FIELD_NUMBER: _builtins.int
+    VIA_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    TASK_NAME_FIELD_NUMBER: _builtins.int
+    NODE_HOSTNAME_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    port: _builtins.int
+    task_id: _builtins.str
+    """empty: a node's own, or not known"""
+    node_id: _builtins.str
+    device: _builtins.str
+    """the interface that leads there"""
+    vtep: _builtins.str
+    """the node at the other end of the tunnel; empty: the task is here"""
+    via: _builtins.str
+    """the interface that the tunnel's packets leave through; empty: as routed"""
+    problem: _builtins.str
+    """why it is not reached; empty: it is"""
+    task_name: _builtins.str
+    """What the manager adds."""
+    node_hostname: _builtins.str
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        port: _builtins.int = ...,
+        task_id: _builtins.str = ...,
+        node_id: _builtins.str = ...,
+        device: _builtins.str = ...,
+        vtep: _builtins.str = ...,
+        via: _builtins.str = ...,
+        problem: _builtins.str = ...,
+        task_name: _builtins.str = ...,
+        node_hostname: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "device", b"device", "node_hostname", b"node_hostname", "node_id", b"node_id", "port", b"port", "problem", b"problem", "task_id", b"task_id", "task_name", b"task_name", "via", b"via", "vtep", b"vtep"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NetworkHop: _TypeAlias = NetworkHop  # noqa: Y015
+
+@_typing.final
+class TracedPacket(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERDICT_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    CHOICE_FIELD_NUMBER: _builtins.int
+    TARGETS_FIELD_NUMBER: _builtins.int
+    LISTENER_FIELD_NUMBER: _builtins.int
+    BACK_TO_FIELD_NUMBER: _builtins.int
+    DROPPING_FIELD_NUMBER: _builtins.int
+    verdict: _builtins.str
+    """"led", "refused", "dropped", "listener", "closed" or "unknown" """
+    choice: _builtins.str
+    """how one of several targets is chosen, or what is not known"""
+    listener: _builtins.str
+    """the process that holds the port"""
+    back_to: _builtins.str
+    """the node's address that the answer comes back to; empty: it comes directly"""
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """that concerned it, in order"""
+
+    @_builtins.property
+    def targets(self) -> _containers.RepeatedCompositeFieldContainer[Global___NetworkHop]: ...
+    @_builtins.property
+    def dropping(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """chains of other firewalls that drop what is forwarded to tasks"""
+
+    def __init__(
+        self,
+        *,
+        verdict: _builtins.str = ...,
+        rules: _abc.Iterable[_builtins.str] | None = ...,
+        choice: _builtins.str = ...,
+        targets: _abc.Iterable[Global___NetworkHop] | None = ...,
+        listener: _builtins.str = ...,
+        back_to: _builtins.str = ...,
+        dropping: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["back_to", b"back_to", "choice", b"choice", "dropping", b"dropping", "listener", b"listener", "rules", b"rules", "targets", b"targets", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TracedPacket: _TypeAlias = TracedPacket  # noqa: Y015
+
+@_typing.final
 class NodeRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -445,6 +708,9 @@ class NodeRequest(_message.Message):
     COMMIT_FIELD_NUMBER: _builtins.int
     FORWARD_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
+    NETWORK_FIELD_NUMBER: _builtins.int
+    TRACE_FIELD_NUMBER: _builtins.int
+    REACH_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def list(self) -> Global___ListQuery: ...
     @_builtins.property
@@ -471,6 +737,12 @@ class NodeRequest(_message.Message):
     def forward(self) -> Global___ForwardQuery: ...
     @_builtins.property
     def image(self) -> Global___ImageQuery: ...
+    @_builtins.property
+    def network(self) -> Global___NetworkQuery: ...
+    @_builtins.property
+    def trace(self) -> Global___TraceQuery: ...
+    @_builtins.property
+    def reach(self) -> Global___ReachQuery: ...
     def __init__(
         self,
         *,
@@ -487,12 +759,15 @@ class NodeRequest(_message.Message):
         commit: Global___CommitQuery | None = ...,
         forward: Global___ForwardQuery | None = ...,
         image: Global___ImageQuery | None = ...,
+        network: Global___NetworkQuery | None = ...,
+        trace: Global___TraceQuery | None = ...,
+        reach: Global___ReachQuery | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attach", b"attach", "commit", b"commit", "copy_from", b"copy_from", "copy_to", b"copy_to", "exec", b"exec", "forward", b"forward", "image", b"image", "inspect", b"inspect", "list", b"list", "logs", b"logs", "request", b"request", "stat_path", b"stat_path", "stats", b"stats", "top", b"top"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attach", b"attach", "commit", b"commit", "copy_from", b"copy_from", "copy_to", b"copy_to", "exec", b"exec", "forward", b"forward", "image", b"image", "inspect", b"inspect", "list", b"list", "logs", b"logs", "network", b"network", "reach", b"reach", "request", b"request", "stat_path", b"stat_path", "stats", b"stats", "top", b"top", "trace", b"trace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attach", b"attach", "commit", b"commit", "copy_from", b"copy_from", "copy_to", b"copy_to", "exec", b"exec", "forward", b"forward", "image", b"image", "inspect", b"inspect", "list", b"list", "logs", b"logs", "request", b"request", "stat_path", b"stat_path", "stats", b"stats", "top", b"top"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attach", b"attach", "commit", b"commit", "copy_from", b"copy_from", "copy_to", b"copy_to", "exec", b"exec", "forward", b"forward", "image", b"image", "inspect", b"inspect", "list", b"list", "logs", b"logs", "network", b"network", "reach", b"reach", "request", b"request", "stat_path", b"stat_path", "stats", b"stats", "top", b"top", "trace", b"trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["list", "inspect", "logs", "exec", "attach", "top", "stats", "copy_from", "copy_to", "stat_path", "commit", "forward", "image"]  # noqa: Y015
+    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["list", "inspect", "logs", "exec", "attach", "top", "stats", "copy_from", "copy_to", "stat_path", "commit", "forward", "image", "network", "trace", "reach"]  # noqa: Y015
     _WhichOneofArgType_request: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_request) -> _WhichOneofReturnType_request | None: ...
 
@@ -1105,6 +1380,9 @@ class StreamOutput(_message.Message):
     COMMITTED_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
+    NETWORK_FIELD_NUMBER: _builtins.int
+    TRACED_FIELD_NUMBER: _builtins.int
+    HOP_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.str
     stdout: _builtins.bytes
     stderr: _builtins.bytes
@@ -1135,6 +1413,12 @@ class StreamOutput(_message.Message):
     def done(self) -> Global___Done: ...
     @_builtins.property
     def image(self) -> Global___ImageHere: ...
+    @_builtins.property
+    def network(self) -> Global___NetworkCheck: ...
+    @_builtins.property
+    def traced(self) -> Global___TracedPacket: ...
+    @_builtins.property
+    def hop(self) -> Global___NetworkHop: ...
     def __init__(
         self,
         *,
@@ -1154,12 +1438,15 @@ class StreamOutput(_message.Message):
         committed: Global___CommittedImage | None = ...,
         done: Global___Done | None = ...,
         image: Global___ImageHere | None = ...,
+        network: Global___NetworkCheck | None = ...,
+        traced: Global___TracedPacket | None = ...,
+        hop: Global___NetworkHop | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["committed", b"committed", "containers", b"containers", "data", b"data", "done", b"done", "exited", b"exited", "failure", b"failure", "image", b"image", "inspected", b"inspected", "logs", b"logs", "output", b"output", "path", b"path", "processes", b"processes", "started", b"started", "stderr", b"stderr", "stdout", b"stdout", "stream_id", b"stream_id", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["committed", b"committed", "containers", b"containers", "data", b"data", "done", b"done", "exited", b"exited", "failure", b"failure", "hop", b"hop", "image", b"image", "inspected", b"inspected", "logs", b"logs", "network", b"network", "output", b"output", "path", b"path", "processes", b"processes", "started", b"started", "stderr", b"stderr", "stdout", b"stdout", "stream_id", b"stream_id", "traced", b"traced", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed", b"committed", "containers", b"containers", "data", b"data", "done", b"done", "exited", b"exited", "failure", b"failure", "image", b"image", "inspected", b"inspected", "logs", b"logs", "output", b"output", "path", b"path", "processes", b"processes", "started", b"started", "stderr", b"stderr", "stdout", b"stdout", "stream_id", b"stream_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed", b"committed", "containers", b"containers", "data", b"data", "done", b"done", "exited", b"exited", "failure", b"failure", "hop", b"hop", "image", b"image", "inspected", b"inspected", "logs", b"logs", "network", b"network", "output", b"output", "path", b"path", "processes", b"processes", "started", b"started", "stderr", b"stderr", "stdout", b"stdout", "stream_id", b"stream_id", "traced", b"traced", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_output: _TypeAlias = _typing.Literal["stream_id", "failure", "started", "stdout", "stderr", "exited", "logs", "containers", "inspected", "processes", "usage", "path", "data", "committed", "done", "image"]  # noqa: Y015
+    _WhichOneofReturnType_output: _TypeAlias = _typing.Literal["stream_id", "failure", "started", "stdout", "stderr", "exited", "logs", "containers", "inspected", "processes", "usage", "path", "data", "committed", "done", "image", "network", "traced", "hop"]  # noqa: Y015
     _WhichOneofArgType_output: _TypeAlias = _typing.Literal["output", b"output"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_output) -> _WhichOneofReturnType_output | None: ...
 
@@ -1876,3 +2163,156 @@ class ForwardInput(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___ForwardInput: _TypeAlias = ForwardInput  # noqa: Y015
+
+@_typing.final
+class CheckNetworkRequest(_message.Message):
+    """--- what is asked of nodes about their networks ---"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """a reference; empty: all nodes"""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckNetworkRequest: _TypeAlias = CheckNetworkRequest  # noqa: Y015
+
+@_typing.final
+class NodeNetworkReport(_message.Message):
+    """One node, compared: what should be (etcd), what it was told, what its kernel holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    NODE_HOSTNAME_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    UNTOLD_FIELD_NUMBER: _builtins.int
+    SURPLUS_FIELD_NUMBER: _builtins.int
+    DIFFERENCES_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    node_hostname: _builtins.str
+    problem: _builtins.str
+    """why it could not be asked, or why it is behind"""
+    @_builtins.property
+    def untold(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """assignments that it should have been told and was not, or that it was told otherwise"""
+
+    @_builtins.property
+    def surplus(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """assignments that it was told and should not have"""
+
+    @_builtins.property
+    def differences(self) -> _containers.RepeatedCompositeFieldContainer[Global___NetworkDifference]:
+        """its kernel, from what it was told"""
+
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        node_hostname: _builtins.str = ...,
+        problem: _builtins.str = ...,
+        untold: _abc.Iterable[_builtins.str] | None = ...,
+        surplus: _abc.Iterable[_builtins.str] | None = ...,
+        differences: _abc.Iterable[Global___NetworkDifference] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["differences", b"differences", "node_hostname", b"node_hostname", "node_id", b"node_id", "problem", b"problem", "surplus", b"surplus", "untold", b"untold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeNetworkReport: _TypeAlias = NodeNetworkReport  # noqa: Y015
+
+@_typing.final
+class CheckNetworkResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeNetworkReport]: ...
+    def __init__(
+        self,
+        *,
+        nodes: _abc.Iterable[Global___NodeNetworkReport] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckNetworkResponse: _TypeAlias = CheckNetworkResponse  # noqa: Y015
+
+@_typing.final
+class TraceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    client: _builtins.str
+    """an IPv4 address"""
+    node: _builtins.str
+    """a reference to a node, or an address of one"""
+    protocol: _objects_pb2.PortProtocol.ValueType
+    port: _builtins.int
+    def __init__(
+        self,
+        *,
+        client: _builtins.str = ...,
+        node: _builtins.str = ...,
+        protocol: _objects_pb2.PortProtocol.ValueType = ...,
+        port: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "node", b"node", "port", b"port", "protocol", b"protocol"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TraceRequest: _TypeAlias = TraceRequest  # noqa: Y015
+
+@_typing.final
+class TraceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    NODE_HOSTNAME_FIELD_NUMBER: _builtins.int
+    DESTINATION_FIELD_NUMBER: _builtins.int
+    PACKET_FIELD_NUMBER: _builtins.int
+    BACK_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    node_hostname: _builtins.str
+    destination: _builtins.str
+    @_builtins.property
+    def packet(self) -> Global___TracedPacket: ...
+    @_builtins.property
+    def back(self) -> _containers.RepeatedCompositeFieldContainer[Global___NetworkHop]:
+        """how the nodes of the targets reach `packet.back_to`; each one's node is node_id"""
+
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        node_hostname: _builtins.str = ...,
+        destination: _builtins.str = ...,
+        packet: Global___TracedPacket | None = ...,
+        back: _abc.Iterable[Global___NetworkHop] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["packet", b"packet"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["back", b"back", "destination", b"destination", "node_hostname", b"node_hostname", "node_id", b"node_id", "packet", b"packet"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TraceResponse: _TypeAlias = TraceResponse  # noqa: Y015

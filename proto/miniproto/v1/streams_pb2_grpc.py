@@ -729,3 +729,118 @@ class Containers:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class DiagnosticsStub:
+    """Missing associated documentation comment in .proto file."""
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.CheckNetwork = channel.unary_unary(
+                '/mini.v1.Diagnostics/CheckNetwork',
+                request_serializer=miniproto_dot_v1_dot_streams__pb2.CheckNetworkRequest.SerializeToString,
+                response_deserializer=miniproto_dot_v1_dot_streams__pb2.CheckNetworkResponse.FromString,
+                _registered_method=True)
+        self.Trace = channel.unary_unary(
+                '/mini.v1.Diagnostics/Trace',
+                request_serializer=miniproto_dot_v1_dot_streams__pb2.TraceRequest.SerializeToString,
+                response_deserializer=miniproto_dot_v1_dot_streams__pb2.TraceResponse.FromString,
+                _registered_method=True)
+
+
+class DiagnosticsServicer:
+    """Missing associated documentation comment in .proto file."""
+
+    def CheckNetwork(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Trace(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_DiagnosticsServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'CheckNetwork': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckNetwork,
+                    request_deserializer=miniproto_dot_v1_dot_streams__pb2.CheckNetworkRequest.FromString,
+                    response_serializer=miniproto_dot_v1_dot_streams__pb2.CheckNetworkResponse.SerializeToString,
+            ),
+            'Trace': grpc.unary_unary_rpc_method_handler(
+                    servicer.Trace,
+                    request_deserializer=miniproto_dot_v1_dot_streams__pb2.TraceRequest.FromString,
+                    response_serializer=miniproto_dot_v1_dot_streams__pb2.TraceResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'mini.v1.Diagnostics', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('mini.v1.Diagnostics', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Diagnostics:
+    """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def CheckNetwork(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mini.v1.Diagnostics/CheckNetwork',
+            miniproto_dot_v1_dot_streams__pb2.CheckNetworkRequest.SerializeToString,
+            miniproto_dot_v1_dot_streams__pb2.CheckNetworkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Trace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mini.v1.Diagnostics/Trace',
+            miniproto_dot_v1_dot_streams__pb2.TraceRequest.SerializeToString,
+            miniproto_dot_v1_dot_streams__pb2.TraceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

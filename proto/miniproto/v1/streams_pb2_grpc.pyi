@@ -192,3 +192,34 @@ class ContainersServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_streams_pb2.StreamOutput], _abc.AsyncIterator[_streams_pb2.StreamOutput]]: ...
 
 def add_ContainersServicer_to_server(servicer: ContainersServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class DiagnosticsStub:
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> DiagnosticsAsyncStub: ...
+    CheckNetwork: _grpc.UnaryUnaryMultiCallable[_streams_pb2.CheckNetworkRequest, _streams_pb2.CheckNetworkResponse]
+    Trace: _grpc.UnaryUnaryMultiCallable[_streams_pb2.TraceRequest, _streams_pb2.TraceResponse]
+
+@_typing.type_check_only
+class DiagnosticsAsyncStub(DiagnosticsStub):
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    CheckNetwork: _aio.UnaryUnaryMultiCallable[_streams_pb2.CheckNetworkRequest, _streams_pb2.CheckNetworkResponse]  # type: ignore[assignment]
+    Trace: _aio.UnaryUnaryMultiCallable[_streams_pb2.TraceRequest, _streams_pb2.TraceResponse]  # type: ignore[assignment]
+
+class DiagnosticsServicer(metaclass=_abc_1.ABCMeta):
+    @_abc_1.abstractmethod
+    def CheckNetwork(
+        self,
+        request: _streams_pb2.CheckNetworkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_streams_pb2.CheckNetworkResponse, _abc.Awaitable[_streams_pb2.CheckNetworkResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Trace(
+        self,
+        request: _streams_pb2.TraceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_streams_pb2.TraceResponse, _abc.Awaitable[_streams_pb2.TraceResponse]]: ...
+
+def add_DiagnosticsServicer_to_server(servicer: DiagnosticsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

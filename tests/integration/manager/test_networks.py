@@ -438,9 +438,19 @@ async def test_nodes_on_encrypted_networks_get_each_others_keys(manager: InProce
         await there.until(lambda: f"peer/{first}" in there.assigned)
         peer = here.assigned[f"peer/{second}"].peer
         assert (peer.node_id, peer.vtep, peer.public_key) == (second, "10.77.0.13", key_of[second])
-        assert f"peer/{first}" not in here.assigned
+        assert here.assigned[f"peer/{first}"].peer.public_key == key_of[first]  # what it takes for itself
+        await there.rekey(key_of[first], key_of[second])
+        changed = key_of[first], key_of[second]
+        await here.until(lambda: _keys(here, second) == changed)
+        await there.until(lambda: _keys(there, second) == changed)
         await local.services.Remove(control_pb2.RemoveServiceRequest(ref="db"))
         await here.until(lambda: f"peer/{second}" not in here.assigned)
+
+
+def _keys(agent: ScriptedAgent, node_id: str) -> tuple[str, str]:
+    """The current and the next key of a node, as the agent was told them."""
+    peer = agent.assigned[f"peer/{node_id}"].peer
+    return peer.public_key, peer.next_public_key
 
 
 async def test_a_key_that_is_none_is_refused(manager: InProcess) -> None:
@@ -450,6 +460,27 @@ async def test_a_key_that_is_none_is_refused(manager: InProcess) -> None:
         assert agent.error.details() == (
             "encryption_key: must be a WireGuard public key, 32 bytes in base64, got 'c2hvcnQ='"
         )
+    key = base64.b64encode(bytes(32)).decode()
+    async with ScriptedAgent(channel.channel, encryption_key=key) as agent:
+        await agent.rekey(key, "next")
+        error = await agent.ended()
+        assert error.details() == (
+            "keys.next: must be a WireGuard public key, 32 bytes in base64, got 'next'"
+        )
+
+
+async def test_a_task_on_an_encrypted_network_goes_to_nodes_that_encrypt(
+    manager: InProcess, local: Client
+) -> None:
+    await create_network(local, "secret", encrypted=True)
+    (_, one), (_, two) = await manager.join_worker(), await manager.join_worker()
+    async with ScriptedAgent(one.channel, address="10.77.0.12"):
+        await create(local, service("db", Use(network="secret"), replicas=2))
+        reason = "no suitable node (2 nodes not available for new tasks; no encryption on 1 node)"
+        await _until_error(local, "db", reason)
+        key = base64.b64encode(bytes(32)).decode()
+        async with ScriptedAgent(two.channel, address="10.77.0.13", encryption_key=key) as able:
+            await able.until(lambda: len(able.tasks()) == 2)
 
 
 # --- removal ---

@@ -381,6 +381,27 @@ CASES: list[tuple[list[str], int, str]] = [
         'invalid endpoint mode "anycast": must be vip or dnsrr\n',
     ),
     (
+        ["trace", "core-02"],
+        1,
+        'invalid target "core-02": must be NODE:PORT, with a port from 1 to 65535\n',
+    ),
+    (
+        ["network", "trace", "core-02:65536"],
+        1,
+        'invalid target "core-02:65536": must be NODE:PORT, with a port from 1 to 65535\n',
+    ),
+    (
+        ["trace", "--protocol", "sctp", "core-02:80"],
+        125,
+        'invalid argument "sctp" for "--protocol" flag: must be tcp or udp, not "sctp"'
+        + usage("trace", "NODE:PORT"),
+    ),
+    (
+        ["network", "doctor", "core-02"],
+        1,
+        "minictl: 'minictl network doctor' accepts no arguments" + usage("network doctor"),
+    ),
+    (
         ["network", "create"],
         1,
         f"minictl: 'minictl network create' requires 1 argument{usage('network create', 'NETWORK')}",

@@ -13,6 +13,9 @@ from minimanager.domain.objects import (
     ContainerSpec,
     Device,
     GenericResource,
+    Network,
+    NetworkSpec,
+    NetworkUse,
     NodeState,
     Placement,
     Platform,
@@ -26,6 +29,13 @@ from minimanager.domain.platforms import supports, text
 from support.simulation import Simulation, service
 
 GPU = GenericResource("GPU", count=1)
+SECRET = Network(
+    "secret-id",
+    spec=NetworkSpec(name="secret", encrypted=True),
+    subnet="10.0.9.0/24",
+    gateway="10.0.9.1",
+    vni=4105,
+)
 AMD, ARM = Platform("linux", "amd64"), Platform("linux", "arm64")
 
 
@@ -156,6 +166,25 @@ def test_the_stock_of_a_node_that_has_changed_meanwhile() -> None:
     assert numbered.free("GPU")[0] == 1
 
 
+# --- whether a node encrypts ---
+
+
+def test_only_a_node_that_encrypts_gets_a_task_on_an_encrypted_network() -> None:
+    sim = Simulation(nodes=2)
+    sim.networks[SECRET.id] = SECRET
+    sim.put_service(service(task=TaskSpec(networks=(NetworkUse(SECRET.id),))))
+    sim.settle()
+    assert error(sim) == "no suitable node (no encryption on 2 nodes)"
+    reasons, help = told(sim)
+    assert reasons == ["it cannot encrypt, and network secret is encrypted"] * 2
+    assert help[0].startswith("install wireguard-go on node-1")
+    old = sim.node_statuses["node-2"]
+    sim.node_statuses["node-2"] = replace(old, encryption_key="key")
+    assert affected(sim.snapshot(), "node-status", old, sim.node_statuses["node-2"]) == {"web"}
+    sim.settle()
+    assert sim.where() == {1: "node-2"}
+
+
 # --- what a node allows ---
 
 
@@ -255,16 +284,18 @@ def test_a_platform_in_words() -> None:
 
 
 def test_the_first_filter_that_refuses_is_the_reason() -> None:
-    """Ready, resource, allow, constraint, platform: SwarmKit's order, with ours in the place of its plugins."""
+    """Ready, resource, allow, encryption, constraint, platform: SwarmKit's order, with two for its plugins."""
     sim = Simulation(nodes=1)
+    sim.networks["secret-id"] = SECRET
     describe(sim, "node-1", os="linux", architecture="x86_64")
     placement = Placement(constraints=("node.labels.a==b",), platforms=(ARM,))
-    spec = replace(reserving(GPU), container=ContainerSpec(privileged=True))
+    networks = (NetworkUse(SECRET.id),)
+    spec = replace(reserving(GPU), container=ContainerSpec(privileged=True), networks=networks)
     sim.set_node("node-1", NodeState.DOWN)
     sim.put_service(service(task=spec, placement=placement))
     sim.settle()
     waiting = next(task for task in sim.of() if not task.node_id)
     answer = why(sim.snapshot(), waiting, sim.now_ns)
     assert [obstacle.filter for obstacle in answer.refusals[0].obstacles] == [
-        *("ready", "resource", "allow", "constraint", "platform"),
+        *("ready", "resource", "allow", "encryption", "constraint", "platform"),
     ]

@@ -11,6 +11,7 @@ from miniworker.network.checks import in_words
 from miniworker.network.delta import delta, device_name, link_of
 from miniworker.network.model import (
     Bridge,
+    Carrier,
     KernelObject,
     KernelState,
     LinkAddress,
@@ -31,6 +32,13 @@ def addresses() -> st.SearchStrategy[IPv4Address]:
 def states(draw: st.DrawFn) -> KernelState:
     """Up to two networks with whatever hangs on their devices; each name stands for one device."""
     objects: set[KernelObject] = set()
+    links = [""]
+    if draw(st.booleans()):
+        links.append("mini-wg")
+        objects.add(
+            Carrier("mini-wg", draw(st.sampled_from(["tun", "wireguard"])), 1420, draw(st.booleans()))
+        )
+        objects.update(LinkAddress("mini-wg", item, 32) for item in draw(st.sets(addresses(), max_size=1)))
     for number in range(draw(st.integers(0, 2))):
         bridge, vxlan = f"mbr-{number}", f"mvx-{number}"
         mac, mtu = draw(st.sampled_from(["02:42:00:00:00:01", "02:42:00:00:00:02"])), 1450
@@ -41,9 +49,10 @@ def states(draw: st.DrawFn) -> KernelState:
         )
         if draw(st.booleans()):
             vni = draw(st.integers(4096, 4097))
-            objects.add(Vxlan(vxlan, bridge, vni, draw(addresses()), 4789, mtu))
+            link = draw(st.sampled_from(links))
+            objects.add(Vxlan(vxlan, bridge, vni, draw(addresses()), 4789, mtu, link=link))
             objects.update(
-                Tunnel(vxlan, f"02:42:{draw(st.integers(0, 1))}", item, draw(st.booleans()))
+                Tunnel(vxlan, f"02:42:{draw(st.integers(0, 1))}", item, draw(st.booleans()), link)
                 for item in draw(st.sets(addresses(), max_size=1))
             )
     return frozenset(objects)
@@ -61,13 +70,23 @@ class Kernel:
         if not operation.add:
             assert item in self.state, f"{item} is not there"
             self.state.remove(item)
-            if name := device_name(item):
-                self.state = {other for other in self.state if device_name(other) or link_of(other) != name}
+            names = {device_name(item)} - {""}
+            if isinstance(item, Carrier):
+                ended = {
+                    other for other in self.state if isinstance(other, Vxlan) and other.link == item.name
+                }
+                self.state -= ended
+                names |= {other.name for other in ended}
+            if names:
+                self.state = {
+                    other for other in self.state if device_name(other) or link_of(other) not in names
+                }
             return
         assert item not in self.state
         assert device_name(item) not in names, f"{item} is there twice"
         if isinstance(item, Vxlan):
             assert item.bridge in names
+            assert not item.link or item.link in names
         if not device_name(item):
             assert link_of(item) in names, f"{item} has no device"
         self.state.add(item)

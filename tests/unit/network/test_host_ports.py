@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
@@ -121,6 +122,17 @@ def test_the_rules_name_every_port_bridge_and_subnet() -> None:
     assert 'elements = { "mbr-b" . 10.0.1.1, "mbr-c" . 10.0.2.1 }' in script
     assert "elements = { 172.18.0.1, 10.0.0.2, 10.0.1.1, 10.0.2.1 }" in script
     assert "elements = { 02:42:0a:00:01:01, 02:42:0a:00:02:01 }" in script
+
+
+def test_frames_of_encrypted_networks_pass_only_by_the_interface_that_encrypts() -> None:
+    subnet = IPv4Network("10.0.1.0/24")
+    plain = OverlayNetwork("a", "a", subnet, subnet[1], 4097, 1450, ingress=False)
+    sealed = replace(plain, id="b", vni=4098, encrypted=True)
+    rules = host_rules(IPv4Network("172.18.0.0/16"), [plain, sealed], (), vxlan_port=4790)
+    frames = "udp dport 4790 @th,96,24 { 4098 }"
+    assert f'    oifname != "mini-wg" {frames} drop\n' in rules
+    assert f'    iifname "mini-wg" {frames} accept\n    iifname "mini-wg" drop\n    {frames} drop\n' in rules
+    assert "mini-wg" not in host_rules(IPv4Network("172.18.0.0/16"), [plain], ())
 
 
 def test_ports_are_read_from_the_listing_of_nft() -> None:

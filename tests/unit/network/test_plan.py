@@ -20,7 +20,7 @@ from miniworker.network.api import (
 from miniworker.network.checks import inner_differences
 from miniworker.network.errors import NetworkError, UnknownNetworkError
 from miniworker.network.gateway import POOL, choose_address, choose_subnet, gateway_of
-from miniworker.network.model import Bridge, LinkAddress, Neighbor, Tunnel, Vxlan
+from miniworker.network.model import Bridge, Carrier, LinkAddress, Neighbor, Tunnel, Vxlan
 from miniworker.network.names import bridge_name, gateway_port_name, mac_of, port_name, vxlan_name
 from miniworker.network.plan import plan
 from miniworker.network.sandbox_plan import (
@@ -73,6 +73,21 @@ INTERNAL = replace(
     gateway=IPv4Address("10.0.2.1"),
     internal=True,
 )
+
+
+def test_tunnels_of_an_encrypted_network_lead_through_the_interface_that_encrypts() -> None:
+    sealed = replace(USER, encrypted=True, mtu=1370)
+    other = RemoteEndpoint(USER.id, IPv4Address("10.0.1.6"), "node2", OTHER, "task2")
+    wanted = plan(Fabric("node1", OWN, (sealed,), (other,)), carrier="tun")
+    assert Carrier("mini-wg", "tun", 1420) in wanted
+    assert LinkAddress("mini-wg", OWN, 32) in wanted
+    assert Vxlan("mvx-backend0", "mbr-backend0", 4097, OWN, 4789, 1370, link="mini-wg") in wanted
+    assert Tunnel("mvx-backend0", "02:42:0a:00:01:06", OTHER, via="mini-wg") in wanted
+
+
+def test_the_interface_that_encrypts_holds_the_largest_packets() -> None:
+    networks = tuple(replace(USER, id=f"{mtu}aaaaaaa", encrypted=True, mtu=mtu) for mtu in (1370, 8000))
+    assert Carrier("mini-wg", "wireguard", 8050) in plan(Fabric("node1", OWN, networks))
 
 
 def test_a_network_is_a_bridge_a_tunnel_device_and_known_places() -> None:

@@ -9,6 +9,8 @@ from minicommon.clock import SECOND, VirtualClock
 from miniworker.network.api import Difference
 from miniworker.network.errors import NetworkError
 from miniworker.network.plane import CHECK_NS, KernelDataPlane
+from miniworker.network.wireguard.encryption import Encryption
+from miniworker.network.wireguard.keys import KeyFile
 
 
 class Watched(KernelDataPlane):
@@ -25,7 +27,9 @@ class Watched(KernelDataPlane):
 
 async def test_the_kernel_is_looked_at_every_half_minute_whatever_came_of_it(tmp_path: Path) -> None:
     clock = VirtualClock()
-    plane = Watched(tmp_path, clock=clock)
+    plane = Watched(
+        tmp_path, Encryption(KeyFile(tmp_path / "keys.json"), clock=clock, choose=lambda: None), clock=clock
+    )
     watching = asyncio.create_task(plane.watch())
 
     async def looks_after(duration_ns: int) -> int:

@@ -6,6 +6,7 @@ import configparser
 from pathlib import Path
 
 import pytest
+from minicommon.clock import SECOND
 from minicommon.paths import NodePaths
 from miniworker.node.config import parse_args, parse_listen, systemd_unit
 
@@ -33,7 +34,15 @@ def test_the_unit_is_printed(capsys: pytest.CaptureFixture[str], monkeypatch: py
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--runtime", "podman"], ["--nonsense"], ["--log-level", "loud"], ["--ingress-path", "sctp"]],
+    [
+        ["--runtime", "podman"],
+        ["--nonsense"],
+        ["--log-level", "loud"],
+        ["--ingress-path", "sctp"],
+        ["--encryption-port", "65536"],
+        ["--encryption-key-period", "9s"],
+        ["--encryption-key-period", "12"],
+    ],
 )
 def test_what_is_not_known_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -53,6 +62,15 @@ def test_labels_that_are_no_labels(given: str, capsys: pytest.CaptureFixture[str
     assert f"must be KEY=VALUE, keys of letters, digits, '_', '.', '/' and '-', not {given!r}" in (
         capsys.readouterr().err
     )
+
+
+def test_encryption_is_as_customary_unless_the_node_is_told() -> None:
+    assert (parse_args([]).encryption_port, parse_args([]).encryption_key_period_ns) == (
+        51820,
+        12 * 3600 * SECOND,
+    )
+    config = parse_args(["--encryption-port=51900", "--encryption-key-period=90m"])
+    assert (config.encryption_port, config.encryption_key_period_ns) == (51900, 5400 * SECOND)
 
 
 def test_generic_resources_are_by_name_or_by_number() -> None:

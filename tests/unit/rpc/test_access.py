@@ -18,19 +18,19 @@ METHODS = [
 ]
 
 READS = {
-    *(
-        "Get",
-        "GetDetails",
-        "History",
-        "Inspect",
-        "List",
-        "Logs",
-        "Stats",
-        "Top",
-        "WatchService",
-        "Who",
-        "Why",
-    ),
+    "CheckNetwork",
+    "Get",
+    "GetDetails",
+    "History",
+    "Inspect",
+    "List",
+    "Logs",
+    "Stats",
+    "Top",
+    "Trace",
+    "WatchService",
+    "Who",
+    "Why",
 }
 
 

@@ -55,13 +55,6 @@ def test_what_a_task_needs_comes_before_it() -> None:
     assert difference(dict.fromkeys(items, 1), {}).ordered_removals() == order[::-1]
 
 
-def test_one_item_can_be_left_out() -> None:
-    delta = Delta({"peer/a": 1, "peer/b": 1}, frozenset({"peer/c"}))
-    assert delta.without("peer/a") == Delta({"peer/b": 1}, frozenset({"peer/c"}))
-    assert delta.without("peer/c") == Delta({"peer/a": 1, "peer/b": 1})
-    assert delta.without("peer/d") is delta
-
-
 def test_a_task_goes_before_what_it_needed() -> None:
     delta = difference({"network/n1": 1, "endpoint/n1/10.0.0.2": 1, "port/tcp/80": 1, "task/t1": 1}, {})
     assert delta.ordered_removals() == ["task/t1", "port/tcp/80", "endpoint/n1/10.0.0.2", "network/n1"]

@@ -22,6 +22,7 @@ from miniworker.agent.assignments import AssignmentSet, Change
 from miniworker.agent.content_files import ContentFiles
 from miniworker.agent.deliveries import Deliveries, Sign
 from miniworker.agent.draining import Drain
+from miniworker.agent.encryption import KEY_PERIOD_NS, EncryptionKeys
 from miniworker.agent.executor import ContainerExecutor
 from miniworker.agent.follower import Follower
 from miniworker.agent.health.monitor import Monitor
@@ -36,6 +37,7 @@ from miniworker.agent.reporter import Reporter
 from miniworker.agent.session import Dial, Session, SessionState
 from miniworker.agent.state import AgentState
 from miniworker.agent.statuses import from_status, to_status
+from miniworker.agent.streams.network import assignments_told
 from miniworker.agent.streams.registry import handlers
 from miniworker.agent.streams.server import StreamServer
 from miniworker.agent.task_machine import Progress
@@ -57,6 +59,8 @@ class AgentIdentity:
     """host:port of this node's control API, when it is a manager."""
     allowed: frozenset[str] = frozenset()
     """Of GRANTS: what containers may have of the node."""
+    key_period_ns: int = KEY_PERIOD_NS
+    """How long a key for encrypted networks is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,9 @@ class Agent:
             "ingress", parts.ingress.apply, clock=parts.clock, done=self._applied
         )
         self._logins = Logins()
-        self.answers = handlers(parts.runtime, parts.images, parts.data_plane, parts.clock)
+        self.answers = handlers(
+            parts.runtime, parts.images, parts.data_plane, parts.clock, self._network_state
+        )
         """To questions about this node's containers."""
         self._streams = StreamServer(self.answers, parts.dial)
         self._session = Session(
@@ -133,6 +139,14 @@ class Agent:
             logins=self._logins,
         )
 
+        self._keys = EncryptionKeys(
+            parts.data_plane,
+            self._reporter,
+            clock=parts.clock,
+            period_ns=identity.key_period_ns,
+            connected=lambda: self._session.state.connected,
+        )
+
     @property
     def session(self) -> SessionState:
         return self._session.state
@@ -163,6 +177,8 @@ class Agent:
         try:
             async with self._group as group:
                 await self._restore()
+                await self._keys.load()
+                group.start_eternal("encryption keys", self._keys.run())
                 group.start_eternal("fabric", self._fabric.run())
                 group.start_eternal("network check", self._parts.data_plane.watch())
                 group.start_eternal("ingress table", self._ingress.run())
@@ -210,6 +226,8 @@ class Agent:
             data_path_address=str(self._identity.data_path_address),
             manager_address=self._identity.manager_address,
             certificate=self._parts.certificate(),
+            encryption_key=self._keys.announced.current,
+            next_encryption_key=self._keys.announced.next,
         )
 
     def welcome(self, welcome: dispatch.Welcome) -> None:
@@ -259,6 +277,15 @@ class Agent:
         )
         self._fabric.want(fabric, revision)
         self._ingress.want(IngressWant(self._assignments.ports(), self._assignments.dns()), revision)
+
+    def _network_state(self) -> streams.NetworkCheck:
+        """What the node was told of its network, and how far it follows."""
+        return streams.NetworkCheck(
+            revision=self._assignments.revision,
+            applied_revision=min(self._fabric.applied_revision, self._ingress.applied_revision),
+            problem=self._fabric.problem or self._ingress.problem,
+            told=assignments_told(self._assignments.items()),
+        )
 
     def _applied(self) -> None:
         self._reporter.applied(min(self._fabric.applied_revision, self._ingress.applied_revision))

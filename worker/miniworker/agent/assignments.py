@@ -83,6 +83,10 @@ class AssignmentSet:
             )
         return self._ports
 
+    def items(self) -> Iterator[tuple[str, dispatch.Assignment]]:
+        """All of it, by key."""
+        return iter(self._items.items())
+
     def dns(self) -> ingress_pb2.DnsTable:
         """What the node's DNS server answers from."""
         if self._dns is None:
@@ -180,4 +184,9 @@ def _virtual_service(service: dispatch.NetworkService) -> VirtualService:
 
 
 def _peer(peer: dispatch.EncryptionPeer) -> EncryptionPeer:
-    return EncryptionPeer(node_id=peer.node_id, vtep=IPv4Address(peer.vtep), public_key=peer.public_key)
+    return EncryptionPeer(
+        node_id=peer.node_id,
+        vtep=IPv4Address(peer.vtep),
+        public_key=peer.public_key,
+        next_public_key=peer.next_public_key,
+    )

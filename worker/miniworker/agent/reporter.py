@@ -12,6 +12,8 @@ import asyncio
 from miniproto.v1 import dispatcher_pb2 as dispatch
 from miniproto.v1 import objects_pb2 as pb
 
+from miniworker.network.api import Announced
+
 _MOST_PER_MESSAGE = 1000
 """Statuses in one message, to stay far below gRPC's 4 MiB."""
 
@@ -20,6 +22,7 @@ class Reporter:
     def __init__(self) -> None:
         self._last: dict[str, pb.TaskStatus] = {}
         self._waiting: dict[str, pb.TaskStatus] = {}
+        self._keys: Announced | None = None
         self._applied = 0
         self._applied_sent = 0
         self._certificate: dispatch.NodeCertificate | None = None
@@ -46,8 +49,14 @@ class Reporter:
         self._certificate = certificate
         self._wake.set()
 
+    def keys(self, announced: Announced) -> None:
+        """The node's keys for encrypted networks changed."""
+        self._keys = announced
+        self._wake.set()
+
     def restart(self) -> None:
-        """A new session begins: all is told again."""
+        """A new session begins: all is told again, what its Hello says left out."""
+        self._keys = None
         self._waiting = dict(self._last)
         self._applied = self._applied_sent = 0
         if self._waiting:
@@ -55,7 +64,7 @@ class Reporter:
 
     async def take(self) -> tuple[dispatch.WorkerMessage, ...]:
         """What is to be sent now; waits until there is something."""
-        while not (self._waiting or self._certificate or self._applied > self._applied_sent):
+        while not (self._waiting or self._certificate or self._keys or self._applied > self._applied_sent):
             self._wake.clear()
             await self._wake.wait()
         statuses = tuple(self._waiting.values())
@@ -69,6 +78,10 @@ class Reporter:
         if self._certificate is not None:
             messages.append(dispatch.WorkerMessage(certificate=self._certificate))
             self._certificate = None
+        if keys := self._keys:
+            self._keys = None
+            told = dispatch.WireGuardKeys(current=keys.current, next=keys.next)
+            messages.append(dispatch.WorkerMessage(keys=told))
         if self._applied > self._applied_sent:
             self._applied_sent = self._applied
             messages.append(dispatch.WorkerMessage(applied=dispatch.Applied(revision=self._applied)))

@@ -52,11 +52,13 @@ class VirtualService:
 
 @dataclass(frozen=True, slots=True)
 class EncryptionPeer:
-    """Another node with encrypted networks, and its WireGuard public key in base64."""
+    """A node with encrypted networks, this one included, and its WireGuard public keys in base64."""
 
     node_id: str
     vtep: IPv4Address
     public_key: str
+    next_public_key: str = ""
+    """What it will take next; empty: not known yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +126,72 @@ class Difference:
     """Something in which the kernel is not as planned."""
 
     kind: str
-    """"bridge", "tunnel device", "address", "forwarding entry", "neighbor entry", "interface", "route", "rules" or
-    "forwarding"."""
+    """"bridge", "tunnel device", "address", "forwarding entry", "neighbor entry", "interface", "route", "rules",
+    "forwarding" or "encryption"."""
     task_id: str
     """In the namespace of this task; empty: in the node's own."""
     item: str
     """For people: "10.0.1.1/24 on mbr-9qv2cn8t"."""
     missing: bool
     """It should be there; False: it should not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """The node's WireGuard public keys, for the others. Both empty: this node cannot encrypt."""
+
+    current: str = ""
+    next: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """The first of a connection, addressed to this node."""
+
+    client: IPv4Address
+    destination: IPv4Address
+    protocol: str
+    """"tcp" or "udp"."""
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """How the node reaches an address of a network."""
+
+    address: IPv4Address
+    port: int = 0
+    task_id: str = ""
+    """Whose it is, as far as this node has been told; empty: a node's own, or not known."""
+    node_id: str = ""
+    device: str = ""
+    """The interface that leads there: of the task, or the tunnel's."""
+    vtep: IPv4Address | None = None
+    """The node at the other end of the tunnel; None: the task is here."""
+    via: str = ""
+    """The interface that the tunnel's packets leave through; empty: as the node routes."""
+    problem: str = ""
+    """Why it is not reached; empty: it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """What becomes of a packet on this node."""
+
+    verdict: str
+    """"led" (to one of the targets), "refused", "dropped", "listener" (a socket of the node), "closed" (nobody is
+    there) or "unknown"."""
+    rules: tuple[str, ...] = ()
+    """Those that concerned it, in order."""
+    choice: str = ""
+    """How one of several targets is chosen, or what is not known."""
+    targets: tuple[Hop, ...] = ()
+    listener: str = ""
+    """The process that holds the port: "mini-ingress (pid 812)"."""
+    back_to: IPv4Address | None = None
+    """This node's address on the ingress network, to which the task's answer comes back. None: it comes directly."""
+    dropping: tuple[str, ...] = ()
+    """Chains of other firewalls that drop what is forwarded to tasks, each as "ip filter FORWARD"."""
 
 
 class DataPlane(Protocol):
@@ -177,6 +237,24 @@ class DataPlane(Protocol):
     @property
     def repairs(self) -> Mapping[str, int]:
         """How many differences have been repaired, by kind."""
+
+    async def trace(self, packet: Packet) -> Traced:
+        """What the kernel's rules make of a packet that comes in, and how its targets are reached."""
+
+    async def reach(self, address: IPv4Address) -> Hop:
+        """How this node reaches an address of a network."""
+
+    async def keys(self) -> Announced:
+        """What the other nodes are to know of this one's encryption."""
+
+    async def rotate_keys(self) -> Announced:
+        """The next key becomes the current one, once the fabric says so, and a new one the next."""
+
+    async def keys_due_at_ns(self, period_ns: int) -> int:
+        """When the keys are to be rotated, if a key is used for so long."""
+
+    async def wait_encryption(self, *, wanted: bool) -> None:
+        """Return once there is an interface for a program that encrypts, or none."""
 
     async def clear(self) -> None:
         """Remove everything of ours from the kernel: the node leaves the cluster."""

@@ -20,6 +20,7 @@ from miniworker.network.delta import device_name, link_of
 from miniworker.network.errors import NetworkError, NoInterfaceError
 from miniworker.network.model import (
     Bridge,
+    Carrier,
     KernelObject,
     LinkAddress,
     Neighbor,
@@ -70,6 +71,8 @@ class Applier:
     def _change_device(self, operation: Operation) -> None:
         try:
             match operation:
+                case Operation(True, Carrier() as carrier):
+                    self._create_carrier(carrier)
                 case Operation(True, Bridge() as bridge):
                     self._create_bridge(bridge)
                 case Operation(True, Vxlan() as vxlan):
@@ -79,6 +82,18 @@ class Applier:
         except NetlinkError as error:
             verb = "make" if operation.add else "remove"
             raise NetworkError(f"cannot {verb} {operation.item}: {error.args[1]}") from error
+
+    def _create_carrier(self, item: Carrier) -> None:
+        """One that a program reads stays when the program ends, and with it all that goes through it."""
+        if item.kind == "tun":
+            self._create(item.name, kind="tuntap", mode="tun")
+        else:
+            self._create(item.name, kind=item.kind)
+        disable_ipv6(item.name)
+        # What comes out of it is for this node, from addresses that the node itself reaches another way.
+        write_sysctl(f"ipv4/conf/{item.name}/forwarding", "0")
+        write_sysctl(f"ipv4/conf/{item.name}/rp_filter", "2")
+        self._netlink.link("set", index=self._index(item.name), mtu=item.mtu, state="up")
 
     def _create_bridge(self, item: Bridge) -> None:
         self._create(item.name, kind="bridge", address=item.mac, mtu=item.mtu)
@@ -95,6 +110,7 @@ class Applier:
             vxlan_local=str(item.local),
             vxlan_port=item.port,
             vxlan_learning=0,
+            **({"vxlan_link": self._index(item.link)} if item.link else {}),
         )
         disable_ipv6(item.name)
         index = self._index(item.name)
@@ -124,9 +140,12 @@ class Applier:
                 raise
             return  # what hung on the device went with it
         if operation.add:
-            yield from _additions(index, operation.item)
+            yield from _additions(index, operation.item, self._via(operation.item))
         else:
-            yield from _removals(index, operation.item)
+            yield from _removals(index, operation.item, self._via(operation.item))
+
+    def _via(self, item: KernelObject) -> int:
+        return self._index(item.via) if isinstance(item, Tunnel) and item.via else 0
 
     def _index(self, name: str) -> int:
         if name not in self._indexes:
@@ -134,12 +153,12 @@ class Applier:
         return self._indexes[name]
 
 
-def _additions(index: int, item: KernelObject) -> Iterator[Request]:
+def _additions(index: int, item: KernelObject, via: int = 0) -> Iterator[Request]:
     match item:
         case LinkAddress(_, address, prefix):
             yield rtnetlink.add_address(index, address, prefix)
-        case Tunnel(_, mac, vtep, _):
-            yield rtnetlink.put_forwarding(index, mac, state=_FIXED, flags=_NTF_SELF, vtep=vtep)
+        case Tunnel(_, mac, vtep):
+            yield rtnetlink.put_forwarding(index, mac, state=_FIXED, flags=_NTF_SELF, vtep=vtep, via=via)
             yield rtnetlink.put_forwarding(index, mac, state=_FIXED, flags=_NTF_MASTER)
         case Neighbor(_, address, mac):
             yield rtnetlink.put_neighbor(index, address, mac, state=_NUD_PERMANENT)
@@ -147,12 +166,12 @@ def _additions(index: int, item: KernelObject) -> Iterator[Request]:
             raise AssertionError(f"{item} is a device")
 
 
-def _removals(index: int, item: KernelObject) -> Iterator[Request]:
+def _removals(index: int, item: KernelObject, via: int) -> Iterator[Request]:
     match item:
         case LinkAddress(_, address, prefix):
             yield rtnetlink.delete_address(index, address, prefix, accepted=GONE)
-        case Tunnel(_, mac, vtep, _):
-            yield rtnetlink.delete_forwarding(index, mac, flags=_NTF_SELF, vtep=vtep, accepted=GONE)
+        case Tunnel(_, mac, vtep):
+            yield rtnetlink.delete_forwarding(index, mac, flags=_NTF_SELF, vtep=vtep, via=via, accepted=GONE)
             # The bridge may know the address behind another port by now, which is not an error.
             yield rtnetlink.delete_forwarding(index, mac, flags=_NTF_MASTER, accepted=GONE)
         case Neighbor(_, address):

@@ -8,7 +8,16 @@ from pathlib import Path
 
 from miniworker.network import nfnetlink
 from miniworker.network.api import Difference
-from miniworker.network.model import Bridge, KernelObject, LinkAddress, Neighbor, Operation, Tunnel, Vxlan
+from miniworker.network.model import (
+    Bridge,
+    Carrier,
+    KernelObject,
+    LinkAddress,
+    Neighbor,
+    Operation,
+    Tunnel,
+    Vxlan,
+)
 from miniworker.network.namespaces import in_namespace, is_namespace
 from miniworker.network.observe import Observed
 from miniworker.network.rules import SANDBOX_TABLES, different_rules, expected_of_sandbox, read_tables
@@ -77,17 +86,23 @@ def _ports(task_id: str, interfaces: Iterable[Interface], observed: Observed) ->
 
 def _describe(item: KernelObject) -> tuple[str, str]:
     match item:
+        case Carrier(name, kind, mtu, up):
+            return "encryption", f"{name} of kind {kind}, mtu {mtu}, {'up' if up else 'down'}"
         case Bridge(name, mac, mtu, up):
             return "bridge", f"{name} with {mac}, mtu {mtu}, {'up' if up else 'down'}"
-        case Vxlan(name, bridge, vni, local, port, mtu, up):
+        case Vxlan(name, bridge, vni, local, port, mtu, up, carrier):
             state = "up" if up else "down"
             return (
                 "tunnel device",
-                f"{name} on {bridge or 'no bridge'} with vni {vni}, {local}:{port}, mtu {mtu}, {state}",
+                f"{name} on {bridge or 'no bridge'} with vni {vni}, {local}:{port}, mtu {mtu}, {state}"
+                + (f", through {carrier}" if carrier else ""),
             )
         case LinkAddress(link, address, prefix):
             return "address", f"{address}/{prefix} on {link}"
-        case Tunnel(link, mac, vtep, complete):
-            return "forwarding entry", f"{mac} to {vtep} on {link}" + ("" if complete else " in part")
+        case Tunnel(link, mac, vtep, complete, via):
+            through = f" through {via}" if via else ""
+            return "forwarding entry", f"{mac} to {vtep} on {link}{through}" + (
+                "" if complete else " in part"
+            )
         case Neighbor(link, address, mac):
             return "neighbor entry", f"{address} at {mac} on {link}"

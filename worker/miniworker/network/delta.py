@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from miniworker.network.model import (
     Bridge,
+    Carrier,
     KernelObject,
     KernelState,
     LinkAddress,
@@ -16,7 +17,7 @@ from miniworker.network.model import (
     Vxlan,
 )
 
-_ORDER: tuple[type, ...] = (Bridge, Vxlan, LinkAddress, Tunnel, Neighbor)
+_ORDER: tuple[type, ...] = (Carrier, Bridge, Vxlan, LinkAddress, Tunnel, Neighbor)
 """Of making; taking away goes the other way round."""
 
 
@@ -24,8 +25,10 @@ def delta(wanted: KernelState, observed: KernelState) -> tuple[Operation, ...]:
     """The operations that lead from `observed` to `wanted`; none when they are equal."""
     surplus = observed - wanted
     gone = {name for name in map(device_name, surplus) if name}
-    # A tunnel device survives its bridge, but no longer as its port: it is replaced with it.
-    orphans = {item for item in observed if isinstance(item, Vxlan) and item.bridge in gone}
+    # A tunnel device survives its bridge, but no longer as its port: it is replaced with it. It ends with its carrier.
+    orphans = {
+        item for item in observed if isinstance(item, Vxlan) and (item.bridge in gone or item.link in gone)
+    }
     gone |= {item.name for item in orphans}
     lost = {item for item in observed if not device_name(item) and link_of(item) in gone}
     removals = [item for item in (surplus | orphans) if item not in lost]
@@ -38,12 +41,12 @@ def delta(wanted: KernelState, observed: KernelState) -> tuple[Operation, ...]:
 
 def device_name(item: KernelObject) -> str:
     """The name of a device; empty for what hangs on one."""
-    return item.name if isinstance(item, Bridge | Vxlan) else ""
+    return item.name if isinstance(item, Carrier | Bridge | Vxlan) else ""
 
 
 def link_of(item: KernelObject) -> str:
     """The device that the object is or hangs on."""
-    return item.name if isinstance(item, Bridge | Vxlan) else item.link
+    return item.name if isinstance(item, Carrier | Bridge | Vxlan) else item.link
 
 
 def _key(item: KernelObject) -> tuple[int, KernelObject]:

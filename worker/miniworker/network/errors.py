@@ -19,3 +19,7 @@ class PortInUseError(FailedPreconditionError):
 
 class UnknownNetworkError(FailedPreconditionError):
     """The network of an attachment is not on this node."""
+
+
+class CannotEncryptError(FailedPreconditionError):
+    """A network is encrypted, and this node cannot do that."""

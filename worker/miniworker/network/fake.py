@@ -9,7 +9,18 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from miniworker.network.api import AttachedSandbox, Connections, Difference, Fabric, HostPort, Sandbox
+from miniworker.network.api import (
+    Announced,
+    AttachedSandbox,
+    Connections,
+    Difference,
+    Fabric,
+    Hop,
+    HostPort,
+    Packet,
+    Sandbox,
+    Traced,
+)
 from miniworker.network.errors import PortInUseError, UnknownNetworkError
 
 _FIRST_CHOSEN_PORT = 32768
@@ -22,6 +33,10 @@ class FakeDataPlane:
         self._netns_dir = netns_dir
         self.fabric: Fabric | None = None
         self.sandboxes: dict[str, Sandbox] = {}
+        self.differences: tuple[Difference, ...] = ()
+        """What a test says that somebody has changed."""
+        self.traced = Traced("closed")
+        """What a test says that becomes of packets."""
         self.open: dict[str, Connections] = {}
         """What a test says about who is connected to which task."""
 
@@ -76,8 +91,7 @@ class FakeDataPlane:
         self.sandboxes = {key: value for key, value in self.sandboxes.items() if key in task_ids}
 
     async def verify(self) -> tuple[Difference, ...]:
-        """None: nobody else can change what is kept here."""
-        return ()
+        return self.differences
 
     async def repair(self) -> tuple[Difference, ...]:
         return ()
@@ -88,6 +102,30 @@ class FakeDataPlane:
     @property
     def repairs(self) -> Mapping[str, int]:
         return {}
+
+    async def trace(self, packet: Packet) -> Traced:
+        return self.traced
+
+    async def reach(self, address: IPv4Address) -> Hop:
+        for task_id, sandbox in self.sandboxes.items():
+            if any(item.address == address for item in sandbox.attachments):
+                return Hop(address, task_id=task_id, device="eth0")
+        return Hop(address, problem="there is no such address")
+
+    async def keys(self) -> Announced:
+        """None: there is nothing to encrypt."""
+        return Announced()
+
+    async def rotate_keys(self) -> Announced:
+        return Announced()
+
+    async def keys_due_at_ns(self, period_ns: int) -> int:
+        return 1 << 62
+
+    async def wait_encryption(self, *, wanted: bool) -> None:
+        """It never is."""
+        if wanted:
+            await asyncio.Event().wait()
 
     async def clear(self) -> None:
         self.sandboxes.clear()

@@ -52,6 +52,11 @@ class FirewallWatch:
         self._working: asyncio.Future[frozenset[BaseChain]] | None = None
         self._dropping: frozenset[BaseChain] = frozenset()
 
+    @property
+    def dropping(self) -> tuple[str, ...]:
+        """The chains that drop what they should let through, as of the last look."""
+        return tuple(f"{chain.family} {chain.table} {chain.name}" for chain in sorted(self._dropping))
+
     async def start(self) -> None:
         """Look, and from now on whenever somebody changes rules. Started already: nothing."""
         if self._events is not None:

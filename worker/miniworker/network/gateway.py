@@ -15,6 +15,7 @@ from miniworker.network.api import OverlayNetwork
 from miniworker.network.errors import NetworkError
 from miniworker.network.names import (
     BRIDGE_PREFIX,
+    CARRIER,
     GATEWAY_BRIDGE,
     TABLE,
     VXLAN_PREFIX,
@@ -93,6 +94,7 @@ def host_rules(
     leaving = [subnet, *(item.subnet for item in networks if not item.internal)]
     ours = f'{{ "{BRIDGE_PREFIX}*", "{GATEWAY_BRIDGE}" }}'
     tasks = f"{{ {', '.join(map(str, sorted(leaving)))} }}"
+    sealed = _encrypted_only(networks, vxlan_port)
     return f"""\
 add table ip {TABLE}
 delete table ip {TABLE}
@@ -165,6 +167,7 @@ table ip {TABLE} {{
     oifname {ours} ip saddr {tasks} ct status dnat masquerade
     oifname != {ours} ip saddr {tasks} masquerade
   }}
+{sealed}\
 }}
 table bridge {TABLE} {{
   set gateways {{
@@ -176,6 +179,29 @@ table bridge {TABLE} {{
     oifname "{VXLAN_PREFIX}*" ether saddr @gateways drop
   }}
 }}
+"""
+
+
+def _encrypted_only(networks: Iterable[OverlayNetwork], vxlan_port: int) -> str:
+    """Chains that let frames of encrypted networks in and out through the WireGuard interface only.
+
+    A frame's VNI is behind the first word of VXLAN's header, which is behind UDP's 8 bytes.
+    """
+    vnis = ", ".join(str(network.vni) for network in networks if network.encrypted)
+    if not vnis:
+        return ""
+    frames = f"udp dport {vxlan_port} @th,96,24 {{ {vnis} }}"
+    return f"""\
+  chain sealed_in {{
+    type filter hook input priority raw; policy accept;
+    iifname "{CARRIER}" {frames} accept
+    iifname "{CARRIER}" drop
+    {frames} drop
+  }}
+  chain sealed_out {{
+    type filter hook output priority raw; policy accept;
+    oifname != "{CARRIER}" {frames} drop
+  }}
 """
 
 

@@ -12,10 +12,16 @@ from pyroute2 import IPRoute
 from miniworker.network import nft
 from miniworker.network.api import Difference, OverlayNetwork
 from miniworker.network.firewall_watch import FirewallWatch, others_translate
-from miniworker.network.gateway import PortForward, host_rules, read_forwarding_was_off, read_forwards
+from miniworker.network.gateway import (
+    PortForward,
+    host_rules,
+    read_forwarding_was_off,
+    read_forwards,
+)
 from miniworker.network.gateway_bridge import ensure_gateway, gateway_subnet, remove_gateway
 from miniworker.network.names import GATEWAY_BRIDGE, INGRESS_TABLE, TABLE
 from miniworker.network.namespaces import read_sysctl, write_sysctl
+from miniworker.network.plan import VXLAN_PORT
 from miniworker.network.rules import different_rules, expected_of_script, read_tables
 
 _FORWARDING = "ipv4/ip_forward"
@@ -26,7 +32,8 @@ _TABLES = (("ip", TABLE), ("bridge", TABLE))
 class HostTable:
     """Set `forwards` and `networks`, then `publish`."""
 
-    def __init__(self, *, clock: Clock) -> None:
+    def __init__(self, *, clock: Clock, vxlan_port: int = VXLAN_PORT) -> None:
+        self._vxlan_port = vxlan_port
         self._firewalls = FirewallWatch(clock=clock)
         self.forwards: frozenset[PortForward] = frozenset()
         self.networks: tuple[OverlayNetwork, ...] = ()
@@ -34,6 +41,11 @@ class HostTable:
         self._rules = ""
         self._forwarding_was_off = False
         self._writing = asyncio.Lock()
+
+    @property
+    def dropping(self) -> tuple[str, ...]:
+        """Chains of other firewalls that drop what is forwarded to tasks, each as "ip filter FORWARD"."""
+        return self._firewalls.dropping
 
     async def read(self) -> IPv4Network | None:
         """Take over the host ports that the kernel knows; the subnet of the local bridge, if there is one."""
@@ -66,7 +78,13 @@ class HostTable:
                 await self._write(self._subnet)
 
     async def _write(self, subnet: IPv4Network) -> None:
-        rules = host_rules(subnet, self.networks, self.forwards, forwarding_was_off=self._forwarding_was_off)
+        rules = host_rules(
+            subnet,
+            self.networks,
+            self.forwards,
+            forwarding_was_off=self._forwarding_was_off,
+            vxlan_port=self._vxlan_port,
+        )
         if rules != self._rules:
             await asyncio.to_thread(nft.run_script, rules)
             self._rules = rules

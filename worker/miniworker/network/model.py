@@ -17,6 +17,16 @@ class Bridge:
 
 
 @dataclass(frozen=True, slots=True, order=True)
+class Carrier:
+    """The WireGuard interface; `kind` tells who encrypts: the kernel ("wireguard") or a program ("tun")."""
+
+    name: str
+    kind: str
+    mtu: int
+    up: bool = True
+
+
+@dataclass(frozen=True, slots=True, order=True)
 class Vxlan:
     """A tunnel device that learns nothing and floods nothing; a port of `bridge`."""
 
@@ -27,6 +37,8 @@ class Vxlan:
     port: int
     mtu: int
     up: bool = True
+    link: str = ""
+    """The interface that its packets leave through; empty: as the node routes."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -45,6 +57,8 @@ class Tunnel:
     vtep: IPv4Address
     complete: bool = True
     """False: only the tunnel device or only the bridge knows it."""
+    via: str = ""
+    """The interface that leads to the node; empty: as routed."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -56,7 +70,7 @@ class Neighbor:
     mac: str
 
 
-KernelObject: TypeAlias = Bridge | Vxlan | LinkAddress | Tunnel | Neighbor
+KernelObject: TypeAlias = Carrier | Bridge | Vxlan | LinkAddress | Tunnel | Neighbor
 KernelState: TypeAlias = frozenset[KernelObject]
 
 EMPTY: KernelState = frozenset()

@@ -12,6 +12,9 @@ VXLAN_PREFIX = "mvx-"
 PORT_PREFIX = "mve-"
 GATEWAY_PORT_PREFIX = "mgw-"
 
+CARRIER = "mini-wg"
+"""The WireGuard interface that the tunnels of encrypted networks go through."""
+
 GATEWAY_BRIDGE = "mini_gwbridge"
 """The local bridge that leads out of the node: docker_gwbridge's twin."""
 

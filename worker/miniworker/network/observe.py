@@ -13,6 +13,7 @@ from pyroute2 import IPRoute
 from miniworker.network import rtnetlink
 from miniworker.network.model import (
     Bridge,
+    Carrier,
     KernelObject,
     KernelState,
     LinkAddress,
@@ -20,7 +21,7 @@ from miniworker.network.model import (
     Tunnel,
     Vxlan,
 )
-from miniworker.network.names import BRIDGE_PREFIX, VXLAN_PREFIX
+from miniworker.network.names import BRIDGE_PREFIX, CARRIER, VXLAN_PREFIX
 from miniworker.network.rtnetlink import Dumped
 
 _NUD_PERMANENT = 0x80  # <linux/neighbour.h>
@@ -61,7 +62,7 @@ def observe() -> Observed:
     return Observed(
         frozenset(
             (
-                *_devices(links.values()),
+                *_devices(links.values(), names),
                 *_addresses(names),
                 *_tunnels(entries, names, forwarding),
                 *_neighbors(names),
@@ -115,22 +116,25 @@ def addresses_of(netlink: IPRoute, name: str) -> list[tuple[IPv4Address, int]]:
     ]
 
 
-def _devices(links: Iterable[Link]) -> Iterator[KernelObject]:
+def _devices(links: Iterable[Link], names: dict[int, str]) -> Iterator[KernelObject]:
     for link in links:
         mtu = link.seen.number(4)
-        if link.name.startswith(BRIDGE_PREFIX):
+        info = rtnetlink.attributes(link.seen.attributes.get(18, b""))
+        if link.name == CARRIER:
+            yield Carrier(link.name, info.get(1, b"").rstrip(b"\0").decode(), mtu, link.up)
+        elif link.name.startswith(BRIDGE_PREFIX):
             yield Bridge(link.name, link.seen.mac(1), mtu, link.up)
         elif link.name.startswith(VXLAN_PREFIX):
-            info = rtnetlink.attributes(link.seen.attributes.get(18, b""))
             data = Dumped(b"", rtnetlink.attributes(info.get(2, b"")))
             port = int.from_bytes(data.attributes.get(15, b""), "big")
             local = data.address(4) or _NOWHERE
-            yield Vxlan(link.name, link.master, data.number(1), local, port, mtu, link.up)
+            via = names.get(data.number(3), "")
+            yield Vxlan(link.name, link.master, data.number(1), local, port, mtu, link.up, via)
 
 
 def _addresses(names: dict[int, str]) -> Iterator[KernelObject]:
     for index, address, prefix in read_addresses():
-        if (name := names.get(index, "")).startswith(BRIDGE_PREFIX):
+        if (name := names.get(index, "")).startswith((BRIDGE_PREFIX, CARRIER)):
             yield LinkAddress(name, address, prefix)
 
 
@@ -150,7 +154,8 @@ def _tunnels(
         (index,) = struct.unpack_from("=4xi", entry.head)
         name, mac, vtep = names.get(index, ""), entry.mac(2), entry.address(1)
         if name.startswith(VXLAN_PREFIX) and vtep:
-            yield Tunnel(name, mac, vtep, complete=(name, mac) in forwarding)
+            via = names.get(entry.number(8), "")
+            yield Tunnel(name, mac, vtep, complete=(name, mac) in forwarding, via=via)
             alone.discard((name, mac))
     for name, mac in alone:
         yield Tunnel(name, mac, _NOWHERE, complete=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -14,6 +15,8 @@ CHOSEN_PORTS = range(32768, 61000)
 
 _IP_FREEBIND = 15
 """<linux/in.h>; Python does not name it."""
+
+_SOMEBODY = "a process of the host"
 
 _TCP_LISTEN = "0A"
 _UDP_BOUND = "07"
@@ -35,17 +38,26 @@ def port_is_free(wanted: HostPort, number: int) -> bool:
 
 def port_holder(protocol: str, port: int) -> str:
     """The process that holds a port, as "redis-server (pid 812)"; "a process of the host" when it cannot be told."""
-    inodes = {f"socket:[{inode}]" for name in (protocol, f"{protocol}6") for inode in _inodes(name, port)}
+    return port_listener(protocol, port) or _SOMEBODY
+
+
+def port_listener(protocol: str, port: int, address: IPv4Address | None = None) -> str:
+    """The same; empty when no socket has the port, on whatever address or on this one."""
+    inodes = {
+        f"socket:[{inode}]" for name in (protocol, f"{protocol}6") for inode in _inodes(name, port, address)
+    }
+    if not inodes:
+        return ""
     for directory in Path("/proc").iterdir():
         if directory.name.isdigit() and _holds(directory, inodes):
             try:
                 return f"{(directory / 'comm').read_text().strip()} (pid {directory.name})"
             except OSError:
                 break
-    return "a process of the host"
+    return _SOMEBODY
 
 
-def _inodes(table: str, port: int) -> list[str]:
+def _inodes(table: str, port: int, address: IPv4Address | None) -> list[str]:
     """The inodes of the sockets that listen on a port, from /proc/net/{tcp,udp}{,6}."""
     try:
         lines = Path(f"/proc/thread-self/net/{table}").read_text().splitlines()[1:]
@@ -55,8 +67,16 @@ def _inodes(table: str, port: int) -> list[str]:
     return [
         row[9]
         for row in rows
-        if int(row[1].rpartition(":")[2], 16) == port and row[3] in (_TCP_LISTEN, _UDP_BOUND)
+        if int(row[1].rpartition(":")[2], 16) == port
+        and row[3] in (_TCP_LISTEN, _UDP_BOUND)
+        and (address is None or _answers(row[1].partition(":")[0], address))
     ]
+
+
+def _answers(bound: str, address: IPv4Address) -> bool:
+    """Whether a socket that is bound so, as the table writes it, takes what is sent to the address."""
+    own = f"{int.from_bytes(address.packed, sys.byteorder):08X}"
+    return not bound.strip("0") or bound in (own, f"0000000000000000FFFF0000{own}")
 
 
 def _holds(process: Path, sockets: set[str]) -> bool:

@@ -209,6 +209,11 @@ def set_up(index: int) -> Request:
     return Request(f"bring interface {index} up", _SET_LINK, 0, _link(index, flags=1, change=1))
 
 
+def set_mtu(index: int, mtu: int) -> Request:
+    what = f"set the mtu of interface {index} to {mtu}"
+    return Request(what, _SET_LINK, 0, _link(index) + _number(4, mtu))
+
+
 def set_master(index: int, bridge: int) -> Request:
     what = f"make interface {index} a port of the bridge {bridge}"
     return Request(what, _SET_LINK, 0, _link(index) + _number(10, bridge))
@@ -258,17 +263,23 @@ def delete_neighbor(index: int, address: IPv4Address, *, accepted: frozenset[int
 
 
 def put_forwarding(
-    index: int, mac: str, *, state: int, flags: int, vtep: IPv4Address | None = None
+    index: int, mac: str, *, state: int, flags: int, vtep: IPv4Address | None = None, via: int = 0
 ) -> Request:
-    """A forwarding entry of a bridge or of a tunnel device."""
-    body = _neighbor(AF_BRIDGE, index, state, flags) + _mac(2, mac) + _optional(1, vtep)
+    """A forwarding entry of a bridge or of a tunnel device; `via`: the interface that leads to the vtep."""
+    body = _neighbor(AF_BRIDGE, index, state, flags) + _mac(2, mac) + _optional(1, vtep) + _via(via)
     return Request(f"add the forwarding entry {mac}", _NEW_NEIGHBOR, _CREATE | _REPLACE, body)
 
 
 def delete_forwarding(
-    index: int, mac: str, *, flags: int, accepted: frozenset[int], vtep: IPv4Address | None = None
+    index: int,
+    mac: str,
+    *,
+    flags: int,
+    accepted: frozenset[int],
+    vtep: IPv4Address | None = None,
+    via: int = 0,
 ) -> Request:
-    body = _neighbor(AF_BRIDGE, index, 0, flags) + _mac(2, mac) + _optional(1, vtep)
+    body = _neighbor(AF_BRIDGE, index, 0, flags) + _mac(2, mac) + _optional(1, vtep) + _via(via)
     return Request(f"remove the forwarding entry {mac}", _DEL_NEIGHBOR, 0, body, accepted)
 
 
@@ -339,3 +350,7 @@ def _address(kind: int, value: IPv4Address) -> bytes:
 
 def _optional(kind: int, value: IPv4Address | None) -> bytes:
     return _address(kind, value) if value is not None else b""
+
+
+def _via(index: int) -> bytes:
+    return _number(8, index) if index else b""

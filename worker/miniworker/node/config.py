@@ -13,15 +13,22 @@ from pathlib import Path
 from typing import get_args
 
 from minicommon import __version__
-from minicommon.errors import InvalidArgumentError
+from minicommon.clock import SECOND
+from minicommon.errors import InvalidArgumentError, MiniError
 from minicommon.grants import GRANTS
 from minicommon.log import Format
 from minicommon.paths import DEFAULT_DATA_DIR, DEFAULT_RUN_DIR, NodePaths
 from minicommon.settings import JOIN_PORT
+from minicommon.units import format_duration, parse_duration
 from miniproto.v1 import objects_pb2 as pb
 
+from miniworker.agent.encryption import KEY_PERIOD_NS
 from miniworker.ingress.paths import IngressPath
+from miniworker.network.wireguard.encryption import WIREGUARD_PORT
 from miniworker.node.addresses import split_port
+
+SHORTEST_KEY_PERIOD_NS = 10 * SECOND
+"""Every change costs each peer a handshake."""
 
 MAX_COUNT = 1_000_000_000
 """Of a generic resource: more is a slip of the finger."""
@@ -68,6 +75,9 @@ class DaemonConfig:
     """What the node has besides processors and memory, as its owner says."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """What constraints and preferences call `engine.labels`."""
+    encryption_port: int = WIREGUARD_PORT
+    """UDP: where nodes take traffic of encrypted networks; the same on all of them."""
+    encryption_key_period_ns: int = KEY_PERIOD_NS
     stop_all_on_exit: bool = False
     """Also stop containers and children when the daemon is told to end."""
     ingress_path: IngressPath = "auto"
@@ -98,6 +108,8 @@ def parse_args(argv: Sequence[str] | None = None) -> DaemonConfig:
         allowed=frozenset(given.allow),
         generic_resources=resources,
         labels=dict(given.label),
+        encryption_port=given.encryption_port,
+        encryption_key_period_ns=given.encryption_key_period,
         stop_all_on_exit=given.stop_all_on_exit,
         ingress_path=given.ingress_path,
         log_level=given.log_level,
@@ -179,6 +191,24 @@ def _label(text: str) -> tuple[str, str]:
     return key, value
 
 
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise argparse.ArgumentTypeError(f"must be a port from 1 to 65535, not {text!r}")
+    return int(text)
+
+
+def _period(text: str) -> int:
+    try:
+        period_ns = parse_duration(text)
+    except MiniError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if period_ns < SHORTEST_KEY_PERIOD_NS:
+        raise argparse.ArgumentTypeError(
+            f"must be {format_duration(SHORTEST_KEY_PERIOD_NS)} or longer, not {text!r}"
+        )
+    return period_ns
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mini-worker", description="The node's daemon.")
     add = parser.add_argument
@@ -223,6 +253,20 @@ def _parser() -> argparse.ArgumentParser:
         type=_label,
         metavar="KEY=VALUE",
         help="a label of this node that only its owner changes, engine.labels.KEY in constraints; may be repeated",
+    )
+    add(
+        "--encryption-port",
+        type=_port,
+        default=WIREGUARD_PORT,
+        metavar="PORT",
+        help="UDP port for traffic of encrypted networks, the same on every node (default: %(default)s)",
+    )
+    add(
+        "--encryption-key-period",
+        type=_period,
+        default=KEY_PERIOD_NS,
+        metavar="DURATION",
+        help="how long a key of this node for encrypted networks is used (default: 12h)",
     )
     add(
         "--stop-all-on-exit",

@@ -107,7 +107,7 @@ class NodeDaemon:
         """End the daemon's own work; with `stop_all` containers and children too, but the node stays a member."""
         member = await self._halt()
         if member and stop_all:
-            await member.agent.evict()
+            await member.evict()
             await member.stop_children()
 
     # --- the LocalNode service ---
@@ -347,7 +347,7 @@ class NodeDaemon:
     async def _evict(self, member: Member) -> None:
         """Nothing of ours stays in the kernel; what resists is logged, for leaving must not depend on it."""
         try:
-            await member.agent.evict()
+            await member.evict()
         except MiniError as error:
             logger.error("Not everything could be removed from this machine.", extra=fields(error=error))
 

@@ -24,6 +24,8 @@ from minicommon.log import configure, fields
 
 from miniworker.agent.description import describe_node
 from miniworker.network.plane import KernelDataPlane
+from miniworker.network.wireguard.encryption import Encryption
+from miniworker.network.wireguard.keys import KeyFile
 from miniworker.node.config import DaemonConfig, parse_args, parse_listen
 from miniworker.node.daemon import NodeDaemon
 from miniworker.node.lock import DirectoryLock
@@ -72,6 +74,13 @@ async def _open_site(config: DaemonConfig) -> tuple[Runtime, Site]:
         ),
         kind=config.runtime,
     )
+    clock = SystemClock()
+
+    def open_data_plane() -> KernelDataPlane:
+        keys = KeyFile(paths.encryption_keys)
+        encryption = Encryption(keys, clock=clock, port=config.encryption_port)
+        return KernelDataPlane(paths.netns_dir, encryption, clock=clock)
+
     runtime, images, volumes = await open_runtime(settings)
     description = describe_node(
         config.hostname,
@@ -85,9 +94,9 @@ async def _open_site(config: DaemonConfig) -> tuple[Runtime, Site]:
         runtime=runtime,
         images=images,
         volumes=volumes,
-        open_data_plane=lambda: KernelDataPlane(paths.netns_dir),
+        open_data_plane=open_data_plane,
         description=description,
-        clock=SystemClock(),
+        clock=clock,
         random=Random(),
     )
 

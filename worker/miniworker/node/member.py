@@ -29,6 +29,8 @@ from miniworker.agent.content_files import ContentFiles, Tmpfs
 from miniworker.agent.ingress_client import IngressClient
 from miniworker.agent.state import AgentState
 from miniworker.network.api import DataPlane
+from miniworker.network.names import CARRIER
+from miniworker.network.wireguard.encryption import PROGRAM
 from miniworker.node.certificates import UNIX, CertificateFiles, Renewal
 from miniworker.node.children import Child, ChildSpec, stop_all
 from miniworker.node.config import DaemonConfig
@@ -77,12 +79,22 @@ class Member:
             Child(spec, run_dir=paths.run_dir, log_dir=paths.log_dir, clock=site.clock)
             for spec in child_specs(membership, site)
         )
+        data_plane = site.open_data_plane()
+        self._data_plane = data_plane
+        self._encrypting = Child(
+            ChildSpec(PROGRAM, (PROGRAM, "-f", CARRIER), "", env={"LOG_LEVEL": "error"}),
+            run_dir=paths.run_dir,
+            log_dir=paths.log_dir,
+            clock=site.clock,
+        )
+        """For encrypted networks where the kernel cannot encrypt; runs once there is one."""
         self.agent = Agent(
             AgentIdentity(
                 node_id=membership.node_id,
                 data_path_address=IPv4Address(membership.advertise_host),
                 description=site.description,
                 allowed=site.config.allowed,
+                key_period_ns=site.config.encryption_key_period_ns,
                 manager_address=(
                     f"{membership.advertise_host}:{membership.control_port}" if membership.is_manager else ""
                 ),
@@ -90,7 +102,7 @@ class Member:
             AgentParts(
                 runtime=site.runtime,
                 images=site.images,
-                data_plane=site.open_data_plane(),
+                data_plane=data_plane,
                 ingress=IngressClient(self._ingress_channel, node_id=membership.node_id),
                 state=self._state,
                 dial=self.credentials.dial,
@@ -115,6 +127,7 @@ class Member:
             async with Supervisor() as group:
                 for child in self.children:
                     group.start_eternal(child.spec.name, self._run_child(child))
+                group.start_eternal(PROGRAM, self._encrypt())
                 group.start_eternal("agent", self.agent.run())
                 group.start_eternal("certificate renewal", self.renewal.run())
         finally:
@@ -138,6 +151,14 @@ class Member:
             await self._unlocked.wait()
         await child.run()
 
+    async def evict(self) -> None:
+        """Nothing of ours stays on the machine: containers, networks, and what encrypts for them.
+
+        Raises RuntimeFaultError. Call it once `run` is over.
+        """
+        await self._encrypting.stop()  # before its interface goes: with that it would end unseen
+        await self.agent.evict()
+
     async def stop_children(self) -> None:
         """End them: the manager before etcd, which it needs to resign. Call it once `run` is over.
 
@@ -145,6 +166,7 @@ class Member:
         """
         order = ("mini-manager", "etcd", "mini-ingress")
         await stop_all(sorted(self.children, key=lambda child: order.index(child.spec.name)))
+        await self._encrypting.stop()
         self._site.paths.dns_table.unlink(missing_ok=True)
 
     def child(self, name: str) -> Child | None:
@@ -160,8 +182,24 @@ class Member:
                 restarts=child.state.restarts,
                 message=child.state.message,
             )
-            for child in self.children
+            for child in (*self.children, *((self._encrypting,) if self._encrypting.recorded else ()))
         ]
+
+    async def _encrypt(self) -> None:
+        """Keep the program up while there is something to encrypt. Cancelled, it goes on."""
+        while True:
+            await self._data_plane.wait_encryption(wanted=True)
+            running = asyncio.create_task(self._encrypting.run(), name=PROGRAM)
+            over = asyncio.create_task(self._data_plane.wait_encryption(wanted=False))
+            try:
+                await asyncio.wait({running, over}, return_when=asyncio.FIRST_COMPLETED)
+                if running.done():
+                    running.result()
+            finally:
+                running.cancel()
+                over.cancel()
+                await asyncio.gather(running, over, return_exceptions=True)
+            await self._encrypting.stop()
 
     def _authorities(self) -> tuple[str, ...]:
         """Who can renew the certificate: on a manager first its own, which lets in an expired one, too."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,8 @@ class Demand:
     failures: Column
     """Tasks of this specification that failed there of late."""
     neighbors: tuple[Neighbor, ...] = ()
+    encrypted: str = ""
+    """The name of one of its networks that is encrypted; empty: none is."""
 
     def place(self, placed: Column) -> None:
         """Count new tasks: so many on each node."""
@@ -60,7 +63,15 @@ def demand_of(overlay: Overlay, nodes: NodeColumns, task: Task) -> Demand:
         service=np.array([running[node_id] for node_id in nodes.ids], dtype=np.int64),
         failures=np.array([failed[node_id] for node_id in nodes.ids], dtype=np.int64),
         neighbors=neighbors(overlay, nodes, task.service_name, placement),
+        encrypted=next((name for name in _encrypted(overlay, task)), ""),
     )
+
+
+def _encrypted(overlay: Overlay, task: Task) -> Iterator[str]:
+    for use in task.spec.networks:
+        network = overlay.snapshot.networks.get(use.network)
+        if network is not None and network.spec.encrypted:
+            yield network.spec.name
 
 
 def _failed_of_late(overlay: Overlay, task: Task) -> bool:

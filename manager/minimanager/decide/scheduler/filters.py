@@ -66,6 +66,12 @@ def _allowed(nodes: NodeColumns, demand: Demand) -> Column:
     return np.where(nodes.allowing(grants), UNLIMITED, 0)
 
 
+def _encryption(nodes: NodeColumns, demand: Demand) -> Column:
+    if not demand.encrypted:
+        return np.full(len(nodes.ids), UNLIMITED, dtype=np.int64)
+    return np.where(nodes.encrypting(), UNLIMITED, 0)
+
+
 def _platforms(nodes: NodeColumns, demand: Demand) -> Column:
     platforms = demand.placement.platforms
     if not platforms:
@@ -108,6 +114,7 @@ PIPELINE: tuple[Filter, ...] = (
     Filter("ready", _ready, "1 node not available for new tasks", "{} nodes not available for new tasks"),
     Filter("resource", _resources, "insufficient resources on 1 node", "insufficient resources on {} nodes"),
     Filter("allow", _allowed, "{grants} not allowed on 1 node", "{grants} not allowed on {} nodes"),
+    Filter("encryption", _encryption, "no encryption on 1 node", "no encryption on {} nodes"),
     Filter(
         "constraint",
         _constraints,

@@ -67,6 +67,15 @@ class NodeColumns:
         """Which nodes allow their containers all of it."""
         return np.array([not missing(grants, self.described(row)) for row in range(len(self.ids))], np.bool_)
 
+    def encrypting(self) -> Mask:
+        """Which nodes can be on encrypted networks."""
+        return np.array([self.encrypts(row) for row in range(len(self.ids))], np.bool_)
+
+    def encrypts(self, row: int) -> bool:
+        """Whether the node has told a key."""
+        status = self.statuses[row]
+        return status is not None and bool(status.encryption_key)
+
     def of_platforms(self, platforms: tuple[Platform, ...]) -> Mask:
         """Which nodes are of one of the platforms."""
         return np.array([supports(self.described(row), platforms) for row in range(len(self.ids))], np.bool_)

@@ -112,6 +112,15 @@ def _allowed(overlay: Overlay, nodes: NodeColumns, demand: Demand, row: int) -> 
         yield Obstacle("allow", reason, f"start mini-worker on {name} with --allow {','.join(lacking)}", HARD)
 
 
+def _encryption(overlay: Overlay, nodes: NodeColumns, demand: Demand, row: int) -> Iterator[Obstacle]:
+    if not demand.encrypted or nodes.encrypts(row):
+        return
+    name = node_name(overlay.snapshot, nodes.nodes[row])
+    reason = f"it cannot encrypt, and network {demand.encrypted} is encrypted"
+    help = f"install wireguard-go on {name}, or a kernel with WireGuard, and restart its mini-worker"
+    yield Obstacle("encryption", reason, help, HARD)
+
+
 def _platforms(overlay: Overlay, nodes: NodeColumns, demand: Demand, row: int) -> Iterator[Obstacle]:
     platforms, described = demand.placement.platforms, nodes.described(row)
     if supports(described, platforms):
@@ -202,6 +211,7 @@ _LOOKS = (
     _ready,
     _resources,
     _allowed,
+    _encryption,
     _constraints,
     _platforms,
     _host_ports,

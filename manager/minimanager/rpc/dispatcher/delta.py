@@ -34,13 +34,6 @@ class Delta(Generic[T]):
         removals = (self.removals | later.removals) - later.upserts.keys()
         return Delta(upserts, removals)
 
-    def without(self, key: str) -> Delta[T]:
-        """This change without what it does to one item."""
-        if key not in self.upserts and key not in self.removals:
-            return self
-        upserts = {other: item for other, item in self.upserts.items() if other != key}
-        return Delta(upserts, self.removals - {key})
-
     def ordered_upserts(self) -> list[tuple[str, T]]:
         """Networks first, then who is on them and what leads there, then tasks; each kind in key order."""
         return sorted(self.upserts.items(), key=lambda pair: _position(pair[0]))

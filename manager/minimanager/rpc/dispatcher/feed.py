@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from minicommon.clock import Clock, SystemClock
 
-from minimanager.decide.assignments import Item, TaskAssignment, own_assignments, peer_key
+from minimanager.decide.assignments import Item, TaskAssignment, own_assignments
 from minimanager.domain.objects import Network, Task, TaskStatus
 from minimanager.domain.snapshot import Snapshot
 from minimanager.rpc.dispatcher.delta import Delta, difference
@@ -113,7 +113,6 @@ class Subscription:
             group = self._feed.group(name)
             delta = delta.then(group.since(sequence, items))
             self._held[name] = (group.sequence, group.items)
-        delta = delta.without(peer_key(self.node_id))
         if not self._started:
             self._started = True
             return Update(snapshot.revision, delta, complete=True)

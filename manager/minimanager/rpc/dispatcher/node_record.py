@@ -26,6 +26,7 @@ class Arrival:
     manager_address: str = ""
     encryption_key: str = ""
     """Its WireGuard public key, in base64; empty: it has none."""
+    next_encryption_key: str = ""
     certificate_issuer: str = ""
     trusted_roots: str = ""
 
@@ -63,6 +64,7 @@ class NodeRecords:
                 session_manager=self._core.node_id,
                 manager_address=arrival.manager_address,
                 encryption_key=arrival.encryption_key,
+                next_encryption_key=arrival.next_encryption_key,
                 certificate_issuer=arrival.certificate_issuer,
                 trusted_roots=arrival.trusted_roots,
             )
@@ -89,6 +91,17 @@ class NodeRecords:
                 certificate_issuer=identifier(certificate.issuer),
                 trusted_roots=identifier(certificate.trusted_roots),
             )
+            return self._entered(status, wanted)
+
+        await self._write(node_id, change)
+
+    async def keys(self, node_id: str, current: str, following: str) -> None:
+        """The connected node has other WireGuard keys: from now on, and for the next time."""
+
+        def change(status: NodeStatus | None) -> NodeStatus | None:
+            if status is None:
+                return None
+            wanted = replace(status, encryption_key=current, next_encryption_key=following)
             return self._entered(status, wanted)
 
         await self._write(node_id, change)

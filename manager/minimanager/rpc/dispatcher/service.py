@@ -116,9 +116,14 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
                     describe=lambda description: self._records.describe(session.node_id, description),
                     certify=lambda certificate: self._records.certify(session.node_id, certificate),
                     roots=self._feed.roots,
+                    rekey=lambda keys: self._rekey(session.node_id, keys),
                 )
         finally:
             self._feed.unsubscribe(subscription)
+
+    async def _rekey(self, node_id: str, keys: dispatcher_pb2.WireGuardKeys) -> None:
+        current = _encryption_key("keys.current", keys.current)
+        await self._records.keys(node_id, current, _encryption_key("keys.next", keys.next))
 
     def _forget(self, node_id: str) -> None:
         self._presence.forget(node_id, NotFoundError(f"node {node_id} was removed from the cluster"))
@@ -141,21 +146,22 @@ def _arrival(hello: dispatcher_pb2.Hello, node: Node, peer: str) -> Arrival:
         description=from_proto(hello.description),
         address=_address(hello.data_path_address, peer),
         manager_address=hello.manager_address if node.spec.role is NodeRole.MANAGER else "",
-        encryption_key=_encryption_key(hello.encryption_key),
+        encryption_key=_encryption_key("encryption_key", hello.encryption_key),
+        next_encryption_key=_encryption_key("next_encryption_key", hello.next_encryption_key),
         certificate_issuer=identifier(hello.certificate.issuer),
         trusted_roots=identifier(hello.certificate.trusted_roots),
     )
 
 
-def _encryption_key(text: str) -> str:
-    """The node's key as it is given, if it is one: the others would set it in their kernels."""
+def _encryption_key(field: str, text: str) -> str:
+    """A key of the node's as it is given, if it is one: the others would set it in their kernels."""
     try:
         length = len(base64.b64decode(text, validate=True))
     except (binascii.Error, ValueError):
         length = -1
     if text and length != ENCRYPTION_KEY_BYTES:
         raise InvalidArgumentError(
-            f"encryption_key: must be a WireGuard public key, {ENCRYPTION_KEY_BYTES} bytes in base64, got {text!r}"
+            f"{field}: must be a WireGuard public key, {ENCRYPTION_KEY_BYTES} bytes in base64, got {text!r}"
         )
     return text
 

@@ -24,6 +24,7 @@ from minimanager.rpc.dispatcher.trust import Roots
 
 Describe = Callable[[NodeDescription], Awaitable[object]]
 Certify = Callable[[dispatcher_pb2.NodeCertificate], Awaitable[object]]
+Rekey = Callable[[dispatcher_pb2.WireGuardKeys], Awaitable[object]]
 Send = Callable[[dispatcher_pb2.ManagerMessage], Awaitable[None]]
 
 SILENT = "heartbeat failure"
@@ -68,13 +69,14 @@ class NodeSession:
         describe: Describe,
         certify: Certify,
         roots: Roots,
+        rekey: Rekey,
     ) -> None:
         """Serve the stream until the node ends it.
 
         Raises what ended it otherwise: DeadlineError for silence, the reason given to `close`, or what a job raised.
         """
         hearing = asyncio.create_task(
-            self._hear(messages, subscription, reports, describe, certify), name="session: hear"
+            self._hear(messages, subscription, reports, describe, certify, rekey), name="session: hear"
         )
         jobs: list[asyncio.Task[None]] = [
             hearing,
@@ -105,6 +107,7 @@ class NodeSession:
         reports: Reports,
         describe: Describe,
         certify: Certify,
+        rekey: Rekey,
     ) -> None:
         async for message in messages:
             self._deadline_ns = self._clock.now_ns() + self._silence_ns
@@ -119,9 +122,12 @@ class NodeSession:
                     await describe(from_proto(message.description))
                 case "certificate":
                     await certify(message.certificate)
+                case "keys":
+                    await rekey(message.keys)
                 case other:
                     raise InvalidArgumentError(
-                        f"message: expected heartbeat, status, applied or description after the first, got {other}"
+                        "message: expected heartbeat, status, applied, description or keys after the first, "
+                        f"got {other}"
                     )
 
     async def _tell(self, send: Send, subscription: Subscription, opener: Opener) -> None:

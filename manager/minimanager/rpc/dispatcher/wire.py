@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from miniproto.v1 import dispatcher_pb2, objects_pb2
 
 from minimanager.codec import to_proto
@@ -24,7 +26,7 @@ from minimanager.rpc.dispatcher.opener import Opener
 def assignments(update: Update, opener: Opener) -> dispatcher_pb2.ManagerMessage:
     """One message: what a node needs before its tasks, then the tasks, then what is gone."""
     changes = [
-        dispatcher_pb2.AssignmentChange(key=key, assignment=_item(item, opener))
+        dispatcher_pb2.AssignmentChange(key=key, assignment=assignment(item, opener))
         for key, item in update.delta.ordered_upserts()
     ]
     changes += [
@@ -37,7 +39,8 @@ def assignments(update: Update, opener: Opener) -> dispatcher_pb2.ManagerMessage
     )
 
 
-def _item(item: Item, opener: Opener) -> dispatcher_pb2.Assignment:
+def assignment(item: Item, opener: Opener) -> dispatcher_pb2.Assignment:
+    """One item as the node is told it."""
     match item:
         case NetworkAssignment():
             return dispatcher_pb2.Assignment(network=_network(item))
@@ -58,6 +61,16 @@ def _item(item: Item, opener: Opener) -> dispatcher_pb2.Assignment:
             return dispatcher_pb2.Assignment(secret=secret)
         case ConfigAssignment(id, name):
             return dispatcher_pb2.Assignment(config=dispatcher_pb2.AssignedConfig(id=id, name=name))
+
+
+_COMPARED = NetworkAssignment | EndpointAssignment | ServiceAssignment | PeerAssignment | PortAssignment
+
+
+def digest(item: Item, opener: Opener) -> bytes:
+    """What a node tells of an item that it has been told. Of what may hold secrets only the key is compared."""
+    if not isinstance(item, _COMPARED):
+        return b""
+    return hashlib.sha256(assignment(item, opener).SerializeToString(deterministic=True)).digest()[:8]
 
 
 def _network(item: NetworkAssignment) -> dispatcher_pb2.AssignedNetwork:
@@ -125,7 +138,12 @@ def _service(item: ServiceAssignment) -> dispatcher_pb2.NetworkService:
 
 
 def _peer(item: PeerAssignment) -> dispatcher_pb2.EncryptionPeer:
-    return dispatcher_pb2.EncryptionPeer(node_id=item.node_id, vtep=item.vtep, public_key=item.public_key)
+    return dispatcher_pb2.EncryptionPeer(
+        node_id=item.node_id,
+        vtep=item.vtep,
+        public_key=item.public_key,
+        next_public_key=item.next_public_key,
+    )
 
 
 def _task(item: TaskAssignment, opener: Opener) -> dispatcher_pb2.AssignedTask:
