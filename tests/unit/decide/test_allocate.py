@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from minimanager.decide import allocate
+from minimanager.decide.scheduler.why import why
 from minimanager.domain.addresses import AddressPool
 from minimanager.domain.leases import task_pool
 from minimanager.domain.objects import (
@@ -140,6 +141,11 @@ def test_a_task_gets_all_its_addresses_or_none(sim: Simulation) -> None:
     (waiting,) = sim.of("web")
     assert (waiting.state, waiting.attachments) == (TaskState.NEW, ())
     assert waiting.error == "network tiny: no free address in 10.0.2.0/29: all 5 are in use"
+    answer = why(sim.snapshot(), waiting, sim.now_ns)
+    assert answer.summary == f"{waiting.name} waits for an address: {waiting.error}"
+    assert answer.help == (
+        f"free an address of network tiny, or make one with a larger subnet and update {waiting.service_name} to it",
+    )
     sim.update("full", replicas=4)
     sim.settle()
     assert [task.error for task in sim.running("web")] == [""]
