@@ -355,9 +355,10 @@ def test_the_logs_of_all_tasks_on_all_nodes_are_followed(cluster: Cluster) -> No
 
 
 def _where(cluster: Cluster, *services: str) -> list[str]:
-    """The nodes of the running tasks."""
+    """The nodes of the tasks that run and are to run on: those of a lost node show what it said last."""
     form = "{{.Node}} {{.CurrentState}}"
-    told = [cluster.ctl("core-01", "service", "ps", name, "--format", form).stdout for name in services]
+    wanted = ("--filter", "desired-state=running", "--format", form)
+    told = [cluster.ctl("core-01", "service", "ps", name, *wanted).stdout for name in services]
     return sorted(
         line.split()[0] for out in told for line in out.splitlines() if line.split()[1] == "Running"
     )
