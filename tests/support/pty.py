@@ -15,6 +15,9 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
+CURSOR_ASKED, CURSOR_TOLD = b"\x1b[6n", b"\x1b[24;80R"
+"""Line editors that were not told the size ask where the cursor is (ECMA-48, DSR), and a terminal answers."""
+
 
 class OnTerminal:
     """`command` on a terminal of its own; `until` reads what it shows."""
@@ -67,6 +70,8 @@ class OnTerminal:
                 data = b""
             if not data:
                 raise AssertionError(f"it ended without showing {text!r}: {self.shown + seen!r}")
+            if CURSOR_ASKED in data:
+                self.type(CURSOR_TOLD)
             seen += data
         end = seen.index(text) + len(text)
         self._rest = seen[end:]

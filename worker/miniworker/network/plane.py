@@ -202,8 +202,12 @@ class KernelDataPlane:
         old, new = changed_services(settled.services, fabric.services)
 
         async def follow(task_id: str, found: FoundSandbox) -> None:
-            before = vips_of(attachments_of(found.addresses, settled.networks), old)
-            after = vips_of(attachments_of(found.addresses, fabric.networks), new)
+            had = attachments_of(found.addresses, settled.networks)
+            has = attachments_of(found.addresses, fabric.networks)
+            if has and not had:  # without networks it may have no rules that could be changed
+                await self._inspector.mend((task_id,), fabric)
+                return
+            before, after = vips_of(had, old), vips_of(has, new)
             interfaces = overlay_interfaces(task_id, found.addresses, fabric)
             lost = [item for item in interfaces if item.bridge in bridges]
             if lost:
