@@ -6,6 +6,8 @@ import ipaddress
 from collections.abc import Iterable
 from pathlib import Path
 
+from miniworker.runtime.api import ContainerConfig
+
 _LOCAL = (
     ("127.0.0.1", "localhost"),
     ("::1", "localhost ip6-localhost ip6-loopback"),
@@ -19,6 +21,29 @@ _LOCAL = (
 HOST_RESOLV_CONF = Path("/etc/resolv.conf")
 SYSTEMD_RESOLV_CONF = Path("/run/systemd/resolve/resolv.conf")
 """The real name servers, where /etc/resolv.conf only names systemd's own on 127.0.0.53."""
+
+
+_HOSTNAME_LENGTH = 12
+
+
+def hostname(config: ContainerConfig) -> str:
+    """The container's, as Docker chooses it."""
+    return config.hostname or config.id[:_HOSTNAME_LENGTH]
+
+
+def texts(config: ContainerConfig) -> dict[str, str]:
+    """Of the three files, by their names."""
+    return {
+        "hosts": hosts(config.hosts),
+        "hostname": f"{hostname(config)}\n",
+        "resolv.conf": resolv_conf(
+            config.dns,
+            host=host_resolv_conf(),
+            search=config.dns_search,
+            options=config.dns_options,
+            networks_dns=config.networks_dns,
+        ),
+    }
 
 
 def hosts(lines: Iterable[tuple[str, str]]) -> str:

@@ -102,18 +102,7 @@ def _stop_signal(text: str) -> str:
 
 
 def _write_etc(config: ContainerConfig, files: ContainerFiles) -> None:
-    texts = {
-        "hosts": etcfiles.hosts(config.hosts),
-        "hostname": f"{bundle.hostname(config)}\n",
-        "resolv.conf": etcfiles.resolv_conf(
-            config.dns,
-            host=etcfiles.host_resolv_conf(),
-            search=config.dns_search,
-            options=config.dns_options,
-            networks_dns=config.networks_dns,
-        ),
-    }
-    for name, text in texts.items():
+    for name, text in etcfiles.texts(config).items():
         path = files.etc / name
         path.write_text(text)
         path.chmod(0o644)

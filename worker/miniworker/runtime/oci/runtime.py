@@ -294,11 +294,11 @@ class OciRuntime:
         seen = self._observer.observe(self._record(container_id))
         if seen.status is not ContainerStatus.RUNNING:
             return None
-        return await asyncio.to_thread(look.usage, container_id, seen.pid)
+        return await asyncio.to_thread(look.usage, cgroups.path_of(container_id), seen.pid)
 
     async def processes(self, container_id: str) -> tuple[int, ...]:
         self._record(container_id)
-        return await asyncio.to_thread(cgroups.members, container_id)
+        return await asyncio.to_thread(cgroups.members, cgroups.path_of(container_id))
 
     async def details(self, container_id: str) -> Details:
         record = self._record(container_id)

@@ -1,0 +1,100 @@
+"""A Docker Engine of our own for tests: its own data, socket, containerd and mounts; nothing of it is left in the end.
+
+Without bridge and packet filter rules, so that it changes nothing of the host's network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+PROGRAM = "/usr/sbin/dockerd"
+
+_START_S = 30.0
+_END_S = 30.0
+
+
+def command(folder: Path, *options: str) -> list[str]:
+    """`dockerd` with everything below `folder`. Mounts made on the host later are seen, its own stay its own."""
+    return [
+        *("unshare", "--mount", "--propagation", "slave", PROGRAM),
+        *("--data-root", str(folder / "data"), "--exec-root", str(folder / "exec")),
+        *("--host", f"unix://{folder / 'docker.sock'}", "--pidfile", str(folder / "dockerd.pid")),
+        *("--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false"),
+        *("--shutdown-timeout", "5"),
+        *options,
+    ]
+
+
+class Dockerd:
+    """Use it as a context; `kill` and `start` in between are what its restart is."""
+
+    def __init__(self, folder: Path, options: Sequence[str] = ()) -> None:
+        self.folder = folder
+        self.socket = folder / "docker.sock"
+        self._options = tuple(options)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Dockerd:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+        for pid in self.left():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def start(self) -> None:
+        """Return when it answers."""
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command(self.folder, *self._options), stdout=log, stderr=log, start_new_session=True
+            )
+        deadline = time.monotonic() + _START_S
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"dockerd did not start:\n{(self.folder / 'log').read_text()[-4000:]}")
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """As an administrator does it: what runs is stopped, unless containers live on without it."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: int) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+            try:
+                self._process.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+
+    def left(self) -> list[int]:
+        """Processes of it, of its containerd and of their shims."""
+        return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if self._is_of(pid)]
+
+    def _is_of(self, pid: int) -> bool:
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return False
+        return os.fsencode(self.folder) in words and pid != os.getpid()
+
+    def _answers(self) -> bool:
+        done = subprocess.run(
+            ["curl", "-s", "--unix-socket", str(self.socket), "http://docker/_ping"], capture_output=True
+        )
+        return done.stdout == b"OK"
