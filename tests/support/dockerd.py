@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,9 +22,9 @@ _END_S = 30.0
 
 
 def command(folder: Path, *options: str) -> list[str]:
-    """`dockerd` with everything below `folder`. Mounts made on the host later are seen, its own stay its own."""
+    """`dockerd` with everything below `folder`. Its mounts are its own."""
     return [
-        *("unshare", "--mount", "--propagation", "slave", PROGRAM),
+        *("unshare", "--mount", PROGRAM),
         *("--data-root", str(folder / "data"), "--exec-root", str(folder / "exec")),
         *("--host", f"unix://{folder / 'docker.sock'}", "--pidfile", str(folder / "dockerd.pid")),
         *("--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false"),
@@ -33,16 +34,16 @@ def command(folder: Path, *options: str) -> list[str]:
 
 
 class Dockerd:
-    """Use it as a context; `kill` and `start` in between are what its restart is."""
+    """Use it as a context; `stop` and `start` in between are what its restart is."""
 
-    def __init__(self, folder: Path, options: Sequence[str] = ()) -> None:
-        self.folder = folder
-        self.socket = folder / "docker.sock"
+    def __init__(self, options: Sequence[str] = ()) -> None:
+        # Paths of sockets are short, pytest's folders are not.
+        self.folder = Path(tempfile.mkdtemp(prefix="dockerd-"))
+        self.socket = self.folder / "docker.sock"
         self._options = tuple(options)
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Dockerd:
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.start()
         return self
 
@@ -67,14 +68,8 @@ class Dockerd:
 
     def stop(self) -> None:
         """As an administrator does it: what runs is stopped, unless containers live on without it."""
-        self._end(signal.SIGTERM)
-
-    def kill(self) -> None:
-        self._end(signal.SIGKILL)
-
-    def _end(self, number: int) -> None:
         if self._process is not None:
-            self._process.send_signal(number)
+            self._process.terminate()
             try:
                 self._process.wait(_END_S)
             except subprocess.TimeoutExpired:
@@ -87,14 +82,18 @@ class Dockerd:
         return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if self._is_of(pid)]
 
     def _is_of(self, pid: int) -> bool:
-        try:
-            words = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except OSError:
-            return False
-        return os.fsencode(self.folder) in words and pid != os.getpid()
+        return os.fsencode(self.folder) in _words(pid) and pid != os.getpid()
 
     def _answers(self) -> bool:
         done = subprocess.run(
             ["curl", "-s", "--unix-socket", str(self.socket), "http://docker/_ping"], capture_output=True
         )
         return done.stdout == b"OK"
+
+
+def _words(pid: int) -> bytes:
+    """What the process was started with; nothing once it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""

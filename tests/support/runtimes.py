@@ -69,9 +69,9 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def dockerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dockerd]:
+def dockerd() -> Iterator[Dockerd]:
     """An Engine for all tests, which clear away what they made."""
-    with Dockerd(tmp_path_factory.mktemp("dockerd")) as dockerd:
+    with Dockerd() as dockerd:
         yield dockerd
 
 

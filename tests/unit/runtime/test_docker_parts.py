@@ -286,5 +286,5 @@ def test_an_archive_with_a_damaged_layer_is_refused(tmp_path: Path) -> None:
             entry.size = len(data)
             archive.addfile(entry, io.BytesIO(data))
     (tmp_path / "bad.tar").write_bytes(buffer.getvalue())
-    with pytest.raises(ImageError, match="invalid archive: layer.tar"):
+    with pytest.raises(ImageError, match=r"invalid archive: layer\.tar"):
         repack.repack(tmp_path / "bad.tar", tmp_path / "out.tar")

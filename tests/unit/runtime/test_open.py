@@ -84,5 +84,5 @@ def test_an_engine_that_is_too_old_is_told_so(told: dict[str, str]) -> None:
 
 
 def test_an_engine_that_no_longer_speaks_what_we_do() -> None:
-    with pytest.raises(RuntimeFaultError, match="speaks version 1.60 to 1.70"):
+    with pytest.raises(RuntimeFaultError, match=r"speaks version 1\.60 to 1\.70"):
         negotiate({"ApiVersion": "1.70", "MinAPIVersion": "1.60"})

@@ -8,8 +8,9 @@ first process runs, and keeps the namespace when the handle is removed again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from miniworker.runtime.api import RuntimeFaultError
@@ -39,8 +40,9 @@ class Handles:
         name = handle_name(record.id)
         await self._remove(name)
         try:
-            await self._create(name, record)
-            await self._engine.post(f"/containers/{name}/start")
+            with _opened(record.netns) as source:
+                await self._create(name, record, source)
+                await self._engine.post(f"/containers/{name}/start")
             await self._entered(name, Path(record.netns))
             yield
         finally:
@@ -52,7 +54,7 @@ class Handles:
         for found in await self._engine.get("/containers/json", {"all": True, "filters": wanted}):
             await self._remove(found["Id"])
 
-    async def _create(self, name: str, record: Record) -> None:
+    async def _create(self, name: str, record: Record, source: str) -> None:
         image = handle.image()
         body = {
             "Image": image.id,
@@ -65,9 +67,7 @@ class Handles:
                 "SecurityOpt": ["label=disable"],
                 "ReadonlyRootfs": True,
                 "LogConfig": {"Type": "none"},
-                "Mounts": [
-                    {"Type": "bind", "Source": record.netns, "Target": handle.NETNS, "ReadOnly": True}
-                ],
+                "Mounts": [{"Type": "bind", "Source": source, "Target": handle.NETNS, "ReadOnly": True}],
             },
         }
         try:
@@ -105,6 +105,21 @@ class Handles:
         except EngineError as error:
             if error.status != 409:  # somebody removes it already
                 raise
+
+
+@contextmanager
+def _opened(netns: str) -> Iterator[str]:
+    """Where the Engine finds the namespace, also when it does not see the mounts that keep it."""
+    try:
+        descriptor = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise RuntimeFaultError(f"cannot open the network namespace at {netns}: {error.strerror}") from error
+    try:
+        if os.fstat(descriptor).st_dev != Path("/proc/self/ns/net").stat().st_dev:
+            raise RuntimeFaultError(f"{netns} is no network namespace: a reboot took it away")
+        yield f"/proc/{os.getpid()}/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
 
 
 def _same(one: Path, other: Path) -> bool:
