@@ -78,7 +78,8 @@ class Command:
         if self.most is None:
             see = f"See '{path} --help' for more information"
             raise ArgumentsError(f"minictl: '{path}' requires at least {_arguments(self.least)}{usage}{see}")
-        raise ArgumentsError(f"minictl: '{path}' requires at most {_arguments(self.most)}{usage}{run}")
+        least = f"at least {self.least} and " if self.least else ""
+        raise ArgumentsError(f"minictl: '{path}' requires {least}at most {_arguments(self.most)}{usage}{run}")
 
 
 def _arguments(count: int) -> str:

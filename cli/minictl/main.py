@@ -85,6 +85,10 @@ def _find(words: Sequence[str]) -> tuple[Command | None, str, list[str]]:
         path = f"minictl {name}"
         if not rest or rest[0] in ("-h", "--help"):
             return None, path, rest
+        two = " ".join(rest[:2])
+        for command in group.commands():  # a name of two words before its first word alone
+            if " " in command.name and two == command.name:
+                return command, f"{path} {two}", rest[2:]
         for command in group.commands():
             if rest[0] == command.name or rest[0] in command.aliases:
                 return command, f"{path} {command.name}", rest[1:]
@@ -117,7 +121,7 @@ def _run_command(
     context = None
     try:
         command.check_count(path, len(parsed.arguments))
-        context = _context(options, environment)
+        context = _bare(environment) if path.startswith(_CONTEXT) else _context(options, environment)
         return command.run(context, parsed)
     except CliError as error:
         return _fail(str(error), error.exit_code)
@@ -137,14 +141,39 @@ def describe(error: MiniError) -> str:
     return f"Error response from daemon: {error}"
 
 
+_CONTEXT = "minictl context "
+"""Its commands need no cluster, and must work when the context in use is broken."""
+
+
+def _bare(environment: Mapping[str, str]) -> Context:
+    from minictl.client import endpoint
+    from minictl.context import Context
+
+    return Context(environment=environment, connect=lambda: _connect(endpoint.parse("", environment)))
+
+
 def _context(options: Parsed, environment: Mapping[str, str]) -> Context:
     from minictl.client import endpoint
     from minictl.context import Context
 
+    if options["host"] and options["context"]:
+        raise CliError("conflicting options: cannot specify both --host and --context")
+    name = options["context"]
+    if not name and not options["host"] and not environment.get("MINI_HOST"):
+        from minictl import contexts
+
+        name = contexts.current(environment)
+    ca, certificate, key = options["tlscacert"], options["tlscert"], options["tlskey"]
     text = options["host"] or environment.get("MINI_HOST", "")
-    target = endpoint.parse(
-        text, environment, ca=options["tlscacert"], certificate=options["tlscert"], key=options["tlskey"]
-    )
+    if name and name != "default":
+        from minictl import contexts
+
+        found = contexts.load(name, environment)
+        text = found.host
+        ca, certificate, key = ca or found.ca, certificate or found.certificate, key or found.key
+    elif options["context"]:
+        text = ""
+    target = endpoint.parse(text, environment, ca=ca, certificate=certificate, key=key)
     return Context(environment=environment, connect=lambda: _connect(target), local=bool(target.path))
 
 

@@ -11,6 +11,7 @@ from minictl import (
     placement_flags,
     privilege_flags,
     resource_flags,
+    secret_flags,
     update_flags,
     values,
 )
@@ -97,10 +98,6 @@ def _with_default(default: bool) -> tuple[Flag, ...]:
     )
 
 
-def _later(names: str) -> tuple[Flag, ...]:
-    return tuple(Flag(name, "", kind=values.STRING, later=True) for name in names.split())
-
-
 _WINDOWS = "is for Windows containers: the nodes of this cluster run Linux ones"
 
 
@@ -116,6 +113,7 @@ CREATE_FLAGS = (
     *container_flags.CREATE_FLAGS,
     *privilege_flags.CREATE_FLAGS,
     *resource_flags.CREATE_FLAGS,
+    *secret_flags.CREATE_FLAGS,
     *health_flags.FLAGS,
     *update_flags.FLAGS,
     *_with_default(True),
@@ -127,7 +125,6 @@ CREATE_FLAGS = (
     Flag("name", "Service name", kind=values.STRING),
     Flag("publish", "Publish a port as a node port", short="p", kind=values.PORT),
     *_LATER,
-    *_later("config secret"),
 )
 
 UPDATE_FLAGS = (
@@ -139,6 +136,7 @@ UPDATE_FLAGS = (
     *container_flags.UPDATE_FLAGS,
     *privilege_flags.UPDATE_FLAGS,
     *resource_flags.UPDATE_FLAGS,
+    *secret_flags.UPDATE_FLAGS,
     *health_flags.FLAGS,
     *update_flags.FLAGS,
     *_with_default(False),
@@ -158,7 +156,6 @@ UPDATE_FLAGS = (
     Flag("publish-add", "Add or update a published port", kind=values.PORT),
     Flag("publish-rm", "Remove a published port by its target port", kind=values.PORT),
     *_LATER,
-    *_later("config-add config-rm secret-add secret-rm"),
     Flag("rollback", "Rollback to previous specification"),
 )
 
@@ -192,6 +189,7 @@ def new_spec(parsed: Parsed, environment: Mapping[str, str]) -> ServiceSpec:
     container_flags.apply_new(spec, parsed)
     privilege_flags.apply_new(spec, parsed)
     resource_flags.apply_new(spec, parsed)
+    secret_flags.apply_new(spec, parsed)
     _apply_common(spec, parsed)
     return spec
 
@@ -225,6 +223,7 @@ def change_spec(spec: ServiceSpec, parsed: Parsed, environment: Mapping[str, str
     container_flags.apply_change(spec, parsed)
     privilege_flags.apply_change(spec, parsed)
     resource_flags.apply_change(spec, parsed)
+    secret_flags.apply_change(spec, parsed)
     _apply_common(spec, parsed)
 
 

@@ -9,10 +9,15 @@ from minictl.flags import Flag
 DESCRIPTION = "Containers on many machines as on one"
 
 GROUPS = (
+    Group("audit", "Show who changed what", "audit"),
+    Group("client-cert", "Manage certificates of people and programs", "client_cert"),
+    Group("config", "Manage Swarm configs", "config"),
     Group("container", "Manage containers", "container"),
+    Group("context", "Manage contexts", "context"),
     Group("image", "Manage images", "image"),
     Group("network", "Manage networks", "network"),
     Group("node", "Manage Swarm nodes", "node"),
+    Group("secret", "Manage Swarm secrets", "secret"),
     Group("service", "Manage Swarm services", "service"),
     Group("swarm", "Manage Swarm", "swarm"),
     Group("task", "Manage Swarm tasks", "task"),
@@ -52,10 +57,17 @@ SHORTCUTS = {
 }
 """Commands at the top: the module and name of the command that they are."""
 
-MANAGEMENT = ("container", "image", "network", "volume")
-SWARM = ("node", "service", "swarm", "task")
+MANAGEMENT = ("container", "context", "image", "network", "volume")
+SWARM = ("audit", "client-cert", "config", "node", "secret", "service", "swarm", "task")
 
 GLOBAL_FLAGS = (
+    Flag(
+        "context",
+        "Name of the context to use to connect to the daemon (overrides MINI_HOST env var and default context set with "
+        '"minictl context use")',
+        short="c",
+        kind=values.STRING,
+    ),
     Flag("host", "Daemon socket to connect to", short="H", kind=values.STRING),
     Flag("tlscacert", "Trust certs signed only by this CA", kind=values.STRING, shown='"~/.mini/ca.pem"'),
     Flag("tlscert", "Path to TLS certificate file", kind=values.STRING, shown='"~/.mini/cert.pem"'),

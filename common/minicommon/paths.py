@@ -55,7 +55,7 @@ class NodePaths:
 
     @property
     def cluster_key(self) -> Path:
-        """32 raw bytes: what seals the secrets in etcd."""
+        """The keyring (`minicommon.identity.keyring`): what seals the secrets in etcd."""
         return self.swarm_dir / "cluster.key"
 
     @property
@@ -89,9 +89,24 @@ class NodePaths:
         return self.data_dir / "log"
 
     @property
+    def audit_dir(self) -> Path:
+        """The audit journal of this node's manager; survives `swarm leave`."""
+        return self.data_dir / "audit"
+
+    @property
     def dns_table(self) -> Path:
         """What mini-ingress answers names from; kept for its restart."""
         return self.run_dir / "dns-table.pb"
+
+    @property
+    def ledger_anchor(self) -> Path:
+        """How far this manager has seen the ledger of deliveries; managers only."""
+        return self.swarm_dir / "ledger.json"
+
+    @property
+    def secrets_dir(self) -> Path:
+        """One tmpfs per task that has been given secrets or configs."""
+        return self.run_dir / "secrets"
 
     # --- sockets ---
 
@@ -108,6 +123,16 @@ class NodePaths:
     @property
     def ingress_socket(self) -> Path:
         return self.run_dir / "ingress.sock"
+
+    @property
+    def etcd_keys(self) -> Path:
+        """Private keys of etcd's certificates, for etcd and the manager to read: server.key, peer.key, client.key."""
+        return self.run_dir / "etcd-keys"
+
+    @property
+    def locked(self) -> Path:
+        """There while this node's manager waits for the unlock key."""
+        return self.run_dir / "manager.locked"
 
     @property
     def netns_dir(self) -> Path:

@@ -71,6 +71,7 @@ class Bootstrap:
     certificate_lifetime_ns: int
     availability: int
     """Number of `mini.v1.Availability`."""
+    autolock: bool = False
 
 
 def write_json(path: Path, value: Any) -> None:

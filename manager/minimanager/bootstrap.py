@@ -13,6 +13,7 @@ from pathlib import Path
 
 from minicommon.clock import Clock
 from minicommon.errors import ConflictError
+from minicommon.identity.keyring import new_unlock_key
 from minicommon.ids import new_id
 from minicommon.log import fields
 from minicommon.settings import Bootstrap, ManagerSettings, read_json
@@ -98,11 +99,13 @@ def _cluster(wanted: Bootstrap, settings: ManagerSettings, meta: Meta, sealer: C
             task_history_limit=wanted.task_history_limit,
             heartbeat_period_ns=wanted.heartbeat_period_ns,
             certificate_lifetime_ns=wanted.certificate_lifetime_ns,
+            autolock=wanted.autolock,
         ),
         root_ca_pem=wanted.root_ca_pem,
         sealed_root_key=sealer.root_key(wanted.root_key_pem),
         worker_token=sealer.join_token(NodeRole.WORKER, wanted.root_ca_pem),
         manager_token=sealer.join_token(NodeRole.MANAGER, wanted.root_ca_pem),
+        sealed_unlock_key=sealer.unlock_key(new_unlock_key()) if wanted.autolock else b"",
         default_address_pools=wanted.default_address_pools,
         subnet_size=wanted.subnet_size,
     )

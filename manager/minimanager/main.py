@@ -15,6 +15,7 @@ from pathlib import Path
 
 from minicommon import __version__
 from minicommon.clock import SystemClock
+from minicommon.core_dumps import forbid_core_dumps
 from minicommon.errors import MiniError
 from minicommon.log import configure, fields
 from minicommon.paths import DEFAULT_DATA_DIR, DEFAULT_RUN_DIR, NodePaths
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0 after a clean stop."""
     options = _parser().parse_args(arguments)
     configure(format=options.log_format, level=options.log_level)
+    forbid_core_dumps()
     failed = False
     try:
         asyncio.run(_run(NodePaths(options.data_dir, options.run_dir)))

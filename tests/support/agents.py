@@ -11,15 +11,23 @@ from random import Random
 from typing import Any
 
 import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from minicommon.clock import SystemClock
+from minicommon.identity.authority import load_key
 from minicommon.identity.names import Caller
 from minicommon.rpc.channel import manager_channel
 from miniproto.v1 import control_pb2, objects_pb2, streams_pb2_grpc
 from miniworker.agent.agent import Agent, AgentIdentity, AgentParts
+from miniworker.agent.content_files import ContentFiles
+from miniworker.agent.deliveries import Signature
 from miniworker.agent.ingress_client import IngressWant
 from miniworker.agent.state import AgentState
 from miniworker.network.fake import FakeDataPlane
 from miniworker.runtime.fake import FakeRuntime
+from support.content_files import PlainFileSystems
 from support.manager import Client, InProcess
 from support.runtimes import BEHAVIORS
 from support.scripted_agent import PATIENCE
@@ -45,6 +53,7 @@ class AgentNode:
         self.node_id = node_id
         self.hostname = hostname
         self.runtime = FakeRuntime(BEHAVIORS, registry=(IMAGE,))
+        self.contents = ContentFiles(directory / f"{hostname}.secrets", PlainFileSystems())
         self._manager = manager
         self._directory = directory
         self._running: asyncio.Task[None] | None = None
@@ -71,11 +80,20 @@ class AgentNode:
                 dial=self.dial,
                 clock=SystemClock(),
                 random=Random(1),
+                contents=self.contents,
+                sign=self.sign,
             ),
             managers=(f"127.0.0.1:{self._manager.control_port}",),
         )
         self._running = asyncio.create_task(agent.run())
         await asyncio.wait_for(agent.wait_synced(), PATIENCE)
+
+    async def sign(self, text: bytes) -> Signature:
+        """With a certificate of the node's, as the cluster's root has issued it."""
+        credentials = self._manager.home.credentials(Caller.WORKER, self.node_id)
+        value = load_key(credentials.key_pem).sign(text, ec.ECDSA(hashes.SHA256()))
+        certificate = x509.load_pem_x509_certificate(credentials.certificate_pem)
+        return Signature(value, certificate.public_bytes(Encoding.DER))
 
     def dial(self, address: str) -> grpc.aio.Channel:
         return manager_channel(address, self._manager.home.credentials(Caller.WORKER, self.node_id))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from miniproto.v1 import control_pb2 as control
 from miniproto.v1 import node_pb2
 from miniproto.v1 import objects_pb2 as objects
+from miniproto.v1 import secrets_pb2 as secrets
 
 SECOND = 1_000_000_000
 NOW_NS = 1_795_000_000 * SECOND
@@ -133,6 +134,7 @@ def node(hostname: str = "core-01", *, manager: bool = True, identity: str = NOD
             manager_address="10.77.0.11:2378" if manager else "",
         ),
         leader=manager,
+        tls_status="Ready",
         reachable=manager,
     )
 
@@ -251,3 +253,96 @@ def network_view(network: objects.Network) -> control.NetworkView:
         ],
         revision=42,
     )
+
+
+def secret(name: str = "my-password", *, rotated: bool = False) -> objects.Secret:
+    """With one version, or with two of which the old one goes soon."""
+    versions = [objects.SecretVersion(number=1, created_at_ns=NOW_NS - 2 * MINUTE, size_bytes=21)]
+    shown = objects.Secret(
+        id=(name.replace("-", "") + "3" * 25)[:25],
+        meta=objects.Meta(version=30, created_at_ns=NOW_NS - 2 * MINUTE, updated_at_ns=NOW_NS - MINUTE),
+        spec=objects.SecretSpec(name=name, labels={"team": "a"}),
+        version=1,
+    )
+    if rotated:
+        versions[0].remove_at_ns = NOW_NS + 10 * MINUTE
+        versions.append(objects.SecretVersion(number=2, created_at_ns=NOW_NS - MINUTE, size_bytes=30))
+        shown.version = 2
+        shown.rotation.CopyFrom(
+            objects.SecretRotation(
+                state=objects.ROTATION_STATE_COMPLETED,
+                old_version=1,
+                new_version=2,
+                started_at_ns=NOW_NS - MINUTE,
+                ended_at_ns=NOW_NS - 30 * SECOND,
+            )
+        )
+    shown.versions.extend(versions)
+    return shown
+
+
+def config() -> secrets.ConfigView:
+    return secrets.ConfigView(
+        config=objects.Config(
+            id="site" + "4" * 21,
+            meta=objects.Meta(version=31, created_at_ns=NOW_NS - 2 * MINUTE, updated_at_ns=NOW_NS - MINUTE),
+            spec=objects.ConfigSpec(name="site", templating="golang"),
+            size_bytes=9,
+        ),
+        data=b"root = /\n",
+    )
+
+
+def service_with_secrets() -> control.ServiceView:
+    view = service()
+    container = view.service.spec.task.container
+    container.secrets.append(objects.SecretUse(secret="i" * 25, name="key", version=2))
+    container.secrets[0].file.CopyFrom(objects.FileTarget(name="key", mode=0o444))
+    container.configs.append(objects.ConfigUse(config="j" * 25, name="site"))
+    container.configs[0].file.CopyFrom(objects.FileTarget(name="/etc/site", uid=5, gid=6, mode=0o400))
+    return view
+
+
+def holders() -> list[secrets.SecretHolder]:
+    return [
+        secrets.SecretHolder(
+            task_id=f"t{slot}" + "5" * 23,
+            task_name=f"web.{slot}",
+            hostname=f"core-0{slot}",
+            version=version,
+            state=objects.TASK_STATE_RUNNING,
+            state_since_ns=NOW_NS - MINUTE,
+        )
+        for slot, version in ((2, 1), (1, 2))
+    ]
+
+
+def ledger() -> list[secrets.LedgerRecord]:
+    known = {
+        "node_id": NODE_ID,
+        "task_id": "t1" + "5" * 23,
+        "task_name": "web.1",
+        "secret_id": "s" * 25,
+        "secret_name": "key",
+        "secret_version": 2,
+    }
+    return [
+        secrets.LedgerRecord(number=1, at_ns=NOW_NS, event=secrets.LEDGER_EVENT_DELIVERED, **known),  # type: ignore[arg-type]
+        secrets.LedgerRecord(
+            number=2,
+            at_ns=NOW_NS,
+            event=secrets.LEDGER_EVENT_RECEIVED,
+            delivery=1,
+            **known,  # type: ignore[arg-type]
+        ),
+        secrets.LedgerRecord(
+            number=3,
+            at_ns=NOW_NS,
+            event=secrets.LEDGER_EVENT_REFUSED,
+            node_id=OTHER_NODE_ID,
+            task_id="t1" + "5" * 23,
+            secret_id="s" * 25,
+            secret_version=2,
+            message="the task is not assigned to this node",
+        ),
+    ]

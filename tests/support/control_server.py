@@ -234,6 +234,12 @@ class _LocalNode(node_pb2_grpc.LocalNodeServicer):
             node_id="n" * 25, worker_token=f"SWMTKN-1-{'a' * 50}-{'b' * 25}", join_address="10.77.0.11:2377"
         )
 
+    async def Unlock(
+        self, request: node_pb2.UnlockNodeRequest, context: Context
+    ) -> node_pb2.UnlockNodeResponse:
+        self.world.requests.append(request)
+        return node_pb2.UnlockNodeResponse()
+
     async def Join(
         self, request: node_pb2.JoinClusterRequest, context: Context
     ) -> node_pb2.JoinClusterResponse:

@@ -9,10 +9,39 @@ from typing import Any
 
 import grpc
 from miniproto.v1 import dispatcher_pb2 as pb
-from miniproto.v1 import dispatcher_pb2_grpc
+from miniproto.v1 import dispatcher_pb2_grpc, secrets_pb2, secrets_pb2_grpc
 from miniproto.v1 import objects_pb2 as objects
 
 HEARTBEAT_NS = 5_000_000_000
+
+
+class FakeDeliveries(secrets_pb2_grpc.DeliveriesServicer):
+    """Gives the contents that it was told, by the id of the secret or config; `down` for as long as that is set."""
+
+    def __init__(self) -> None:
+        self.contents: dict[str, bytes] = {}
+        self.asked: list[secrets_pb2.FetchRequest] = []
+        self.receipts: list[secrets_pb2.Receipt] = []
+        self.down = False
+        self.confirmed = asyncio.Event()
+
+    async def Fetch(self, request: secrets_pb2.FetchRequest, context: Any) -> secrets_pb2.FetchResponse:
+        self.asked.append(request)
+        if self.down:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the store does not answer")
+        data = self.contents.get(request.secret_id or request.config_id)
+        if data is None:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "the task does not use it")
+            raise AssertionError("abort returned")
+        record = secrets_pb2.LedgerRecord(number=len(self.asked), secret_id=request.secret_id)
+        return secrets_pb2.FetchResponse(
+            data=data, record=record.SerializeToString() if request.secret_id else b""
+        )
+
+    async def Confirm(self, request: secrets_pb2.Receipt, context: Any) -> secrets_pb2.ReceiptResponse:
+        self.receipts.append(request)
+        self.confirmed.set()
+        return secrets_pb2.ReceiptResponse()
 
 
 class FakeDispatcher(dispatcher_pb2_grpc.DispatcherServicer):
@@ -27,6 +56,7 @@ class FakeDispatcher(dispatcher_pb2_grpc.DispatcherServicer):
         self.history: dict[str, list[int]] = {}
         self.statuses: dict[str, objects.TaskStatus] = {}
         self.silent = False
+        self.deliveries = FakeDeliveries()
         self._items: dict[str, pb.Assignment] = {}
         self._revision = 1
         self._sessions: set[asyncio.Queue[pb.ManagerMessage | None]] = set()
@@ -36,6 +66,7 @@ class FakeDispatcher(dispatcher_pb2_grpc.DispatcherServicer):
     async def start(self) -> None:
         self._server = grpc.aio.server()
         dispatcher_pb2_grpc.add_DispatcherServicer_to_server(self, self._server)
+        secrets_pb2_grpc.add_DeliveriesServicer_to_server(self.deliveries, self._server)
         self._server.add_insecure_port(self.address)
         await self._server.start()
 

@@ -256,6 +256,9 @@ class Host:
         for stream in (self._init.stdin, self._init.stdout):
             _close(stream)
         self._init = None
+        _ip(
+            "-n", self._lab.switch, "link", "delete", f"p-{self.name}"
+        )  # or it would be there when power returns
         _ip("netns", "delete", self._netns)
         for group in self._cgroups:
             _remove_cgroup(group)

@@ -109,6 +109,19 @@ while (1) {
 """
 
 
+_SECRET = (
+    _WHOAMI.replace("('200 OK', $host)", "content()")
+    + r"""
+sub content {
+    open(my $file, '<', $ENV{SECRET_PATH}) or return ('404 Not Found', "$!
+");
+    local $/;
+    return ('200 OK', scalar <$file>);
+}
+"""
+)
+
+
 @dataclass(frozen=True, slots=True)
 class File:
     """A file of a layer; with `link` a symbolic link, with `hardlink` another name of a file of the layer."""
@@ -235,6 +248,11 @@ def whoami_udp(reference: str = "whoami-udp:1") -> Image:
     return _perl(reference, "whoami-udp.pl", _WHOAMI_UDP, "4567/udp")
 
 
+def secret(reference: str = "secret:latest") -> Image:
+    """HTTP on 4567: `/` answers the content of the file that SECRET_PATH names, as it is at that moment."""
+    return _perl(reference, "secret.pl", _SECRET, "4567/tcp")
+
+
 def _perl(reference: str, name: str, script: str, port: str) -> Image:
     layers = (base_layer(), program(PERL), {f"srv/{name}": File(script.encode())})
     config = {"Entrypoint": ["/usr/bin/perl", f"/srv/{name}"], "ExposedPorts": {port: {}}}
@@ -319,7 +337,7 @@ def _write_tar(path: Path, parts: Mapping[str, bytes]) -> Path:
 
 def write_tutorial_archives(folder: Path) -> dict[str, Path]:
     """One docker-archive for each image of the tutorial's first part, by reference."""
-    images: Sequence[Image] = (whoami(), whoami_udp(), busybox())
+    images: Sequence[Image] = (whoami(), whoami_udp(), busybox(), secret())
     return {
         image.reference: write_docker_archive(folder / f"{image.reference.replace(':', '-')}.tar", image)
         for image in images

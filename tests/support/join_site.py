@@ -15,7 +15,7 @@ from minicommon.rpc.credentials import NodeCredentials, server_credentials
 from minicommon.rpc.server import add_health, listen_tls, new_server
 from minimanager.ca.sealer import ClusterSealer
 from minimanager.ca.tokens import rotated
-from minimanager.domain.objects import Cluster, Network, NetworkSpec, NodeRole
+from minimanager.domain.objects import HOUR, Cluster, Network, NetworkSpec, NodeRole, RemovedNode
 from minimanager.rpc.core import Core
 from minimanager.rpc.interceptors import control_guard
 from minimanager.rpc.join import JoinService
@@ -63,7 +63,8 @@ class JoinSite:
         await self.change(rotated(self.cluster, role, self.sealer, expires_at_ns=expires_at_ns))
 
     async def remove_node(self, node_id: str) -> None:
-        await self.change(replace(self.cluster, removed_nodes=(*self.cluster.removed_nodes, node_id)))
+        removed = (*self.cluster.removed_nodes, RemovedNode(node_id, self.core.clock.now_ns() + HOUR))
+        await self.change(replace(self.cluster, removed_nodes=removed))
 
     def load(self) -> NodeCredentials:
         return self.credentials

@@ -26,6 +26,7 @@ from minicommon.identity.authority import (
     new_cluster_root,
     node_subject,
 )
+from minicommon.identity.keyring import KeyringFile, node_holder
 from minicommon.identity.names import Caller
 from minicommon.identity.requests import new_request
 from minicommon.ids import new_id
@@ -34,10 +35,19 @@ from minicommon.rpc.channel import join_channel, manager_channel, unix_channel
 from minicommon.rpc.credentials import CredentialFiles, NodeCredentials
 from minicommon.settings import Bootstrap, EtcdSettings, ManagerSettings, write_json
 from minimanager.app import Manager, Parts
+from minimanager.audit.journal import FileJournal
 from minimanager.domain.objects import HOUR
-from minimanager.store.envelope import KEY_BYTES, Envelope
+from minimanager.store.envelope import KEY_BYTES
 from minimanager.store.memory import MemoryStore
-from miniproto.v1 import control_pb2, control_pb2_grpc, join_pb2, join_pb2_grpc, objects_pb2
+from miniproto.v1 import (
+    control_pb2,
+    control_pb2_grpc,
+    join_pb2,
+    join_pb2_grpc,
+    objects_pb2,
+    secrets_pb2_grpc,
+    security_pb2_grpc,
+)
 from support.ports import free_port
 from support.scripted_agent import PATIENCE
 
@@ -128,7 +138,16 @@ class Client:
         self.services = control_pb2_grpc.ServicesStub(channel)
         self.tasks = control_pb2_grpc.TasksStub(channel)
         self.networks = control_pb2_grpc.NetworksStub(channel)
+        self.secrets = secrets_pb2_grpc.SecretsStub(channel)
+        self.configs = secrets_pb2_grpc.ConfigsStub(channel)
+        self.deliveries = secrets_pb2_grpc.DeliveriesStub(channel)
         self.membership = join_pb2_grpc.MembershipStub(channel)
+        self.tokens = security_pb2_grpc.JoinTokensStub(channel)
+        self.clients = security_pb2_grpc.ClientCertificatesStub(channel)
+        self.audit = security_pb2_grpc.AuditStub(channel)
+        self.root = security_pb2_grpc.RootAuthorityStub(channel)
+        self.keys = security_pb2_grpc.EncryptionKeysStub(channel)
+        self.lock = security_pb2_grpc.LockStub(channel)
         self.join = join_pb2_grpc.JoinStub(channel)
 
     async def running(self, ref: str, count: int) -> control_pb2.ServiceProgress:
@@ -204,11 +223,12 @@ async def manager_in_process(*, clock: Clock | None = None) -> AsyncIterator[InP
         parts = Parts(
             settings=home.settings,
             store=store,
-            envelope=Envelope(home.paths.cluster_key.read_bytes(), home.settings.cluster_id),
+            keyring=KeyringFile(home.paths.cluster_key).open(node_holder(home.paths.node_key.read_bytes())),
+            paths=home.paths,
             credentials=CredentialFiles(home.paths),
-            socket=home.paths.manager_socket,
-            bootstrap=home.paths.bootstrap,
+            journal=FileJournal(home.paths.audit_dir, manager=home.settings.node_id),
             clock=chosen,
+            ledger_anchor=home.paths.ledger_anchor,
         )
         manager, stop = Manager(parts), asyncio.Event()
         running = asyncio.create_task(manager.run(stop))
@@ -231,6 +251,12 @@ class ManagerProcess(Reachable):
     def __init__(self, home: Home) -> None:
         super().__init__(home, home.settings.control_port, home.settings.join_port)
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of the running process."""
+        assert self._process is not None
+        return self._process.pid
 
     @property
     def log(self) -> str:

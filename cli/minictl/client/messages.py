@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from miniproto.v1.control_pb2 import *
     from miniproto.v1.node_pb2 import *
     from miniproto.v1.objects_pb2 import *
+    from miniproto.v1.secrets_pb2 import *
+    from miniproto.v1.security_pb2 import *
     from miniproto.v1.streams_pb2 import *
 else:
     from minictl.client import codec

@@ -41,6 +41,7 @@ def _init(context: Context, parsed: Parsed) -> int:
         etcd_certificate_pem=_read(parsed["etcd-cert"]),
         etcd_key_pem=_read(parsed["etcd-key"]),
     )
+    request.autolock = parsed["autolock"]
     if parsed.changed("task-history-limit"):
         request.task_history_limit = parsed["task-history-limit"]
     response = context.call("LocalNode/Init", request, timeout=INIT_SECONDS)
@@ -49,6 +50,9 @@ def _init(context: Context, parsed: Parsed) -> int:
     context.print(
         "To add a manager to this swarm, run 'minictl swarm join-token manager' and follow the instructions."
     )
+    if parsed["autolock"]:
+        context.print()
+        _print_unlock(context)
     return 0
 
 
@@ -101,6 +105,46 @@ def _join_token(context: Context, parsed: Parsed) -> int:
     return 0
 
 
+def _token_create(context: Context, parsed: Parsed) -> int:
+    from minictl.client import messages
+
+    (role,) = parsed.arguments
+    if role not in ROLES:
+        raise CliError(f"unknown role {role}")
+    number: Any = ROLES.index(role)
+    request = messages.CreateTokenRequest(
+        role=number, label=parsed["label"], ttl_ns=parsed["ttl"] or 0, max_uses=parsed["uses"] or 0
+    )
+    answer = context.call("JoinTokens/Create", request)
+    if parsed["quiet"]:
+        context.print(answer.token)
+        return 0
+    _print_join(context, role, answer.token, answer.address)
+    context.print("The token is shown this once.")
+    return 0
+
+
+def _token_ls(context: Context, parsed: Parsed) -> int:
+    from minictl.client import messages
+    from minictl.output import listing
+    from minictl.views import access
+
+    answer = context.call("JoinTokens/List", messages.ListTokensRequest())
+    rows = access.token_rows(answer, everything=parsed["all"], truncate=not parsed["no-trunc"])
+    context.out.write(listing.render(access.TOKENS, rows, format=parsed["format"], quiet=parsed["quiet"]))
+    return 0
+
+
+def _token_rm(context: Context, parsed: Parsed) -> int:
+    from minictl.client import messages
+
+    def revoke(ref: str) -> None:
+        context.call("JoinTokens/Revoke", messages.RevokeTokenRequest(ref=ref))
+        context.print(ref)
+
+    return common.for_each(parsed.arguments, revoke)
+
+
 def _leave(context: Context, parsed: Parsed) -> int:
     from minictl.client import messages
 
@@ -114,17 +158,109 @@ def _update(context: Context, parsed: Parsed) -> int:
 
     if not parsed.given():
         raise CliError("nothing to update: give a flag (see 'minictl swarm update --help')")
-    cluster = context.call("Clusters/Get", messages.GetClusterRequest()).cluster
-    change_spec(cluster.spec, parsed)
-    context.call(
-        "Clusters/Update", messages.UpdateClusterRequest(version=cluster.meta.version, spec=cluster.spec)
+    if parsed.given() - {"rotate-encryption-key", "detach"}:
+        cluster = context.call("Clusters/Get", messages.GetClusterRequest()).cluster
+        locked = cluster.spec.autolock
+        change_spec(cluster.spec, parsed)
+        context.call(
+            "Clusters/Update",
+            messages.UpdateClusterRequest(version=cluster.meta.version, spec=cluster.spec),
+        )
+        context.print("Swarm updated.")
+        if cluster.spec.autolock and not locked:
+            _print_unlock(context)
+    if parsed["rotate-encryption-key"]:
+        from minictl import rotation
+
+        rotation.rotate_encryption_key(context, detach=parsed["detach"])
+    return 0
+
+
+def _print_unlock(context: Context) -> None:
+    from minictl.client import messages
+
+    answer = context.call("EncryptionKeys/UnlockKey", messages.GetUnlockKeyRequest())
+    _show_unlock(context, answer.key)
+
+
+def _show_unlock(context: Context, key: str) -> None:
+    context.print(
+        "To unlock a swarm manager after it restarts, run the `minictl swarm unlock`\n"
+        "command and provide the following key:\n\n"
+        f"    {key}\n\n"
+        "Remember to store this key in a password manager, since without it you\n"
+        "will not be able to restart the manager."
     )
-    context.print("Swarm updated.")
+
+
+def _unlock_key(context: Context, parsed: Parsed) -> int:
+    from minictl.client import messages
+
+    answer = context.call("EncryptionKeys/UnlockKey", messages.GetUnlockKeyRequest(rotate=parsed["rotate"]))
+    if not answer.key:
+        raise CliError("no unlock key is set")
+    if parsed["quiet"]:
+        context.print(answer.key)
+        return 0
+    if parsed["rotate"]:
+        context.print("Successfully rotated manager unlock key.\n")
+    _show_unlock(context, answer.key)
+    return 0
+
+
+def _unlock(context: Context, parsed: Parsed) -> int:
+    import sys
+
+    from minictl.client import messages
+
+    local = context.call("LocalNode/Info", messages.InfoRequest())
+    if local.state == messages.LOCAL_STATE_INACTIVE:
+        raise CliError("Error: This node is not part of a swarm")
+    if local.role == messages.NODE_ROLE_MANAGER and local.state != messages.LOCAL_STATE_LOCKED:
+        raise CliError("Error: swarm is not locked")
+    if sys.stdin.isatty():
+        from getpass import getpass
+
+        key = getpass("Enter unlock key: ")
+    else:
+        key = sys.stdin.readline()
+    context.call("LocalNode/Unlock", messages.UnlockNodeRequest(key=key.strip()), timeout=INIT_SECONDS)
+    return 0
+
+
+def _ca(context: Context, parsed: Parsed) -> int:
+    from minictl import rotation
+    from minictl.client import messages
+
+    if not parsed["rotate"]:
+        for flag in ("ca-cert", "ca-key", "cert-expiry", "detach", "quiet"):
+            if parsed.changed(flag):
+                raise CliError(f"`--{flag}` flag requires the `--rotate` flag to update the CA")
+        context.out.write(context.call("RootAuthority/Get", messages.GetRootRequest()).root_ca_pem.decode())
+        return 0
+    request = messages.RotateRootRequest(
+        ca_certificate_pem=_read(parsed["ca-cert"]), ca_key_pem=_read(parsed["ca-key"])
+    )
+    if parsed.changed("cert-expiry"):
+        cluster = context.call("Clusters/Get", messages.GetClusterRequest()).cluster
+        change_spec(cluster.spec, parsed)
+        context.call(
+            "Clusters/Update",
+            messages.UpdateClusterRequest(version=cluster.meta.version, spec=cluster.spec),
+        )
+    context.call("RootAuthority/Rotate", request)
+    if parsed["detach"]:
+        return 0
+    rotation.wait_root(context, quiet=parsed["quiet"])
+    if not parsed["quiet"]:
+        context.out.write(context.call("RootAuthority/Get", messages.GetRootRequest()).root_ca_pem.decode())
     return 0
 
 
 def change_spec(spec: ClusterSpec, parsed: Parsed) -> None:
     """Only the flags that were given change something."""
+    if "autolock" in parsed.given():
+        spec.autolock = parsed["autolock"]
     if parsed.changed("cert-expiry"):
         spec.certificate_lifetime_ns = parsed["cert-expiry"]
     if parsed.changed("dispatcher-heartbeat"):
@@ -189,23 +325,46 @@ _HEARTBEAT = Flag(
     default=5_000_000_000,
     shown="5s",
 )
+_EXTERNAL_CA = Flag(
+    "external-ca",
+    "Specifications of one or more certificate signing endpoints",
+    kind=values.LIST,
+    later=True,
+)
 _LATER = (
-    Flag(
-        "autolock",
-        "Enable manager autolocking (requiring an unlock key to start a stopped manager)",
-        later=True,
-    ),
-    Flag(
-        "external-ca",
-        "Specifications of one or more certificate signing endpoints",
-        kind=values.LIST,
-        later=True,
-    ),
+    _EXTERNAL_CA,
     Flag("max-snapshots", "Number of additional Raft snapshots to retain", kind=values.UINT, later=True),
     Flag("snapshot-interval", "Number of log entries between Raft snapshots", kind=values.UINT, later=True),
 )
 
 COMMANDS = (
+    Command(
+        "ca",
+        "Display and rotate the root CA",
+        _ca,
+        flags=(
+            Flag(
+                "ca-cert",
+                "Path to the PEM-formatted root CA certificate to use for the new cluster",
+                kind=values.STRING,
+            ),
+            Flag(
+                "ca-key",
+                "Path to the PEM-formatted root CA key to use for the new cluster",
+                kind=values.STRING,
+            ),
+            _EXPIRY,
+            Flag(
+                "detach", "Exit immediately instead of waiting for the root rotation to converge", short="d"
+            ),
+            _EXTERNAL_CA,
+            Flag("quiet", "Suppress progress output", short="q"),
+            Flag(
+                "rotate",
+                "Rotate the swarm CA - if no certificate or key are provided, new ones will be generated",
+            ),
+        ),
+    ),
     Command(
         "info",
         "Show the state of the swarm and of its store",
@@ -218,6 +377,10 @@ COMMANDS = (
         _init,
         flags=(
             _ADVERTISE,
+            Flag(
+                "autolock",
+                "Enable manager autolocking (requiring an unlock key to start a stopped manager)",
+            ),
             _AVAILABILITY,
             _EXPIRY,
             _DATA_PATH,
@@ -272,10 +435,67 @@ COMMANDS = (
         flags=(Flag("quiet", "Only display token", short="q"), Flag("rotate", "Rotate join token")),
     ),
     Command(
+        "join-token create",
+        "Create a join token of limited use",
+        _token_create,
+        arguments="(worker|manager)",
+        least=1,
+        most=1,
+        flags=(
+            Flag("label", "What the token is for", kind=values.STRING),
+            Flag("quiet", "Only display token", short="q"),
+            Flag("ttl", "How long it lets nodes in (ns|us|ms|s|m|h)", kind=values.DURATION, shown="for ever"),
+            Flag("uses", "How many nodes it lets in", kind=values.UINT, shown="any number"),
+        ),
+    ),
+    Command(
+        "join-token ls",
+        "List join tokens of limited use",
+        _token_ls,
+        flags=(
+            Flag("all", "Show those that let nobody in any more, too", short="a"),
+            common.LIST_FORMAT,
+            common.NO_TRUNC,
+            common.quiet_flag(),
+        ),
+    ),
+    Command(
+        "join-token rm",
+        "Revoke one or more join tokens of limited use",
+        _token_rm,
+        arguments="TOKEN_ID|LABEL [TOKEN_ID|LABEL...]",
+        least=1,
+        most=None,
+    ),
+    Command(
         "leave",
         "Leave the swarm",
         _leave,
         flags=(Flag("force", "Force this node to leave the swarm, ignoring warnings", short="f"),),
     ),
-    Command("update", "Update the swarm", _update, flags=(_EXPIRY, _HEARTBEAT, _HISTORY, *_LATER)),
+    Command("unlock", "Unlock swarm", _unlock),
+    Command(
+        "unlock-key",
+        "Manage the unlock key",
+        _unlock_key,
+        flags=(Flag("quiet", "Only display token", short="q"), Flag("rotate", "Rotate unlock key")),
+    ),
+    Command(
+        "update",
+        "Update the swarm",
+        _update,
+        flags=(
+            Flag("autolock", "Change manager autolocking setting (true|false)"),
+            _EXPIRY,
+            Flag(
+                "detach",
+                "With --rotate-encryption-key: exit immediately instead of waiting for its end",
+                short="d",
+            ),
+            _HEARTBEAT,
+            Flag("rotate-encryption-key", "Put everything that is encrypted at rest under a new key"),
+            _HISTORY,
+            *_LATER,
+        ),
+    ),
 )

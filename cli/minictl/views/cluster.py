@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from miniproto.v1.control_pb2 import ClusterInfo
     from miniproto.v1.node_pb2 import LocalInfo
 
-LOCAL_STATES = ("inactive", "pending", "active", "error")
+LOCAL_STATES = ("inactive", "pending", "active", "error", "locked")
 
 
 def to_json(info: ClusterInfo) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def rows(views: Iterable[NodeView], *, self_id: str) -> list[dict[str, Any]]:
             "ManagerStatus": common.capitalized(_reachability(view)),
             "Self": view.node.id == self_id,
             "Status": common.capitalized(common.node_state_name(view.status.state)),
-            "TLSStatus": "Ready",
+            "TLSStatus": view.tls_status or "Unknown",
         }
         for view in ordered
     ]

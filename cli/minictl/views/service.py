@@ -7,6 +7,7 @@ from minictl.network_flags import ENDPOINT_MODES
 from minictl.output.listing import Layout
 from minictl.views import common, mode, rollout
 from minictl.views.container import surroundings_json
+from minictl.views.uses import uses_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -206,6 +207,7 @@ def container_json(container: ContainerSpec) -> dict[str, Any]:
             CapabilityDrop=list(container.cap_drop),
         ),
         **surroundings_json(container),
+        **uses_json(container),
     }
 
 

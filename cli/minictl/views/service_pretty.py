@@ -8,6 +8,7 @@ from minictl import dependency_flags
 from minictl.network_flags import ENDPOINT_MODES
 from minictl.views import common, mode, rollout
 from minictl.views.container import surroundings_lines
+from minictl.views.uses import uses_lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def _container(container: ContainerSpec) -> list[str]:
     if container.user:
         lines.append(f" User: {container.user}")
     lines += surroundings_lines(container)
+    lines += uses_lines(container)
     if container.cap_add or container.cap_drop:
         lines.append("Capabilities:")
         lines += [f" Add: {', '.join(container.cap_add)}"] if container.cap_add else []

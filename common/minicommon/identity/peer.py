@@ -10,10 +10,12 @@ from typing import Final
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from minicommon import base36
 from minicommon.clock import SECOND
 from minicommon.errors import UnauthenticatedError
 from minicommon.identity import names, pem
 from minicommon.identity.names import Caller
+from minicommon.ids import ID_LENGTH
 
 CACHED_IDENTITIES: Final = 4096
 """A connection shows its certificate with every call; more connections than these read it again."""
@@ -29,6 +31,19 @@ class Identity:
     cluster_id: str = ""
     not_before_ns: int = 0
     not_after_ns: int = 0
+    serial: int = 0
+    issuer: str = ""
+    """Identifier, in hex, of the key that signed the certificate; empty when it does not say."""
+
+    @property
+    def client_id(self) -> str:
+        """The id under which the cluster knows a client certificate; empty for all others."""
+        if not self.serial or self.caller.is_node:
+            return ""
+        try:
+            return base36.encode(self.serial, ID_LENGTH)
+        except ValueError:
+            return ""  # a longer number: not one that the cluster gave
 
     @property
     def node_id(self) -> str:
@@ -64,7 +79,17 @@ def identity_of(certificate_pem: bytes) -> Identity:
         cluster_id=_one(certificate, NameOID.ORGANIZATION_NAME, "O"),
         not_before_ns=_nanoseconds(certificate.not_valid_before_utc),
         not_after_ns=_nanoseconds(certificate.not_valid_after_utc),
+        serial=certificate.serial_number,
+        issuer=_issuer(certificate),
     )
+
+
+def _issuer(certificate: x509.Certificate) -> str:
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        return ""
+    return (found.key_identifier or b"").hex()
 
 
 def _one(certificate: x509.Certificate, oid: x509.ObjectIdentifier, field: str) -> str:

@@ -11,11 +11,30 @@ from typing import Final
 
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from miniproto.v1 import access_pb2, control_pb2, dispatcher_pb2, ingress_pb2, join_pb2, node_pb2, streams_pb2
+from miniproto.v1 import (
+    access_pb2,
+    control_pb2,
+    dispatcher_pb2,
+    ingress_pb2,
+    join_pb2,
+    node_pb2,
+    secrets_pb2,
+    security_pb2,
+    streams_pb2,
+)
 
 from minicommon.identity.names import Caller
 
-FILES: Final = (control_pb2, dispatcher_pb2, ingress_pb2, join_pb2, node_pb2, streams_pb2)
+FILES: Final = (
+    control_pb2,
+    dispatcher_pb2,
+    ingress_pb2,
+    join_pb2,
+    node_pb2,
+    secrets_pb2,
+    security_pb2,
+    streams_pb2,
+)
 """Every file with services: importing one puts it into the descriptor pool."""
 
 _IDENTIFIED: Final = frozenset(Caller) - {Caller.ANYONE}
@@ -52,6 +71,13 @@ def reads(method: str) -> bool:
     if found is None:
         return False
     return found.GetOptions().Extensions[access_pb2.access].reads or Caller.VIEWER in declared(found)
+
+
+@cache
+def recorded(method: str) -> bool:
+    """Whether a call of the method leaves an audit record: it may change something, and does not say otherwise."""
+    found = _descriptor(method)
+    return not (reads(method) or (found and found.GetOptions().Extensions[access_pb2.access].unrecorded))
 
 
 def _service_name(method: str) -> str:

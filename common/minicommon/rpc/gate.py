@@ -42,12 +42,20 @@ class AnyoneGate:
 class MemberGate:
     """For managers: certificates of this cluster, and root over the unix socket.
 
-    `removed` gives the ids of nodes whose certificates are refused until they expire.
+    `removed` gives the ids of nodes, `revoked` those of client certificates, that are refused until they expire.
     """
 
-    def __init__(self, *, cluster_id: str, removed: Callable[[], Collection[str]], clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        cluster_id: str,
+        removed: Callable[[], Collection[str]],
+        clock: Clock,
+        revoked: Callable[[], Collection[str]] = tuple,
+    ) -> None:
         self._cluster_id = cluster_id
         self._removed = removed
+        self._revoked = revoked
         self._clock = clock
 
     def identify(self, context: Context) -> Identity:
@@ -60,6 +68,8 @@ class MemberGate:
             )
         if identity.node_id and identity.node_id in self._removed():
             raise PermissionDeniedError(f"node {identity.node_id} was removed from the cluster")
+        if identity.client_id and identity.client_id in self._revoked():
+            raise PermissionDeniedError(f"certificate {identity.client_id} of {identity} was revoked")
         if self._clock.now_ns() > identity.not_after_ns:
             # TLS looks at this only when a connection begins, and connections may last for months.
             raise UnauthenticatedError("certificate: has expired since the connection was made")

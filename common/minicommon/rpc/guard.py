@@ -15,13 +15,17 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final, TypeAlias
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc import StatusCode
 from grpc.aio import AbortError
 
-from minicommon.errors import DeadlineError, MiniError
+from minicommon.clock import SECOND
+from minicommon.errors import DeadlineError, InvalidArgumentError, MiniError
+from minicommon.identity.peer import Identity
 from minicommon.ids import new_id
 from minicommon.log import fields
-from minicommon.rpc import access, errors
+from minicommon.rpc import access, audit, errors
+from minicommon.rpc.audit import Journal, NoJournal
 from minicommon.rpc.gate import Context, Gate, check_access
 
 logger = logging.getLogger(__name__)
@@ -38,9 +42,12 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # quoted: only the stubs
 class Guard(grpc.aio.ServerInterceptor):
     """Wraps the handlers of a server whose callers pass through `gate`; `unary_seconds` limits unary calls."""
 
-    def __init__(self, gate: Gate, *, unary_seconds: float = UNARY_SECONDS) -> None:
+    def __init__(
+        self, gate: Gate, *, unary_seconds: float = UNARY_SECONDS, journal: Journal | None = None
+    ) -> None:
         self._gate = gate
         self._unary_seconds = unary_seconds
+        self._journal = journal or NoJournal()
 
     async def intercept_service(
         self,
@@ -53,40 +60,46 @@ class Guard(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         make, inner = _kind(handler)
         unary = not handler.request_streaming and not handler.response_streaming
+        checked = _checked_stream if handler.request_streaming else _checked
         if inspect.isasyncgenfunction(inner):
-            wrapped = self._generator(method, inner)
+            wrapped = self._generator(method, inner, checked)
         else:
-            wrapped = self._coroutine(method, inner, unary=unary)
+            wrapped = self._coroutine(method, inner, checked, unary=unary)
         return make(
             wrapped,
-            request_deserializer=handler.request_deserializer,
+            request_deserializer=_tolerant(handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
 
-    def _coroutine(self, method: str, inner: Callable[..., Any], *, unary: bool) -> Callable[..., Any]:
+    def _coroutine(
+        self, method: str, inner: Callable[..., Any], checked: _Check, *, unary: bool
+    ) -> Callable[..., Any]:
         async def call(request: Any, context: Context) -> Any:
-            async with self._around(method, context, unary=unary):
-                return await inner(request, context)
+            async with self._around(method, context, unary=unary, request=request):
+                return await inner(checked(request), context)
 
         return call
 
-    def _generator(self, method: str, inner: Callable[..., Any]) -> Callable[..., Any]:
+    def _generator(self, method: str, inner: Callable[..., Any], checked: _Check) -> Callable[..., Any]:
         async def call(request: Any, context: Context) -> AsyncIterator[Any]:
             async with (
-                self._around(method, context, unary=False),
-                aclosing(inner(request, context)) as messages,
+                self._around(method, context, unary=False, request=request),
+                aclosing(inner(checked(request), context)) as messages,
             ):
                 async for message in messages:
+                    self._gate.identify(context)  # a certificate may be revoked while a stream is open
                     yield message
 
         return call
 
     @asynccontextmanager
-    async def _around(self, method: str, context: Context, *, unary: bool) -> AsyncIterator[None]:
-        record = _Record(method, context.peer())
+    async def _around(
+        self, method: str, context: Context, *, unary: bool, request: Any
+    ) -> AsyncIterator[None]:
+        record = _Record(method, context.peer(), request, self._journal)
         try:
             caller = self._gate.identify(context)
-            record.caller = str(caller)
+            record.identity = caller
             check_access(method, caller)
             async with self._limited(method, context, unary=unary):
                 yield
@@ -132,17 +145,58 @@ class Guard(grpc.aio.ServerInterceptor):
         await context.abort(StatusCode.INTERNAL, f"internal error (reference {reference})")
 
 
-class _Record:
-    """The audit record of one call."""
+_MALFORMED: Final = object()
+"""In place of a request that could not be read: the caller is identified before it is told so."""
 
-    def __init__(self, method: str, peer: str) -> None:
+_Check = Callable[[Any], Any]
+
+
+def _tolerant(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    """Never raises: gRPC would tell the caller of our classes."""
+    if deserialize is None:
+        return None
+
+    def read(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError:
+            return _MALFORMED
+
+    return read
+
+
+def _checked(request: Any) -> Any:
+    """Raises InvalidArgumentError for a request that could not be read."""
+    if request is _MALFORMED:
+        raise InvalidArgumentError("request: is not the message that the method takes")
+    return request
+
+
+async def _checked_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _checked(request)
+
+
+class _Record:
+    """The record of one call: in the log, and in the journal when it changes something."""
+
+    def __init__(self, method: str, peer: str, request: Any, journal: Journal) -> None:
         self._method = method
         self._peer = peer
+        self._request = request
+        self._journal = journal
+        self._at_ns = time.time_ns()
         self._started = time.monotonic()
-        self.caller = "unidentified"
+        self.identity: Identity | None = None
+
+    @property
+    def caller(self) -> str:
+        return "unidentified" if self.identity is None else str(self.identity)
 
     def write(self, code: StatusCode, message: str = "") -> None:
         """Changes and refusals are for everybody's log, reads only for who looks closely."""
+        if access.recorded(self._method):
+            self._journal.write(self._audit(code, message))
         level = (
             logging.WARNING
             if code in _REFUSALS
@@ -160,6 +214,21 @@ class _Record:
             milliseconds=round((time.monotonic() - self._started) * 1000, 1),
         )
         logger.log(level, "Call done.", extra=extra | (fields(error=message) if message else {}))
+
+    def _audit(self, code: StatusCode, message: str) -> audit.Record:
+        who = self.identity
+        return audit.Record(
+            at_ns=self._at_ns,
+            caller="unidentified" if who is None else who.caller.name.lower(),
+            name="" if who is None else who.name,
+            address=audit.address_of(self._peer),
+            method=self._method.rpartition(".")[2],
+            object=audit.object_of(self._request),
+            result=code.name,
+            error=audit.shortened(message),
+            duration_ns=int((time.monotonic() - self._started) * SECOND),
+            certificate="" if who is None else who.client_id,
+        )
 
 
 def _status(context: Context) -> StatusCode:

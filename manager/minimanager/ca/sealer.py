@@ -10,6 +10,8 @@ from minicommon.identity.tokens import new_token
 from minimanager.domain.objects import Cluster, JoinToken, NodeRole
 
 ROOT_KEY: Final = "root-key"
+NEXT_ROOT_KEY: Final = "next-root-key"
+UNLOCK_KEY: Final = "unlock-key"
 TOKEN: Final = {NodeRole.WORKER: "join-token/worker", NodeRole.MANAGER: "join-token/manager"}
 """Purposes: a value that was sealed for one cannot be opened as another."""
 
@@ -38,8 +40,21 @@ class ClusterSealer:
         """The root's private key, sealed."""
         return self._envelope.seal(ROOT_KEY, pem)
 
+    def next_root_key(self, pem: bytes) -> bytes:
+        """The private key of the root that will be, sealed."""
+        return self._envelope.seal(NEXT_ROOT_KEY, pem)
+
     def authority(self, cluster: Cluster) -> Authority:
-        """The cluster's root with its key."""
+        """The root that signs, with its key: while the root changes, the new one."""
+        rotation = cluster.root_rotation
+        if rotation.active:
+            return Authority(
+                rotation.root_ca_pem, self._envelope.open(NEXT_ROOT_KEY, rotation.sealed_root_key)
+            )
+        return self.present_authority(cluster)
+
+    def present_authority(self, cluster: Cluster) -> Authority:
+        """The root that new nodes know the cluster by, with its key."""
         return Authority(cluster.root_ca_pem, self._envelope.open(ROOT_KEY, cluster.sealed_root_key))
 
     def seal_registry_auth(self, service_id: str, auth: bytes) -> bytes:
@@ -49,6 +64,16 @@ class ClusterSealer:
     def open_registry_auth(self, service_id: str, sealed: bytes) -> bytes:
         """Raises FailedPreconditionError when it was sealed for another service, or with another key."""
         return self._envelope.open(REGISTRY_AUTH + service_id, sealed)
+
+    def unlock_key(self, key: bytes) -> bytes:
+        """The key that managers need after a restart, sealed."""
+        return self._envelope.seal(UNLOCK_KEY, key)
+
+    def open_unlock_key(self, cluster: Cluster) -> bytes:
+        """That key; empty when managers are not locked."""
+        return (
+            self._envelope.open(UNLOCK_KEY, cluster.sealed_unlock_key) if cluster.sealed_unlock_key else b""
+        )
 
     def join_token(self, role: NodeRole, root_ca_pem: bytes, *, expires_at_ns: int = 0) -> JoinToken:
         """A new token for nodes of this role, sealed; 0: it never expires, as Swarm's."""

@@ -8,7 +8,8 @@ Most of it is the same for many nodes, so it comes in parts that are computed on
 - `own_assignments`, for one node.
 
 The keys are those of the dispatcher's stream: `network/<id>`, `endpoint/<network>/<address>`,
-`service/<network>/<service>`, `peer/<node>`, `port/<protocol>/<port>`, `task/<id>`, `kept/<task>`.
+`service/<network>/<service>`, `peer/<node>`, `port/<protocol>/<port>`, `secret/<id>/<version>`,
+`config/<id>`, `task/<id>`, `kept/<task>`.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from minimanager.domain.objects import (
     TaskState,
 )
 from minimanager.domain.snapshot import Snapshot
-from minimanager.domain.template import context_of, expand, has_templates
+from minimanager.domain.template import TemplateContext, context_of, expand, has_templates
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +144,21 @@ class KeptAssignment:
     task_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class SecretAssignment:
+    """A version of a secret that tasks of the node use; they fetch its content themselves."""
+
+    id: str
+    name: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigAssignment:
+    id: str
+    name: str
+
+
 REMEMBERED = 1 << 18
 """Endpoints and backends that are not made anew for each snapshot, nor compared with themselves field by field."""
 
@@ -154,6 +170,8 @@ Item = (
     | KeptAssignment
     | ServiceAssignment
     | PeerAssignment
+    | SecretAssignment
+    | ConfigAssignment
 )
 
 
@@ -245,21 +263,36 @@ def own_assignments(snapshot: Snapshot, node_id: str) -> Mapping[str, Item]:
         items[f"network/{ingress.id}"] = NetworkAssignment(ingress, node.ingress_address)
     for task in snapshot.of_node(node_id).values():
         if not snapshot.state(task).finished:
+            items.update(_contents(task))
             items[f"task/{task.id}"] = _task(snapshot, task)
         elif task.desired_state < TaskState.REMOVE:
             items[f"kept/{task.id}"] = KeptAssignment(task.id)
     return items
 
 
-def _expanded(snapshot: Snapshot, task: Task) -> TaskSpec:
+def _contents(task: Task) -> Iterator[tuple[str, Item]]:
+    """The secrets and configs that the task uses."""
+    container = task.spec.container
+    for secret in container.secrets:
+        item = SecretAssignment(secret.secret, secret.name, secret.version)
+        yield f"secret/{secret.secret}/{secret.version}", item
+    for config in container.configs:
+        yield f"config/{config.config}", ConfigAssignment(config.config, config.name)
+
+
+def expanded(snapshot: Snapshot, task: Task) -> TaskSpec:
     """The specification with what its placeholders stand for on the task's node."""
     container = task.spec.container
     if not has_templates(container):
         return task.spec
+    return replace(task.spec, container=expand(container, template_context(snapshot, task)))
+
+
+def template_context(snapshot: Snapshot, task: Task) -> TemplateContext:
+    """What placeholders stand for in what the task is given."""
     status = snapshot.node_statuses.get(task.node_id)
     description = status.description if status else NodeDescription()
-    context = context_of(task, snapshot.services.get(task.service_id), description)
-    return replace(task.spec, container=expand(container, context))
+    return context_of(task, snapshot.services.get(task.service_id), description)
 
 
 def _task(snapshot: Snapshot, task: Task) -> TaskAssignment:
@@ -271,7 +304,7 @@ def _task(snapshot: Snapshot, task: Task) -> TaskAssignment:
         service_id=task.service_id,
         service_name=task.service_name,
         slot=task.slot,
-        spec=_expanded(snapshot, task),
+        spec=expanded(snapshot, task),
         desired_state=task.desired_state,
         attachments=task.attachments,
         ports=task.ports,

@@ -8,7 +8,8 @@ wait: what it goes back to has run before.
 
 from __future__ import annotations
 
-from minimanager.decide import everywhere, jobs
+from minimanager.decide import jobs
+from minimanager.decide.global_nodes import wanted_nodes
 from minimanager.decide.overlay import Overlay
 from minimanager.decide.slots import is_released
 from minimanager.decide.wants import wants
@@ -55,7 +56,7 @@ def _incomplete(overlay: Overlay, other: Service, completed: int) -> str:
     if not other.spec.mode.is_job:
         return f"waits for service {name} to complete, which is no job"
     is_global = other.spec.mode.is_global
-    total = len(everywhere.wanted_nodes(overlay, other)) if is_global else other.spec.replicas
+    total = len(wanted_nodes(overlay, other)) if is_global else other.spec.replicas
     if completed >= total > 0:
         return ""
     given_up = jobs.given_up(overlay, other)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from minimanager.decide.global_nodes import takes
 from minimanager.decide.overlay import Overlay
 from minimanager.decide.rollout import Replacing
-from minimanager.decide.slots import Slot, is_active, is_outdated
+from minimanager.decide.slots import Slot, is_outdated
 from minimanager.decide.tries import (
     UNSUITED,
     has_completed,
@@ -21,7 +22,7 @@ from minimanager.decide.tries import (
     remove,
     replace_newest,
 )
-from minimanager.domain.objects import Availability, NodeState, Service, Task, TaskState
+from minimanager.domain.objects import Service, Task, TaskState
 
 _BY_ITSELF = (TaskState.COMPLETE, TaskState.FAILED, TaskState.REJECTED)
 """How a task ends that nobody has stopped."""
@@ -63,33 +64,6 @@ def _vacated(overlay: Overlay, service: Service) -> frozenset[str]:
         and not overlay.finished(task)
         and not overlay.down(task.node_id)
     )
-
-
-def takes(overlay: Overlay, service: Service, node_id: str) -> bool:
-    """Whether the node gets a task of the service now, if it has none."""
-    node, status = overlay.snapshot.nodes[node_id], overlay.snapshot.node_statuses.get(node_id)
-    if node.spec.availability is not Availability.ACTIVE or status is None:
-        return False
-    return status.state is NodeState.READY and overlay.suits(service, node_id)
-
-
-def wanted_nodes(overlay: Overlay, service: Service) -> frozenset[str]:
-    """The nodes that should have a task of the service now: those that get one, and those that keep theirs."""
-    keep = {
-        task.bound_node_id
-        for task in overlay.of_service(service.id)
-        if is_active(task) and not overlay.finished(task) and _may_keep(overlay, service, task)
-    }
-    return frozenset(
-        node_id
-        for node_id in overlay.snapshot.nodes
-        if takes(overlay, service, node_id) or (node_id in keep and not overlay.down(node_id))
-    )
-
-
-def _may_keep(overlay: Overlay, service: Service, task: Task) -> bool:
-    node_id = task.bound_node_id
-    return not overlay.draining(node_id) and overlay.suits(service, node_id)
 
 
 def _retire(overlay: Overlay, service: Service, slot: Slot, replacing: Replacing | None) -> bool:

@@ -12,7 +12,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from minicommon.errors import AlreadyExistsError, NotFoundError, ResourceExhaustedError
+from minicommon.errors import (
+    AlreadyExistsError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+)
 from minicommon.units import format_duration
 
 from minimanager.decide.dependencies import waits_for
@@ -32,6 +37,7 @@ from minimanager.domain.objects import (
     UpdateOrder,
 )
 from minimanager.domain.revisions import last_other_template, requested, revised
+from minimanager.domain.secrets import with_contents
 
 _BY_ITSELF = (TaskState.COMPLETE, TaskState.FAILED, TaskState.REJECTED)
 """How a task ends that nobody has stopped."""
@@ -180,16 +186,17 @@ class Replacing:
         return self._pause(rollout, f"paused {why}")
 
     def _roll_back(self, rollout: Rollout, why: str) -> Rollout | None:
-        """Back to the newest other template; None when there is none, or its ports or networks are not to be had."""
+        """Back to the newest other template; None when there is none, or what it had is not to be had now."""
         service, snapshot = self._service, self._overlay.snapshot
         target = last_other_template(service)
         if target is None:
             return None
         try:
-            has = belongings(snapshot, target.spec, service)
-        except (AlreadyExistsError, NotFoundError, ResourceExhaustedError):
+            spec = with_contents(snapshot, target.spec, renew=True)
+            has = belongings(snapshot, spec, service)
+        except (AlreadyExistsError, InvalidArgumentError, NotFoundError, ResourceExhaustedError):
             return None
-        back = requested(revised(service, target.spec, has, now_ns=self._overlay.now_ns), rolling_back=True)
+        back = requested(revised(service, spec, has, now_ns=self._overlay.now_ns), rolling_back=True)
         self._overlay.put_service(back)
         touched = sum(1 for place in self._places if not place.outdated)
         return self._begin(back, rollout, touched, f"update rolled back {why}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from minimanager.decide import everywhere, jobs
+from minimanager.decide import jobs
+from minimanager.decide.global_nodes import wanted_nodes
 from minimanager.decide.overlay import Overlay
 from minimanager.domain.objects import Service
 from minimanager.domain.snapshot import Snapshot
@@ -28,7 +29,7 @@ def wants(snapshot: Snapshot, service: Service) -> Wants:
     if not spec.mode.is_global and not spec.mode.is_job:
         return Wants(spec.replicas)
     overlay = Overlay(snapshot, 0, _no_ids)
-    nodes = everywhere.wanted_nodes(overlay, service) if spec.mode.is_global else frozenset()
+    nodes = wanted_nodes(overlay, service) if spec.mode.is_global else frozenset()
     if not spec.mode.is_job:
         return Wants(len(nodes))
     completed, given_up = jobs.completed(overlay, service), jobs.given_up(overlay, service)

@@ -14,7 +14,7 @@ from typing import TypeVar
 from minicommon.errors import InvalidArgumentError
 
 from minimanager.domain.names import container_name
-from minimanager.domain.objects import Network, Node, Service, Task
+from minimanager.domain.objects import Config, Network, Node, Secret, Service, Task
 from minimanager.domain.one_off import LABEL
 from minimanager.domain.snapshot import Snapshot
 
@@ -102,6 +102,32 @@ def filter_networks(snapshot: Snapshot, filters: Filters) -> list[Network]:
             "driver": lambda network, values: network.spec.driver in values,
             "scope": lambda network, values: _is("swarm", values),
             "type": lambda network, values: _is("custom", values),
+        },
+    )
+
+
+def filter_secrets(snapshot: Snapshot, filters: Filters) -> list[Secret]:
+    """The secrets that pass: id, name, label."""
+    return _select(
+        snapshot.secrets.values(),
+        filters,
+        {
+            "id": lambda secret, values: _begins(secret.id, values),
+            "name": lambda secret, values: _begins(secret.spec.name, values),
+            "label": lambda secret, values: has_labels(secret.spec.labels, values),
+        },
+    )
+
+
+def filter_configs(snapshot: Snapshot, filters: Filters) -> list[Config]:
+    """The configs that pass: id, name, label."""
+    return _select(
+        snapshot.configs.values(),
+        filters,
+        {
+            "id": lambda config, values: _begins(config.id, values),
+            "name": lambda config, values: _begins(config.spec.name, values),
+            "label": lambda config, values: has_labels(config.spec.labels, values),
         },
     )
 

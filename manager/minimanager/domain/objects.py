@@ -13,25 +13,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from minimanager.domain.meta import Meta as Meta
+from minimanager.domain.meta import no_labels as _labels
+from minimanager.domain.secret_objects import Config as Config
+from minimanager.domain.secret_objects import ConfigSpec as ConfigSpec
+from minimanager.domain.secret_objects import ConfigUse as ConfigUse
+from minimanager.domain.secret_objects import FileTarget as FileTarget
+from minimanager.domain.secret_objects import RotationState as RotationState
+from minimanager.domain.secret_objects import Secret as Secret
+from minimanager.domain.secret_objects import SecretRotation as SecretRotation
+from minimanager.domain.secret_objects import SecretSpec as SecretSpec
+from minimanager.domain.secret_objects import SecretUse as SecretUse
+from minimanager.domain.secret_objects import SecretVersion as SecretVersion
+
 SECOND = 1_000_000_000
 """Nanoseconds."""
 
 HOUR = 3600 * SECOND
 """Nanoseconds."""
-
-_EMPTY: Mapping[str, str] = {}
-
-
-def _labels() -> Mapping[str, str]:
-    return _EMPTY
-
-
-@dataclass(frozen=True, slots=True)
-class Meta:
-    version: int = 0
-    created_at_ns: int = 0
-    updated_at_ns: int = 0
-
 
 # --- cluster ---
 
@@ -46,12 +45,39 @@ class ClusterSpec:
     """SwarmKit's default."""
     certificate_lifetime_ns: int = 2160 * HOUR
     """90 days, SwarmKit's default; at least 1 h."""
+    autolock: bool = False
+    """Managers need the unlock key after a restart."""
 
 
 @dataclass(frozen=True, slots=True)
 class JoinToken:
     sealed: bytes = b""
     expires_at_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RemovedNode:
+    """No longer in the cluster, but its certificate is still valid."""
+
+    id: str = ""
+    expires_at_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RootRotation:
+    """A change of the root that goes on until every node has a certificate of the new one; empty: none."""
+
+    root_ca_pem: bytes = b""
+    sealed_root_key: bytes = b""
+    cross_signed_pem: bytes = b""
+    """The new root's key, certified by the old root: who trusts only the old one trusts the new one's certificates."""
+    started_at_ns: int = 0
+    issuer: str = ""
+    """Identifier, hex, of the new root's key."""
+
+    @property
+    def active(self) -> bool:
+        return bool(self.root_ca_pem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +93,15 @@ class Cluster:
     manager_token: JoinToken = JoinToken()
     default_address_pools: tuple[str, ...] = ("10.0.0.0/8",)
     subnet_size: int = 24
-    removed_nodes: tuple[str, ...] = ()
+    removed_nodes: tuple[RemovedNode, ...] = ()
+    sealed_unlock_key: bytes = b""
+    key_id: int = 0
+    """Of the cluster key that values are sealed with."""
+    sealed_next_key: bytes = b""
+    """While the cluster key changes: the next one, sealed with the present one."""
+    root_rotation: RootRotation = RootRotation()
+    next_key_id: int = 0
+    """Of the key in `sealed_next_key`; equal to `key_id` once values are sealed with it."""
 
 
 # --- nodes ---
@@ -107,6 +141,8 @@ class Node:
     meta: Meta = Meta()
     spec: NodeSpec = NodeSpec()
     ingress_address: str = ""
+    certificate_expires_at_ns: int = 0
+    """Of the newest certificate that it was given; 0: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +195,48 @@ class NodeStatus:
     since_ns: int = 0
     manager_address: str = ""
     encryption_key: str = ""
+    certificate_issuer: str = ""
+    """Key identifier, hex, of the root that signed the certificate it uses."""
+    trusted_roots: str = ""
+    """SHA-256, hex, of the PEM text of the roots that it trusts."""
+
+
+# --- who may come in ---
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedToken:
+    """A join token of limited use, written by the API and, with each node that joins, by the CA."""
+
+    id: str
+    meta: Meta = Meta()
+    role: NodeRole = NodeRole.WORKER
+    label: str = ""
+    secret_sha256: str = ""
+    root_digest: str = ""
+    expires_at_ns: int = 0
+    max_uses: int = 0
+    uses: int = 0
+    revoked_at_ns: int = 0
+
+
+class ClientRole(IntEnum):
+    VIEWER = 0
+    OPERATOR = 1
+    ADMIN = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCertificate:
+    """Of a person or a program; `id` is its serial number in base 36."""
+
+    id: str
+    meta: Meta = Meta()
+    name: str = ""
+    role: ClientRole = ClientRole.VIEWER
+    expires_at_ns: int = 0
+    revoked_at_ns: int = 0
+    issuer: str = ""
 
 
 # --- services and tasks ---
@@ -321,6 +399,8 @@ class ContainerSpec:
     ready: HealthCheck = HealthCheck()
     drain_timeout_ns: int = 0
     """0: the node's default, 2 s; -1: none."""
+    secrets: tuple[SecretUse, ...] = ()
+    configs: tuple[ConfigUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -701,5 +781,18 @@ class Network:
     """No task may join it; it goes with the last address on it."""
 
 
-Object = Cluster | Node | NodeStatus | Service | Rollout | Task | TaskStatus | Network
+Object = (
+    Cluster
+    | Node
+    | NodeStatus
+    | Service
+    | Rollout
+    | Task
+    | TaskStatus
+    | Network
+    | Secret
+    | Config
+    | IssuedToken
+    | ClientCertificate
+)
 """Everything that has a key of its own in the store."""

@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from minimanager.domain.objects import (
+    ClientCertificate,
     Cluster,
+    Config,
+    IssuedToken,
     Network,
     Node,
     NodeStatus,
     Rollout,
+    Secret,
     Service,
     Task,
     TaskState,
@@ -36,8 +40,12 @@ class Snapshot:
     services: Mapping[str, Service] = field(default_factory=dict)
     rollouts: Mapping[str, Rollout] = field(default_factory=dict)
     networks: Mapping[str, Network] = field(default_factory=dict)
+    secrets: Mapping[str, Secret] = field(default_factory=dict)
+    configs: Mapping[str, Config] = field(default_factory=dict)
     tasks: Mapping[str, Task] = field(default_factory=dict)
     statuses: Mapping[str, TaskStatus] = field(default_factory=dict)
+    tokens: Mapping[str, IssuedToken] = field(default_factory=dict)
+    clients: Mapping[str, ClientCertificate] = field(default_factory=dict)
     tasks_by_service: Mapping[str, Mapping[str, Task]] = field(default_factory=dict)
     tasks_by_node: Mapping[str, Mapping[str, Task]] = field(default_factory=dict)
     tasks_by_network: Mapping[str, Mapping[str, Task]] = field(default_factory=dict)

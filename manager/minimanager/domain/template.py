@@ -61,7 +61,7 @@ def has_templates(spec: ContainerSpec) -> bool:
 
 def expand(spec: ContainerSpec, context: TemplateContext) -> ContainerSpec:
     """The specification as its task's node is to have it. A label that the service lacks is empty."""
-    return _map(spec, lambda text: _replaced(text, lambda action: _value(action, context)))
+    return _map(spec, lambda text: _replaced(text, lambda action: value_of(action, context)))
 
 
 def skeleton(text: str) -> str:
@@ -72,8 +72,13 @@ def skeleton(text: str) -> str:
     return plain
 
 
+def is_known(action: str) -> bool:
+    """Whether it is a placeholder: what is between the braces, without the spaces around it."""
+    return action in PLACEHOLDERS or bool(_LABEL.fullmatch(action) or _INDEX.fullmatch(action))
+
+
 def _known(action: str) -> str:
-    if action not in PLACEHOLDERS and not _LABEL.fullmatch(action) and not _INDEX.fullmatch(action):
+    if not is_known(action):
         raise InvalidArgumentError(
             f"template: {{{{{action}}}}} is none of {', '.join(PLACEHOLDERS)}, .Service.Labels.NAME "
             'and index .Service.Labels "NAME"'
@@ -81,7 +86,8 @@ def _known(action: str) -> str:
     return "x"
 
 
-def _value(action: str, context: TemplateContext) -> str:
+def value_of(action: str, context: TemplateContext) -> str:
+    """What a placeholder stands for. A label that the service lacks is empty."""
     label = _LABEL.fullmatch(action) or _INDEX.fullmatch(action)
     if label:
         return context.labels.get(label[1], "")

@@ -18,6 +18,7 @@ from minimanager.domain.objects import (
     RestartPolicy,
     TaskSpec,
 )
+from minimanager.domain.secrets import normal_uses
 from minimanager.domain.template import skeleton
 from minimanager.domain.validate_container import check_surroundings, surrounding_texts
 from minimanager.domain.validate_resources import check_generic, check_log_driver
@@ -82,7 +83,7 @@ def validate_task(spec: TaskSpec) -> TaskSpec:
     _check_within_limits(limits, reservations)
     _check_restart(spec.restart)
     _check_networks(spec.networks)
-    return replace(spec, container=_validate_container(spec.container))
+    return replace(spec, container=normal_uses(_validate_container(spec.container)))
 
 
 def normal_capability(name: str) -> str:
@@ -167,6 +168,8 @@ def _texts(spec: ContainerSpec) -> Iterable[str]:
         yield from several
     for key, value in spec.labels.items():
         yield from (key, value)
+    yield from (secret.file.name for secret in spec.secrets)
+    yield from (config.file.name for config in spec.configs)
     yield from surrounding_texts(spec)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
 from grpc import aio
 from minicommon.errors import InvalidArgumentError, UnavailableError
+from minicommon.identity.keyring import new_unlock_key
 from minicommon.log import fields
 from minicommon.settings import ManagerSettings
 from miniproto.v1 import control_pb2, control_pb2_grpc
@@ -16,7 +18,7 @@ from miniproto.v1 import control_pb2, control_pb2_grpc
 from minimanager.ca.sealer import ClusterSealer
 from minimanager.ca.tokens import rotated
 from minimanager.codec import from_proto
-from minimanager.domain.objects import Cluster, NodeRole
+from minimanager.domain.objects import Cluster, ClusterSpec, NodeRole
 from minimanager.domain.snapshot import Snapshot
 from minimanager.domain.validate import validate_cluster
 from minimanager.rpc import views
@@ -29,10 +31,20 @@ Context = aio.ServicerContext[Any, Any]
 
 
 class ClustersServicer(control_pb2_grpc.ClustersServicer):
-    def __init__(self, core: Core, settings: ManagerSettings, sealer: ClusterSealer) -> None:
+    """`followed` returns when this manager's disk is as a version of the cluster object wants it."""
+
+    def __init__(
+        self,
+        core: Core,
+        settings: ManagerSettings,
+        sealer: ClusterSealer,
+        *,
+        followed: Callable[[int], Awaitable[None]],
+    ) -> None:
         self._core = core
         self._settings = settings
         self._sealer = sealer
+        self._followed = followed
 
     async def Get(self, request: control_pb2.GetClusterRequest, context: Context) -> control_pb2.ClusterInfo:
         check(request)
@@ -57,11 +69,21 @@ class ClustersServicer(control_pb2_grpc.ClustersServicer):
             cluster = require_cluster(snapshot)
             ensure_version(cluster.meta, request.version)
             meta = replace(cluster.meta, updated_at_ns=self._core.clock.now_ns())
-            changed = replace(cluster, spec=spec, meta=meta)
+            changed = replace(self._locked(cluster, spec), spec=spec, meta=meta)
             transaction = self._core.writer.begin().replace(changed)
             return control_pb2.Changed(revision=await self._core.commit(transaction))
 
-        return await self._core.retried(attempt)
+        changed = await self._core.retried(attempt)
+        await self._followed(changed.revision)
+        return changed
+
+    def _locked(self, cluster: Cluster, spec: ClusterSpec) -> Cluster:
+        """With autolock turned on the cluster gets an unlock key; without it has none."""
+        if not spec.autolock:
+            return replace(cluster, sealed_unlock_key=b"")
+        if cluster.sealed_unlock_key:
+            return cluster
+        return replace(cluster, sealed_unlock_key=self._sealer.unlock_key(new_unlock_key()))
 
     async def JoinToken(
         self, request: control_pb2.JoinTokenRequest, context: Context

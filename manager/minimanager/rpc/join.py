@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, Final
 
@@ -18,13 +19,22 @@ from minicommon.errors import FailedPreconditionError, InvalidArgumentError, Una
 from minicommon.log import fields
 from miniproto.v1 import join_pb2, join_pb2_grpc, objects_pb2
 
-from minimanager.ca.issuer import Issuer
+from minimanager.ca.issuer import Issuer, trusted_roots
 from minimanager.ca.sealer import ClusterSealer
-from minimanager.ca.tokens import role_of
+from minimanager.ca.tokens import WRONG, Admission, admission, ensure_usable
 from minimanager.codec import decode
 from minimanager.domain.addresses import AddressPool
 from minimanager.domain.leases import used_addresses
-from minimanager.domain.objects import Availability, Cluster, Meta, Network, Node, NodeRole, NodeSpec
+from minimanager.domain.objects import (
+    Availability,
+    Cluster,
+    IssuedToken,
+    Meta,
+    Network,
+    Node,
+    NodeRole,
+    NodeSpec,
+)
 from minimanager.domain.snapshot import Snapshot
 from minimanager.rpc.core import Core
 from minimanager.rpc.requests import check, require_cluster
@@ -44,10 +54,17 @@ REMEMBERED_PEERS: Final = 1024
 class JoinService(join_pb2_grpc.JoinServicer):
     """`managers` gives host:port of the control API of every manager, this one first."""
 
-    def __init__(self, core: Core, sealer: ClusterSealer, *, managers: Callable[[], Iterable[str]]) -> None:
+    def __init__(
+        self,
+        core: Core,
+        sealer: ClusterSealer,
+        *,
+        managers: Callable[[], Iterable[str]],
+        issuer: Issuer | None = None,
+    ) -> None:
         self._core = core
         self._sealer = sealer
-        self._issuer = Issuer(sealer)
+        self._issuer = issuer or Issuer(sealer)
         self._managers = managers
         self._rejections = Rejections()
         self._one_at_a_time = asyncio.Lock()
@@ -65,7 +82,8 @@ class JoinService(join_pb2_grpc.JoinServicer):
         self, request: join_pb2.IssueCertificateRequest, context: Context
     ) -> join_pb2.IssueCertificateResponse:
         check(request)
-        role = await self._role(request.token, context.peer())
+        admitted = await self._admission(request.token, context.peer())
+        role = admitted.role
         _check_roles(role, request.roles)
         availability = _availability(request.availability)
         if len(request.hostname) > MAX_HOSTNAME or not request.hostname.isprintable():
@@ -73,10 +91,15 @@ class JoinService(join_pb2_grpc.JoinServicer):
                 f"hostname: must be at most {MAX_HOSTNAME} printable characters, got {len(request.hostname)}"
             )
         cluster, node_id = require_cluster(self._core.cache.snapshot()), self._core.new_id()
-        certificate = self._issuer.node_certificate(
+        issued = self._issuer.node_certificate(
             cluster, request.csr_pem, node_id=node_id, role=role, now_ns=self._core.clock.now_ns()
         )
-        await self._create(node_id, role, availability)
+        node = Node(
+            id=node_id,
+            spec=NodeSpec(role=role, availability=availability),
+            certificate_expires_at_ns=issued.expires_at_ns,
+        )
+        await self._create(node, admitted.issued)
         logger.info(
             "Node joined.",
             extra=fields(
@@ -87,16 +110,20 @@ class JoinService(join_pb2_grpc.JoinServicer):
             node_id=node_id,
             cluster_id=cluster.id,
             role=objects_pb2.NodeRole.ValueType(role),
-            certificate_pem=certificate,
-            root_ca_pem=cluster.root_ca_pem,
+            certificate_pem=issued.chain_pem,
+            root_ca_pem=trusted_roots(cluster),
             managers=list(dict.fromkeys(self._managers())),
         )
 
-    async def _role(self, token: str, peer: str) -> NodeRole:
+    async def _admission(self, token: str, peer: str) -> Admission:
         """What the token gives, by what the store has now: one rotated on any manager is void here at once."""
         cluster = await self._present_cluster()
+        known, now_ns = self._core.cache.snapshot().tokens.values(), self._core.clock.now_ns()
         try:
-            return role_of(token, cluster, self._sealer, now_ns=self._core.clock.now_ns())
+            try:
+                return admission(token, cluster, self._sealer, known, now_ns=now_ns)
+            except UnauthenticatedError:  # another manager may have made it just now
+                return admission(token, cluster, self._sealer, await self._present_tokens(), now_ns=now_ns)
         except (InvalidArgumentError, UnauthenticatedError) as error:
             host = peer.rpartition(":")[0]
             logger.warning(
@@ -114,23 +141,37 @@ class JoinService(join_pb2_grpc.JoinServicer):
             raise FailedPreconditionError(f"cluster {cluster_id} does not exist any more")
         return cluster
 
-    async def _create(self, node_id: str, role: NodeRole, availability: Availability) -> None:
+    async def _present_tokens(self) -> list[IssuedToken]:
+        listed = await self._core.store.list(f"{self._core.keys.prefix}{Kind.TOKEN.value}/")
+        found = (decode(Kind.TOKEN, item.value, item.mod_revision) for item in listed.items)
+        return [token for token in found if isinstance(token, IssuedToken)]
+
+    async def _create(self, node: Node, token: IssuedToken | None) -> None:
+        """The node, its address and one more use of its token: all of it or nothing."""
+
         async def attempt(snapshot: Snapshot) -> None:
             now_ns = self._core.clock.now_ns()
             address, network = _free_address(snapshot)
-            node = Node(
-                id=node_id,
-                meta=Meta(created_at_ns=now_ns, updated_at_ns=now_ns),
-                spec=NodeSpec(role=role, availability=availability),
-                ingress_address=address,
-            )
-            transaction = self._core.writer.begin().create(node)
-            transaction.claim(self._core.keys.address(network.id, address), node_id)
+            meta = Meta(created_at_ns=now_ns, updated_at_ns=now_ns)
+            transaction = self._core.writer.begin()
+            transaction.create(replace(node, meta=meta, ingress_address=address))
+            transaction.claim(self._core.keys.address(network.id, address), node.id)
+            if token is not None:
+                transaction.replace(_used(snapshot, token, now_ns=now_ns))
             await self._core.commit(transaction)
 
         # A thousand nodes that join at once would all want the same address, and lose to each other.
         async with self._one_at_a_time:
             await self._core.retried(attempt)
+
+
+def _used(snapshot: Snapshot, token: IssuedToken, *, now_ns: int) -> IssuedToken:
+    """The token with one more use. Raises UnauthenticatedError when others were faster."""
+    present = snapshot.tokens.get(token.id)
+    if present is None:
+        raise UnauthenticatedError(f"{WRONG}: this one was revoked")
+    ensure_usable(present, now_ns=now_ns)
+    return replace(present, uses=present.uses + 1, meta=replace(present.meta, updated_at_ns=now_ns))
 
 
 class Rejections:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from grpc import aio
+from minicommon.rpc.audit import Journal
 from minicommon.rpc.credentials import NodeCredentials, server_credentials
 from minicommon.rpc.server import listen_tls, new_server
 from miniproto.v1 import join_pb2_grpc
@@ -31,13 +32,20 @@ class JoinListener(Protocol):
 class GrpcJoinListener:
     """The server shows its certificate, the client shows none."""
 
-    def __init__(self, servicer: join_pb2_grpc.JoinServicer, load: Callable[[], NodeCredentials]) -> None:
+    def __init__(
+        self,
+        servicer: join_pb2_grpc.JoinServicer,
+        load: Callable[[], NodeCredentials],
+        *,
+        journal: Journal | None = None,
+    ) -> None:
         self._servicer = servicer
+        self._journal = journal
         self._load = load
         self._server: aio.Server | None = None
 
     async def start(self, address: str) -> int:
-        server = new_server(join_guard())
+        server = new_server(join_guard(self._journal))
         join_pb2_grpc.add_JoinServicer_to_server(self._servicer, server)
         port = listen_tls(server, address, server_credentials(self._load, client_certificate=False))
         await server.start()

@@ -12,7 +12,7 @@ from minicommon.log import fields
 from minicommon.rpc.gate import identity
 from miniproto.v1 import join_pb2, join_pb2_grpc
 
-from minimanager.ca.issuer import Issuer
+from minimanager.ca.issuer import Issuer, trusted_roots
 from minimanager.ca.sealer import ClusterSealer
 from minimanager.domain.objects import Meta, Node, NodeState, NodeStatus
 from minimanager.domain.snapshot import Snapshot
@@ -27,27 +27,44 @@ LEFT = "the node left the cluster"
 
 
 class MembershipService(join_pb2_grpc.MembershipServicer):
-    def __init__(self, core: Core, sealer: ClusterSealer) -> None:
+    def __init__(self, core: Core, sealer: ClusterSealer, *, issuer: Issuer | None = None) -> None:
         self._core = core
-        self._issuer = Issuer(sealer)
+        self._issuer = issuer or Issuer(sealer)
 
     async def RenewCertificate(
         self, request: join_pb2.RenewCertificateRequest, context: Context
     ) -> join_pb2.RenewCertificateResponse:
-        """A certificate for a new key. The role is the node's present one, whatever the old certificate says."""
+        """A certificate for a new key. The role is the node's present one, whatever the old certificate says.
+
+        Root on a manager's machine renews for its own node, whose certificate may have expired: the manager could not
+        be reached in any other way.
+        """
         check(request)
-        snapshot = await self._core.settle()
-        cluster, node = require_cluster(snapshot), _node(snapshot, context)
-        certificate = self._issuer.node_certificate(
-            cluster, request.csr_pem, node_id=node.id, role=node.spec.role, now_ns=self._core.clock.now_ns()
-        )
-        logger.info("Certificate renewed.", extra=fields(node_id=node.id, role=node.spec.role.name.lower()))
-        return join_pb2.RenewCertificateResponse(certificate_pem=certificate, root_ca_pem=cluster.root_ca_pem)
+        node_id = identity(context).node_id or self._core.node_id
+        await self._core.settle()
+
+        async def attempt(snapshot: Snapshot) -> join_pb2.RenewCertificateResponse:
+            cluster, node = require_cluster(snapshot), _node(snapshot, node_id)
+            now_ns = self._core.clock.now_ns()
+            issued = self._issuer.node_certificate(
+                cluster, request.csr_pem, node_id=node.id, role=node.spec.role, now_ns=now_ns
+            )
+            meta = replace(node.meta, updated_at_ns=now_ns)
+            latest_ns = max(issued.expires_at_ns, node.certificate_expires_at_ns)
+            renewed = replace(node, certificate_expires_at_ns=latest_ns, meta=meta)
+            await self._core.commit(self._core.writer.begin().replace(renewed))
+            return join_pb2.RenewCertificateResponse(
+                certificate_pem=issued.chain_pem, root_ca_pem=trusted_roots(cluster)
+            )
+
+        answer = await self._core.retried(attempt)
+        logger.info("Certificate renewed.", extra=fields(node_id=node_id))
+        return answer
 
     async def Leave(self, request: join_pb2.LeaveRequest, context: Context) -> join_pb2.LeaveResponse:
         """The node is down at once, so that its tasks move now."""
         check(request)
-        node_id = _node(await self._core.settle(), context).id
+        node_id = _node(await self._core.settle(), identity(context).node_id).id
 
         async def attempt(snapshot: Snapshot) -> None:
             node, status = snapshot.nodes.get(node_id), snapshot.node_statuses.get(node_id)
@@ -73,10 +90,9 @@ class MembershipService(join_pb2_grpc.MembershipServicer):
         )
 
 
-def _node(snapshot: Snapshot, context: Context) -> Node:
+def _node(snapshot: Snapshot, node_id: str) -> Node:
     """The caller's own node."""
-    caller = identity(context)
-    node = snapshot.nodes.get(caller.node_id)
+    node = snapshot.nodes.get(node_id)
     if node is None:
-        raise PermissionDeniedError(f"node {caller.node_id} is not in the cluster")
+        raise PermissionDeniedError(f"node {node_id} is not in the cluster")
     return node

@@ -11,7 +11,7 @@ from miniproto.v1 import control_pb2, control_pb2_grpc
 
 from minimanager.codec import from_proto
 from minimanager.domain.filters import filter_nodes
-from minimanager.domain.objects import Cluster, Node, NodeRole, NodeSpec, NodeState
+from minimanager.domain.objects import Cluster, Node, NodeRole, NodeSpec, NodeState, RemovedNode
 from minimanager.domain.snapshot import Snapshot
 from minimanager.domain.validate import validate_node
 from minimanager.rpc import views
@@ -103,12 +103,19 @@ class NodesServicer(control_pb2_grpc.NodesServicer):
             transaction.release(self._core.keys.address(snapshot.ingress.id, node.ingress_address))
         if node.spec.name:
             transaction.release(self._core.keys.name(Kind.NODE, node.spec.name))
-        transaction.replace(self._without(cluster, node.id))
+        transaction.replace(self._without(cluster, node))
         return transaction
 
-    def _without(self, cluster: Cluster, node_id: str) -> Cluster:
-        meta = replace(cluster.meta, updated_at_ns=self._core.clock.now_ns())
-        return replace(cluster, removed_nodes=(*cluster.removed_nodes, node_id), meta=meta)
+    def _without(self, cluster: Cluster, node: Node) -> Cluster:
+        """The cluster, which refuses the node until its newest certificate expires, and forgets it then."""
+        now_ns = self._core.clock.now_ns()
+        until_ns = node.certificate_expires_at_ns or now_ns + cluster.spec.certificate_lifetime_ns
+        kept = (each for each in cluster.removed_nodes if each.expires_at_ns > now_ns)
+        return replace(
+            cluster,
+            removed_nodes=(*kept, RemovedNode(node.id, until_ns)),
+            meta=replace(cluster.meta, updated_at_ns=now_ns),
+        )
 
 
 def _ensure_role_kept(snapshot: Snapshot, node: Node, spec: NodeSpec) -> None:

@@ -22,6 +22,7 @@ from minimanager.domain.dependencies import ensure_dependencies
 from minimanager.domain.filters import filter_services
 from minimanager.domain.objects import Meta, Service, ServiceSpec
 from minimanager.domain.revisions import all_revisions, requested, revised, revision_to_go_back_to
+from minimanager.domain.secrets import with_contents
 from minimanager.domain.snapshot import Snapshot
 from minimanager.domain.validate import ensure_may_change, validate_service
 from minimanager.domain.validate_mode import ensure_scalable
@@ -29,6 +30,7 @@ from minimanager.rpc import views
 from minimanager.rpc.claims import ensure_name_free, guard_networks, with_networks
 from minimanager.rpc.core import Core
 from minimanager.rpc.requests import check, check_registry_auth, ensure_version, filters_of, find_service
+from minimanager.rpc.uses import guard_uses
 from minimanager.store.claims import claims_of
 
 Context = aio.ServicerContext[Any, Any]
@@ -49,7 +51,7 @@ class ServicesServicer(control_pb2_grpc.ServicesServicer):
             ensure_name_free(snapshot, spec.name)
             needed = ensure_dependencies(snapshot.services, spec)
             now_ns = self._core.clock.now_ns()
-            wanted = with_networks(snapshot, spec)
+            wanted = with_contents(snapshot, with_networks(snapshot, spec))
             has = belongings(snapshot, wanted)
             service_id = self._core.new_id()
             service = Service(
@@ -65,6 +67,7 @@ class ServicesServicer(control_pb2_grpc.ServicesServicer):
             guard_networks(transaction, snapshot, wanted)
             for each in needed:  # two services made at once must not come to wait for each other
                 transaction.guard(each)
+            guard_uses(transaction, snapshot, None, wanted)
             for key in sorted(claims_of(self._core.keys, service)):
                 transaction.claim(key, service.id)
             revision = await self._core.commit(transaction)
@@ -99,7 +102,8 @@ class ServicesServicer(control_pb2_grpc.ServicesServicer):
             ensure_version(service.meta, request.version)
             ensure_may_change(service.spec, spec)
             needed = ensure_dependencies(snapshot.services, spec, before=service.spec.depends_on)
-            changed = requested(self._revised(snapshot, service, with_networks(snapshot, spec)))
+            wanted = with_contents(snapshot, with_networks(snapshot, spec))
+            changed = requested(self._revised(snapshot, service, wanted))
             if request.HasField("registry_auth"):
                 changed = replace(changed, sealed_registry_auth=self._sealed(service.id, request))
             return control_pb2.Changed(revision=await self._replace(snapshot, service, changed, needed))
@@ -129,7 +133,8 @@ class ServicesServicer(control_pb2_grpc.ServicesServicer):
             service = self._present(snapshot, request.ref)
             target = revision_to_go_back_to(service, request.revision)
             needed = ensure_dependencies(snapshot.services, target.spec, before=target.spec.depends_on)
-            changed = requested(self._revised(snapshot, service, target.spec), rolling_back=True)
+            wanted = with_contents(snapshot, target.spec, renew=True)
+            changed = requested(self._revised(snapshot, service, wanted), rolling_back=True)
             return control_pb2.Changed(revision=await self._replace(snapshot, service, changed, needed))
 
         return await self._core.retried(attempt)
@@ -199,6 +204,8 @@ class ServicesServicer(control_pb2_grpc.ServicesServicer):
         guard_networks(transaction, snapshot, changed.spec)
         for each in needed:
             transaction.guard(each)
+        if changed.spec.task != service.spec.task:
+            guard_uses(transaction, snapshot, service.spec, changed.spec)
         for key in sorted(after - before):
             transaction.claim(key, service.id)
         for key in sorted(before - after):

@@ -6,9 +6,11 @@ from dataclasses import replace
 
 from miniproto.v1 import control_pb2, objects_pb2
 
+from minimanager.ca.issuer import signing_key
 from minimanager.codec import to_proto
 from minimanager.decide.scheduler.why import Answer
 from minimanager.decide.slots import is_released
+from minimanager.decide.upkeep import roots_digest
 from minimanager.decide.wants import wants
 from minimanager.domain.objects import (
     Cluster,
@@ -17,6 +19,7 @@ from minimanager.domain.objects import (
     Node,
     NodeRole,
     NodeState,
+    NodeStatus,
     Service,
     ServiceMode,
     Task,
@@ -32,6 +35,9 @@ def cluster(value: Cluster) -> objects_pb2.Cluster:
         sealed_root_key=b"",
         worker_token=JoinToken(expires_at_ns=value.worker_token.expires_at_ns),
         manager_token=JoinToken(expires_at_ns=value.manager_token.expires_at_ns),
+        sealed_unlock_key=b"",
+        sealed_next_key=b"",
+        root_rotation=replace(value.root_rotation, sealed_root_key=b""),
     )
     message: objects_pb2.Cluster = to_proto(bare)
     return message
@@ -47,7 +53,16 @@ def node(snapshot: Snapshot, value: Node, *, leader: str) -> control_pb2.NodeVie
         reachable=value.spec.role is NodeRole.MANAGER
         and status is not None
         and status.state is NodeState.READY,
+        tls_status=_tls_status(snapshot, status),
     )
+
+
+def _tls_status(snapshot: Snapshot, status: NodeStatus | None) -> str:
+    """Docker's words: whether the node's certificate and trust are what the cluster wants."""
+    if status is None or not status.certificate_issuer or snapshot.cluster is None:
+        return "Unknown"
+    wanted = (signing_key(snapshot.cluster), roots_digest(snapshot.cluster))
+    return "Ready" if (status.certificate_issuer, status.trusted_roots) == wanted else "Needs Rotation"
 
 
 def running(snapshot: Snapshot, value: Service) -> int:

@@ -15,13 +15,17 @@ from typing import Final
 from minicommon.errors import InvalidArgumentError
 
 from minimanager.domain.objects import (
+    ClientCertificate,
     Cluster,
+    Config,
+    IssuedToken,
     Network,
     Node,
     NodeStatus,
     Object,
     PortProtocol,
     Rollout,
+    Secret,
     Service,
     Task,
     TaskStatus,
@@ -41,6 +45,10 @@ class Kind(StrEnum):
     TASK = "task"
     STATUS = "status"
     NETWORK = "network"
+    SECRET = "secret"
+    CONFIG = "config"
+    TOKEN = "join-token"
+    CLIENT = "client-certificate"
 
 
 CLASSES: Final[dict[Kind, type[Object]]] = {
@@ -52,6 +60,10 @@ CLASSES: Final[dict[Kind, type[Object]]] = {
     Kind.TASK: Task,
     Kind.STATUS: TaskStatus,
     Kind.NETWORK: Network,
+    Kind.SECRET: Secret,
+    Kind.CONFIG: Config,
+    Kind.TOKEN: IssuedToken,
+    Kind.CLIENT: ClientCertificate,
 }
 _KINDS: Final = {cls: kind for kind, cls in CLASSES.items()}
 _BY_NAME: Final = {kind.value: kind for kind in Kind}
@@ -91,6 +103,14 @@ class TurnKey:
 
 
 @dataclass(frozen=True, slots=True)
+class UseKey:
+    """Written whenever something begins to use the object, so that its removal notices."""
+
+    kind: Kind
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
 class LeaderKey:
     pass
 
@@ -100,7 +120,17 @@ class BarrierKey:
     pass
 
 
-ParsedKey = ObjectKey | NameClaim | PortClaim | AddressClaim | TurnKey | LeaderKey | BarrierKey
+ParsedKey = ObjectKey | NameClaim | PortClaim | AddressClaim | TurnKey | UseKey | LeaderKey | BarrierKey
+
+
+def secret_purpose(secret_id: str, version: int) -> str:
+    """What a version of a secret is sealed for."""
+    return f"secret/{_part('secret id', secret_id)}/{version}"
+
+
+def config_purpose(config_id: str) -> str:
+    """What a config is sealed for."""
+    return f"config/{_part('config id', config_id)}"
 
 
 def kind_of(obj: Object) -> Kind:
@@ -115,12 +145,13 @@ class Keys:
     control character would name another key than the one that was meant. Raises InvalidArgumentError for those.
     """
 
-    __slots__ = ("_offset", "prefix")
+    __slots__ = ("_apart", "_offset", "prefix")
 
     def __init__(self, cluster_id: str) -> None:
         self.prefix = f"{ROOT}{_part('cluster id', cluster_id)}/"
         """What all keys of the cluster begin with."""
         self._offset = len(self.prefix)
+        self._apart = f"{ROOT}{{}}/{cluster_id}/"
 
     def object(self, kind: Kind, object_id: str) -> str:
         return f"{self.prefix}{kind.value}/{_part(f'{kind.value} id', object_id)}"
@@ -147,6 +178,51 @@ class Keys:
             raise InvalidArgumentError(f"address: must be an IP address, got {address!r}") from error
         return f"{self.prefix}address/{_part('network id', network_id)}/{text}"
 
+    def use(self, kind: Kind, object_id: str) -> str:
+        """Written by whoever begins to use the object."""
+        return f"{self.prefix}use/{kind.value}/{_part(f'{kind.value} id', object_id)}"
+
+    # --- apart from the rest, since no manager keeps it in memory ---
+
+    @property
+    def sealed(self) -> str:
+        """What the sealed contents of secrets and configs begin with."""
+        return self._apart.format("sealed")
+
+    def secret_content(self, secret_id: str, version: int) -> str:
+        """Where a version of a secret is, sealed for `secret_purpose`."""
+        return f"{self.sealed}{secret_purpose(secret_id, version)}"
+
+    def config_content(self, config_id: str) -> str:
+        return f"{self.sealed}{config_purpose(config_id)}"
+
+    @property
+    def ledger(self) -> str:
+        """What the ledger's keys begin with."""
+        return self._apart.format("ledger")
+
+    def ledger_entry(self, number: int) -> str:
+        """The entries are in the order of their keys."""
+        return f"{self.ledger_entries}{number:016}"
+
+    @property
+    def ledger_entries(self) -> str:
+        """What the keys of the entries begin with."""
+        return f"{self.ledger}entry/"
+
+    def ledger_receipt(self, number: int) -> str:
+        """There once the delivery of this number has its receipt."""
+        return f"{self.ledger}receipt/{number:016}"
+
+    @property
+    def ledger_head(self) -> str:
+        return f"{self.ledger}head"
+
+    @property
+    def ledger_key(self) -> str:
+        """The sealed key of the ledger's MACs."""
+        return f"{self.ledger}key"
+
     @property
     def addresses(self) -> str:
         """What the claims on addresses begin with."""
@@ -166,6 +242,15 @@ class Keys:
         """Written for its revision only: all that came before is older."""
         return f"{self.prefix}barrier"
 
+    def key_holder(self, node_id: str) -> str:
+        """Which cluster keys a manager has on its disk."""
+        return f"{self.key_holders}{_part('node id', node_id)}"
+
+    @property
+    def key_holders(self) -> str:
+        """What the keys of `key_holder` begin with."""
+        return f"{self.prefix}key-holder/"
+
     def parse(self, key: str) -> ParsedKey | None:
         """What `key` stands for; None when it is not one of this cluster's keys."""
         if not key.startswith(self.prefix):
@@ -181,6 +266,8 @@ class Keys:
                 return PortClaim(PortProtocol[protocol.upper()], int(port))
             case ["turn", kind] if kind in _BY_NAME:
                 return TurnKey(_BY_NAME[kind])
+            case ["use", kind, object_id] if kind in _BY_NAME and object_id:
+                return UseKey(_BY_NAME[kind], object_id)
             case ["leader"]:
                 return LeaderKey()
             case ["barrier"]:

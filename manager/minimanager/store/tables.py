@@ -14,8 +14,12 @@ _FIELDS: Final = {
     Kind.SERVICE: "services",
     Kind.ROLLOUT: "rollouts",
     Kind.NETWORK: "networks",
+    Kind.SECRET: "secrets",
+    Kind.CONFIG: "configs",
     Kind.TASK: "tasks",
     Kind.STATUS: "statuses",
+    Kind.TOKEN: "tokens",
+    Kind.CLIENT: "clients",
 }
 """The snapshot's field of each kind. The cluster is one object, so it has a field of its own."""
 

@@ -106,6 +106,25 @@ class Transaction:
         """Commit only if nobody has had the turn since `version`, the key's revision; 0: nobody ever had."""
         return self._compare(key, version)._operate(Put(key, b""))
 
+    # --- contents and uses ---
+
+    def put_content(self, key: str, sealed: bytes) -> Transaction:
+        """Write a sealed content, at one of the keys that `Keys` has for them, where none must be yet."""
+        return self._compare(key, 0)._operate(Put(key, sealed))
+
+    def delete_content(self, key: str) -> Transaction:
+        """Remove a sealed content. The transaction must write or guard the owner by its version."""
+        return self._operate(Delete(key))
+
+    def begin_use(self, kind: Kind, object_id: str) -> Transaction:
+        """Say that something begins to use the object; guard the object itself besides."""
+        return self._operate(Put(self._keys.use(kind, object_id), b""))
+
+    def end_uses(self, kind: Kind, object_id: str, *, version: int) -> Transaction:
+        """Commit only if nothing has begun to use the object since `version`, the revision of its key of uses."""
+        key = self._keys.use(kind, object_id)
+        return self._compare(key, version)._operate(Delete(key))
+
     def barrier(self) -> Transaction:
         """Write the key that exists for its revision only."""
         return self._operate(Put(self._keys.barrier, b""))

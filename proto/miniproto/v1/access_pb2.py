@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19miniproto/v1/access.proto\x12\x07mini.v1\x1a google/protobuf/descriptor.proto\"7\n\x06\x41\x63\x63\x65ss\x12\x1e\n\x05\x61llow\x18\x01 \x03(\x0e\x32\x0f.mini.v1.Caller\x12\r\n\x05reads\x18\x02 \x01(\x08*\xa6\x01\n\x06\x43\x61ller\x12\x16\n\x12\x43\x41LLER_UNSPECIFIED\x10\x00\x12\x11\n\rCALLER_ANYONE\x10\x01\x12\x10\n\x0c\x43\x41LLER_LOCAL\x10\x02\x12\x11\n\rCALLER_WORKER\x10\x03\x12\x12\n\x0e\x43\x41LLER_MANAGER\x10\x04\x12\x11\n\rCALLER_VIEWER\x10\x05\x12\x13\n\x0f\x43\x41LLER_OPERATOR\x10\x06\x12\x10\n\x0c\x43\x41LLER_ADMIN\x10\x07:A\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xe1\x89\x03 \x01(\x0b\x32\x0f.mini.v1.Accessb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19miniproto/v1/access.proto\x12\x07mini.v1\x1a google/protobuf/descriptor.proto\"K\n\x06\x41\x63\x63\x65ss\x12\x1e\n\x05\x61llow\x18\x01 \x03(\x0e\x32\x0f.mini.v1.Caller\x12\r\n\x05reads\x18\x02 \x01(\x08\x12\x12\n\nunrecorded\x18\x03 \x01(\x08*\xa6\x01\n\x06\x43\x61ller\x12\x16\n\x12\x43\x41LLER_UNSPECIFIED\x10\x00\x12\x11\n\rCALLER_ANYONE\x10\x01\x12\x10\n\x0c\x43\x41LLER_LOCAL\x10\x02\x12\x11\n\rCALLER_WORKER\x10\x03\x12\x12\n\x0e\x43\x41LLER_MANAGER\x10\x04\x12\x11\n\rCALLER_VIEWER\x10\x05\x12\x13\n\x0f\x43\x41LLER_OPERATOR\x10\x06\x12\x10\n\x0c\x43\x41LLER_ADMIN\x10\x07:A\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xe1\x89\x03 \x01(\x0b\x32\x0f.mini.v1.Accessb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'miniproto.v1.access_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CALLER']._serialized_start=130
-  _globals['_CALLER']._serialized_end=296
+  _globals['_CALLER']._serialized_start=150
+  _globals['_CALLER']._serialized_end=316
   _globals['_ACCESS']._serialized_start=72
-  _globals['_ACCESS']._serialized_end=127
+  _globals['_ACCESS']._serialized_end=147
 # @@protoc_insertion_point(module_scope)

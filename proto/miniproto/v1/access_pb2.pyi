@@ -71,8 +71,11 @@ class Access(_message.Message):
 
     ALLOW_FIELD_NUMBER: _builtins.int
     READS_FIELD_NUMBER: _builtins.int
+    UNRECORDED_FIELD_NUMBER: _builtins.int
     reads: _builtins.bool
     """changes nothing; said where no viewer may call it, whose calls never change anything"""
+    unrecorded: _builtins.bool
+    """leaves no audit record: a stream that is open as long as a node lives, or a record of reading"""
     @_builtins.property
     def allow(self) -> _containers.RepeatedScalarFieldContainer[Global___Caller.ValueType]: ...
     def __init__(
@@ -80,10 +83,11 @@ class Access(_message.Message):
         *,
         allow: _abc.Iterable[Global___Caller.ValueType] | None = ...,
         reads: _builtins.bool = ...,
+        unrecorded: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow", b"allow", "reads", b"reads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow", b"allow", "reads", b"reads", "unrecorded", b"unrecorded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

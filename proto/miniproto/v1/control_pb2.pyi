@@ -333,9 +333,12 @@ class NodeView(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     LEADER_FIELD_NUMBER: _builtins.int
     REACHABLE_FIELD_NUMBER: _builtins.int
+    TLS_STATUS_FIELD_NUMBER: _builtins.int
     leader: _builtins.bool
     reachable: _builtins.bool
     """managers only"""
+    tls_status: _builtins.str
+    """"Ready", "Needs Rotation", or "Unknown" of a node that has not told yet"""
     @_builtins.property
     def node(self) -> _objects_pb2.Node: ...
     @_builtins.property
@@ -347,10 +350,11 @@ class NodeView(_message.Message):
         status: _objects_pb2.NodeStatus | None = ...,
         leader: _builtins.bool = ...,
         reachable: _builtins.bool = ...,
+        tls_status: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["leader", b"leader", "node", b"node", "reachable", b"reachable", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leader", b"leader", "node", b"node", "reachable", b"reachable", "status", b"status", "tls_status", b"tls_status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -21,18 +21,45 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
-class Hello(_message.Message):
+class NodeCertificate(_message.Message):
     """The stream between a node's agent and a manager. The agent opens it with Hello; the manager answers with Welcome,
     then the full set of what is assigned to the node, then deltas, in revision order. Within one Assignments message
     dependencies come before the tasks that need them, and removals come last.
+
+    The certificate that the node uses now, and the roots that it trusts.
     """
 
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ISSUER_FIELD_NUMBER: _builtins.int
+    TRUSTED_ROOTS_FIELD_NUMBER: _builtins.int
+    issuer: _builtins.str
+    """key identifier, hex, of the root that signed it"""
+    trusted_roots: _builtins.str
+    """SHA-256, hex, of the PEM text of the roots"""
+    def __init__(
+        self,
+        *,
+        issuer: _builtins.str = ...,
+        trusted_roots: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["issuer", b"issuer", "trusted_roots", b"trusted_roots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeCertificate: _TypeAlias = NodeCertificate  # noqa: Y015
+
+@_typing.final
+class Hello(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     DATA_PATH_ADDRESS_FIELD_NUMBER: _builtins.int
     MANAGER_ADDRESS_FIELD_NUMBER: _builtins.int
     ENCRYPTION_KEY_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
     data_path_address: _builtins.str
     """where other nodes send VXLAN; empty: the address the manager sees"""
     manager_address: _builtins.str
@@ -41,6 +68,8 @@ class Hello(_message.Message):
     """the node's WireGuard public key, base64; empty: none"""
     @_builtins.property
     def description(self) -> _objects_pb2.NodeDescription: ...
+    @_builtins.property
+    def certificate(self) -> Global___NodeCertificate: ...
     def __init__(
         self,
         *,
@@ -48,10 +77,11 @@ class Hello(_message.Message):
         data_path_address: _builtins.str = ...,
         manager_address: _builtins.str = ...,
         encryption_key: _builtins.str = ...,
+        certificate: Global___NodeCertificate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["description", b"description"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "description", b"description"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_path_address", b"data_path_address", "description", b"description", "encryption_key", b"encryption_key", "manager_address", b"manager_address"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "data_path_address", b"data_path_address", "description", b"description", "encryption_key", b"encryption_key", "manager_address", b"manager_address"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -122,6 +152,7 @@ class WorkerMessage(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     APPLIED_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -134,6 +165,10 @@ class WorkerMessage(_message.Message):
     def description(self) -> _objects_pb2.NodeDescription:
         """it changed"""
 
+    @_builtins.property
+    def certificate(self) -> Global___NodeCertificate:
+        """it changed"""
+
     def __init__(
         self,
         *,
@@ -142,12 +177,13 @@ class WorkerMessage(_message.Message):
         status: Global___StatusReport | None = ...,
         applied: Global___Applied | None = ...,
         description: _objects_pb2.NodeDescription | None = ...,
+        certificate: Global___NodeCertificate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "description", b"description", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "status", b"status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "certificate", b"certificate", "description", b"description", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "description", b"description", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "certificate", b"certificate", "description", b"description", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "status", "applied", "description"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "status", "applied", "description", "certificate"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -459,6 +495,55 @@ class EncryptionPeer(_message.Message):
 Global___EncryptionPeer: _TypeAlias = EncryptionPeer  # noqa: Y015
 
 @_typing.final
+class AssignedSecret(_message.Message):
+    """A version of a secret that tasks of this node need. Its content is fetched task by task (`Deliveries`)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    name: _builtins.str
+    version: _builtins.int
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "name", b"name", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AssignedSecret: _TypeAlias = AssignedSecret  # noqa: Y015
+
+@_typing.final
+class AssignedConfig(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AssignedConfig: _TypeAlias = AssignedConfig  # noqa: Y015
+
+@_typing.final
 class PublishedPort(_message.Message):
     """One published ingress port and the tasks that may get its traffic now."""
 
@@ -539,6 +624,8 @@ class Assignment(_message.Message):
     SERVICE_FIELD_NUMBER: _builtins.int
     PEER_FIELD_NUMBER: _builtins.int
     KEPT_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    CONFIG_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def network(self) -> Global___AssignedNetwork: ...
     @_builtins.property
@@ -553,6 +640,10 @@ class Assignment(_message.Message):
     def peer(self) -> Global___EncryptionPeer: ...
     @_builtins.property
     def kept(self) -> Global___KeptTask: ...
+    @_builtins.property
+    def secret(self) -> Global___AssignedSecret: ...
+    @_builtins.property
+    def config(self) -> Global___AssignedConfig: ...
     def __init__(
         self,
         *,
@@ -563,12 +654,14 @@ class Assignment(_message.Message):
         service: Global___NetworkService | None = ...,
         peer: Global___EncryptionPeer | None = ...,
         kept: Global___KeptTask | None = ...,
+        secret: Global___AssignedSecret | None = ...,
+        config: Global___AssignedConfig | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "item", b"item", "kept", b"kept", "network", b"network", "peer", b"peer", "port", b"port", "service", b"service", "task", b"task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "endpoint", b"endpoint", "item", b"item", "kept", b"kept", "network", b"network", "peer", b"peer", "port", b"port", "secret", b"secret", "service", b"service", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "item", b"item", "kept", b"kept", "network", b"network", "peer", b"peer", "port", b"port", "service", b"service", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "endpoint", b"endpoint", "item", b"item", "kept", b"kept", "network", b"network", "peer", b"peer", "port", b"port", "secret", b"secret", "service", b"service", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_item: _TypeAlias = _typing.Literal["network", "endpoint", "port", "task", "service", "peer", "kept"]  # noqa: Y015
+    _WhichOneofReturnType_item: _TypeAlias = _typing.Literal["network", "endpoint", "port", "task", "service", "peer", "kept", "secret", "config"]  # noqa: Y015
     _WhichOneofArgType_item: _TypeAlias = _typing.Literal["item", b"item"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_item) -> _WhichOneofReturnType_item | None: ...
 
@@ -584,6 +677,7 @@ class AssignmentChange(_message.Message):
     key: _builtins.str
     """"network/<id>", "endpoint/<network>/<address>", "service/<network>/<service>", "peer/<node>", "port/tcp/80",
     "task/<id>", "kept/<task>"
+    "secret/<id>/<version>", "config/<id>", "task/<id>"
     """
     remove: _builtins.bool
     @_builtins.property
@@ -633,30 +727,61 @@ class Assignments(_message.Message):
 Global___Assignments: _TypeAlias = Assignments  # noqa: Y015
 
 @_typing.final
+class Trust(_message.Message):
+    """The cluster's root changes: what the node should trust, and whose certificate it should have. A node that has another
+    one asks for a new one at once.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROOTS_PEM_FIELD_NUMBER: _builtins.int
+    ISSUER_FIELD_NUMBER: _builtins.int
+    roots_pem: _builtins.bytes
+    issuer: _builtins.str
+    """key identifier, hex"""
+    def __init__(
+        self,
+        *,
+        roots_pem: _builtins.bytes = ...,
+        issuer: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["issuer", b"issuer", "roots_pem", b"roots_pem"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Trust: _TypeAlias = Trust  # noqa: Y015
+
+@_typing.final
 class ManagerMessage(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     WELCOME_FIELD_NUMBER: _builtins.int
     ASSIGNMENTS_FIELD_NUMBER: _builtins.int
     DIAL_FIELD_NUMBER: _builtins.int
+    TRUST_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
     def assignments(self) -> Global___Assignments: ...
     @_builtins.property
     def dial(self) -> _streams_pb2.Dial: ...
+    @_builtins.property
+    def trust(self) -> Global___Trust: ...
     def __init__(
         self,
         *,
         welcome: Global___Welcome | None = ...,
         assignments: Global___Assignments | None = ...,
         dial: _streams_pb2.Dial | None = ...,
+        trust: Global___Trust | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "dial", b"dial", "message", b"message", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "dial", b"dial", "message", b"message", "trust", b"trust", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "dial", b"dial", "message", b"message", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "dial", b"dial", "message", b"message", "trust", b"trust", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "assignments", "dial"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "assignments", "dial", "trust"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 

@@ -26,7 +26,7 @@ from miniproto.v1 import access_pb2 as miniproto_dot_v1_dot_access__pb2
 from miniproto.v1 import objects_pb2 as miniproto_dot_v1_dot_objects__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17miniproto/v1/join.proto\x12\x07mini.v1\x1a\x19miniproto/v1/access.proto\x1a\x1aminiproto/v1/objects.proto\"\x18\n\x16RootCertificateRequest\">\n\x17RootCertificateResponse\x12\x13\n\x0broot_ca_pem\x18\x01 \x01(\x0c\x12\x0e\n\x06now_ns\x18\x02 \x01(\x03\"\x9a\x01\n\x17IssueCertificateRequest\x12\x0f\n\x07\x63sr_pem\x18\x01 \x01(\x0c\x12\r\n\x05token\x18\x02 \x01(\t\x12\x10\n\x08hostname\x18\x03 \x01(\t\x12+\n\x0c\x61vailability\x18\x04 \x01(\x0e\x32\x15.mini.v1.Availability\x12 \n\x05roles\x18\x05 \x03(\x0e\x32\x11.mini.v1.NodeRole\"\xa0\x01\n\x18IssueCertificateResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x1f\n\x04role\x18\x03 \x01(\x0e\x32\x11.mini.v1.NodeRole\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x04 \x01(\x0c\x12\x13\n\x0broot_ca_pem\x18\x05 \x01(\x0c\x12\x10\n\x08managers\x18\x06 \x03(\t\"*\n\x17RenewCertificateRequest\x12\x0f\n\x07\x63sr_pem\x18\x01 \x01(\x0c\"H\n\x18RenewCertificateResponse\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\x0c\x12\x13\n\x0broot_ca_pem\x18\x02 \x01(\x0c\"\x0e\n\x0cLeaveRequest\"\x0f\n\rLeaveResponse2\xc9\x01\n\x04Join\x12_\n\x0fRootCertificate\x12\x1f.mini.v1.RootCertificateRequest\x1a .mini.v1.RootCertificateResponse\"\t\x8a\xce\x18\x05\n\x01\x01\x10\x01\x12`\n\x10IssueCertificate\x12 .mini.v1.IssueCertificateRequest\x1a!.mini.v1.IssueCertificateResponse\"\x07\x8a\xce\x18\x03\n\x01\x01\x32\xb1\x01\n\nMembership\x12\x61\n\x10RenewCertificate\x12 .mini.v1.RenewCertificateRequest\x1a!.mini.v1.RenewCertificateResponse\"\x08\x8a\xce\x18\x04\n\x02\x03\x04\x12@\n\x05Leave\x12\x15.mini.v1.LeaveRequest\x1a\x16.mini.v1.LeaveResponse\"\x08\x8a\xce\x18\x04\n\x02\x03\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17miniproto/v1/join.proto\x12\x07mini.v1\x1a\x19miniproto/v1/access.proto\x1a\x1aminiproto/v1/objects.proto\"\x18\n\x16RootCertificateRequest\">\n\x17RootCertificateResponse\x12\x13\n\x0broot_ca_pem\x18\x01 \x01(\x0c\x12\x0e\n\x06now_ns\x18\x02 \x01(\x03\"\x9a\x01\n\x17IssueCertificateRequest\x12\x0f\n\x07\x63sr_pem\x18\x01 \x01(\x0c\x12\r\n\x05token\x18\x02 \x01(\t\x12\x10\n\x08hostname\x18\x03 \x01(\t\x12+\n\x0c\x61vailability\x18\x04 \x01(\x0e\x32\x15.mini.v1.Availability\x12 \n\x05roles\x18\x05 \x03(\x0e\x32\x11.mini.v1.NodeRole\"\xa0\x01\n\x18IssueCertificateResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x1f\n\x04role\x18\x03 \x01(\x0e\x32\x11.mini.v1.NodeRole\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x04 \x01(\x0c\x12\x13\n\x0broot_ca_pem\x18\x05 \x01(\x0c\x12\x10\n\x08managers\x18\x06 \x03(\t\"*\n\x17RenewCertificateRequest\x12\x0f\n\x07\x63sr_pem\x18\x01 \x01(\x0c\"H\n\x18RenewCertificateResponse\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\x0c\x12\x13\n\x0broot_ca_pem\x18\x02 \x01(\x0c\"\x0e\n\x0cLeaveRequest\"\x0f\n\rLeaveResponse2\xc9\x01\n\x04Join\x12_\n\x0fRootCertificate\x12\x1f.mini.v1.RootCertificateRequest\x1a .mini.v1.RootCertificateResponse\"\t\x8a\xce\x18\x05\n\x01\x01\x10\x01\x12`\n\x10IssueCertificate\x12 .mini.v1.IssueCertificateRequest\x1a!.mini.v1.IssueCertificateResponse\"\x07\x8a\xce\x18\x03\n\x01\x01\x32\xb2\x01\n\nMembership\x12\x62\n\x10RenewCertificate\x12 .mini.v1.RenewCertificateRequest\x1a!.mini.v1.RenewCertificateResponse\"\t\x8a\xce\x18\x05\n\x03\x02\x03\x04\x12@\n\x05Leave\x12\x15.mini.v1.LeaveRequest\x1a\x16.mini.v1.LeaveResponse\"\x08\x8a\xce\x18\x04\n\x02\x03\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,7 +38,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOIN'].methods_by_name['IssueCertificate']._loaded_options = None
   _globals['_JOIN'].methods_by_name['IssueCertificate']._serialized_options = b'\212\316\030\003\n\001\001'
   _globals['_MEMBERSHIP'].methods_by_name['RenewCertificate']._loaded_options = None
-  _globals['_MEMBERSHIP'].methods_by_name['RenewCertificate']._serialized_options = b'\212\316\030\004\n\002\003\004'
+  _globals['_MEMBERSHIP'].methods_by_name['RenewCertificate']._serialized_options = b'\212\316\030\005\n\003\002\003\004'
   _globals['_MEMBERSHIP'].methods_by_name['Leave']._loaded_options = None
   _globals['_MEMBERSHIP'].methods_by_name['Leave']._serialized_options = b'\212\316\030\004\n\002\003\004'
   _globals['_ROOTCERTIFICATEREQUEST']._serialized_start=91
@@ -60,5 +60,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOIN']._serialized_start=653
   _globals['_JOIN']._serialized_end=854
   _globals['_MEMBERSHIP']._serialized_start=857
-  _globals['_MEMBERSHIP']._serialized_end=1034
+  _globals['_MEMBERSHIP']._serialized_end=1035
 # @@protoc_insertion_point(module_scope)

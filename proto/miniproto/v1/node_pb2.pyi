@@ -32,6 +32,8 @@ class _LocalStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LocalState
     """joining, or its services are starting"""
     LOCAL_STATE_ACTIVE: _LocalState.ValueType  # 2
     LOCAL_STATE_ERROR: _LocalState.ValueType  # 3
+    LOCAL_STATE_LOCKED: _LocalState.ValueType  # 4
+    """a manager that needs the unlock key"""
 
 class LocalState(_LocalState, metaclass=_LocalStateEnumTypeWrapper):
     """The node daemon's own API, on <run-dir>/mini.sock for root. The same socket passes every call of the control API on
@@ -44,6 +46,8 @@ LOCAL_STATE_PENDING: LocalState.ValueType  # 1
 """joining, or its services are starting"""
 LOCAL_STATE_ACTIVE: LocalState.ValueType  # 2
 LOCAL_STATE_ERROR: LocalState.ValueType  # 3
+LOCAL_STATE_LOCKED: LocalState.ValueType  # 4
+"""a manager that needs the unlock key"""
 Global___LocalState: _TypeAlias = LocalState  # noqa: Y015
 
 @_typing.final
@@ -170,6 +174,7 @@ class InitRequest(_message.Message):
     ETCD_CA_PEM_FIELD_NUMBER: _builtins.int
     ETCD_CERTIFICATE_PEM_FIELD_NUMBER: _builtins.int
     ETCD_KEY_PEM_FIELD_NUMBER: _builtins.int
+    AUTOLOCK_FIELD_NUMBER: _builtins.int
     advertise_address: _builtins.str
     """host or interface, with an optional :port"""
     listen_address: _builtins.str
@@ -182,6 +187,7 @@ class InitRequest(_message.Message):
     etcd_ca_pem: _builtins.bytes
     etcd_certificate_pem: _builtins.bytes
     etcd_key_pem: _builtins.bytes
+    autolock: _builtins.bool
     @_builtins.property
     def default_address_pools(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -204,10 +210,11 @@ class InitRequest(_message.Message):
         etcd_ca_pem: _builtins.bytes = ...,
         etcd_certificate_pem: _builtins.bytes = ...,
         etcd_key_pem: _builtins.bytes = ...,
+        autolock: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_task_history_limit", b"_task_history_limit", "task_history_limit", b"task_history_limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_task_history_limit", b"_task_history_limit", "advertise_address", b"advertise_address", "availability", b"availability", "certificate_lifetime_ns", b"certificate_lifetime_ns", "default_address_pools", b"default_address_pools", "etcd_ca_pem", b"etcd_ca_pem", "etcd_certificate_pem", b"etcd_certificate_pem", "etcd_endpoints", b"etcd_endpoints", "etcd_key_pem", b"etcd_key_pem", "force_new_cluster", b"force_new_cluster", "heartbeat_period_ns", b"heartbeat_period_ns", "listen_address", b"listen_address", "subnet_size", b"subnet_size", "task_history_limit", b"task_history_limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_task_history_limit", b"_task_history_limit", "advertise_address", b"advertise_address", "autolock", b"autolock", "availability", b"availability", "certificate_lifetime_ns", b"certificate_lifetime_ns", "default_address_pools", b"default_address_pools", "etcd_ca_pem", b"etcd_ca_pem", "etcd_certificate_pem", b"etcd_certificate_pem", "etcd_endpoints", b"etcd_endpoints", "etcd_key_pem", b"etcd_key_pem", "force_new_cluster", b"force_new_cluster", "heartbeat_period_ns", b"heartbeat_period_ns", "listen_address", b"listen_address", "subnet_size", b"subnet_size", "task_history_limit", b"task_history_limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__task_history_limit: _TypeAlias = _typing.Literal["task_history_limit"]  # noqa: Y015
     _WhichOneofArgType__task_history_limit: _TypeAlias = _typing.Literal["_task_history_limit", b"_task_history_limit"]  # noqa: Y015
@@ -293,6 +300,41 @@ class JoinClusterResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JoinClusterResponse: _TypeAlias = JoinClusterResponse  # noqa: Y015
+
+@_typing.final
+class UnlockNodeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """SWMKEY-1-..."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnlockNodeRequest: _TypeAlias = UnlockNodeRequest  # noqa: Y015
+
+@_typing.final
+class UnlockNodeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnlockNodeResponse: _TypeAlias = UnlockNodeResponse  # noqa: Y015
 
 @_typing.final
 class LeaveClusterRequest(_message.Message):

@@ -49,6 +49,11 @@ class LocalNodeStub:
                 request_serializer=miniproto_dot_v1_dot_node__pb2.JoinClusterRequest.SerializeToString,
                 response_deserializer=miniproto_dot_v1_dot_node__pb2.JoinClusterResponse.FromString,
                 _registered_method=True)
+        self.Unlock = channel.unary_unary(
+                '/mini.v1.LocalNode/Unlock',
+                request_serializer=miniproto_dot_v1_dot_node__pb2.UnlockNodeRequest.SerializeToString,
+                response_deserializer=miniproto_dot_v1_dot_node__pb2.UnlockNodeResponse.FromString,
+                _registered_method=True)
         self.Leave = channel.unary_unary(
                 '/mini.v1.LocalNode/Leave',
                 request_serializer=miniproto_dot_v1_dot_node__pb2.LeaveClusterRequest.SerializeToString,
@@ -77,6 +82,13 @@ class LocalNodeServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Unlock(self, request, context):
+        """Gives the node's manager the unlock key that it needs after a restart.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Leave(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -100,6 +112,11 @@ def add_LocalNodeServicer_to_server(servicer, server):
                     servicer.Join,
                     request_deserializer=miniproto_dot_v1_dot_node__pb2.JoinClusterRequest.FromString,
                     response_serializer=miniproto_dot_v1_dot_node__pb2.JoinClusterResponse.SerializeToString,
+            ),
+            'Unlock': grpc.unary_unary_rpc_method_handler(
+                    servicer.Unlock,
+                    request_deserializer=miniproto_dot_v1_dot_node__pb2.UnlockNodeRequest.FromString,
+                    response_serializer=miniproto_dot_v1_dot_node__pb2.UnlockNodeResponse.SerializeToString,
             ),
             'Leave': grpc.unary_unary_rpc_method_handler(
                     servicer.Leave,
@@ -188,6 +205,33 @@ class LocalNode:
             '/mini.v1.LocalNode/Join',
             miniproto_dot_v1_dot_node__pb2.JoinClusterRequest.SerializeToString,
             miniproto_dot_v1_dot_node__pb2.JoinClusterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Unlock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mini.v1.LocalNode/Unlock',
+            miniproto_dot_v1_dot_node__pb2.UnlockNodeRequest.SerializeToString,
+            miniproto_dot_v1_dot_node__pb2.UnlockNodeResponse.FromString,
             options,
             channel_credentials,
             insecure,

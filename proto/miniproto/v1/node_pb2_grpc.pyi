@@ -34,6 +34,8 @@ class LocalNodeStub:
     Info: _grpc.UnaryUnaryMultiCallable[_node_pb2.InfoRequest, _node_pb2.LocalInfo]
     Init: _grpc.UnaryUnaryMultiCallable[_node_pb2.InitRequest, _node_pb2.InitResponse]
     Join: _grpc.UnaryUnaryMultiCallable[_node_pb2.JoinClusterRequest, _node_pb2.JoinClusterResponse]
+    Unlock: _grpc.UnaryUnaryMultiCallable[_node_pb2.UnlockNodeRequest, _node_pb2.UnlockNodeResponse]
+    """Gives the node's manager the unlock key that it needs after a restart."""
     Leave: _grpc.UnaryUnaryMultiCallable[_node_pb2.LeaveClusterRequest, _node_pb2.LeaveClusterResponse]
 
 @_typing.type_check_only
@@ -42,6 +44,8 @@ class LocalNodeAsyncStub(LocalNodeStub):
     Info: _aio.UnaryUnaryMultiCallable[_node_pb2.InfoRequest, _node_pb2.LocalInfo]  # type: ignore[assignment]
     Init: _aio.UnaryUnaryMultiCallable[_node_pb2.InitRequest, _node_pb2.InitResponse]  # type: ignore[assignment]
     Join: _aio.UnaryUnaryMultiCallable[_node_pb2.JoinClusterRequest, _node_pb2.JoinClusterResponse]  # type: ignore[assignment]
+    Unlock: _aio.UnaryUnaryMultiCallable[_node_pb2.UnlockNodeRequest, _node_pb2.UnlockNodeResponse]  # type: ignore[assignment]
+    """Gives the node's manager the unlock key that it needs after a restart."""
     Leave: _aio.UnaryUnaryMultiCallable[_node_pb2.LeaveClusterRequest, _node_pb2.LeaveClusterResponse]  # type: ignore[assignment]
 
 class LocalNodeServicer(metaclass=_abc_1.ABCMeta):
@@ -65,6 +69,14 @@ class LocalNodeServicer(metaclass=_abc_1.ABCMeta):
         request: _node_pb2.JoinClusterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.JoinClusterResponse, _abc.Awaitable[_node_pb2.JoinClusterResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Unlock(
+        self,
+        request: _node_pb2.UnlockNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.UnlockNodeResponse, _abc.Awaitable[_node_pb2.UnlockNodeResponse]]:
+        """Gives the node's manager the unlock key that it needs after a restart."""
 
     @_abc_1.abstractmethod
     def Leave(

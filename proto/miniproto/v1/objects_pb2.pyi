@@ -71,6 +71,23 @@ NODE_STATE_READY: NodeState.ValueType  # 2
 NODE_STATE_DISCONNECTED: NodeState.ValueType  # 3
 Global___NodeState: _TypeAlias = NodeState  # noqa: Y015
 
+class _ClientRole:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ClientRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ClientRole.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CLIENT_ROLE_VIEWER: _ClientRole.ValueType  # 0
+    CLIENT_ROLE_OPERATOR: _ClientRole.ValueType  # 1
+    CLIENT_ROLE_ADMIN: _ClientRole.ValueType  # 2
+
+class ClientRole(_ClientRole, metaclass=_ClientRoleEnumTypeWrapper): ...
+
+CLIENT_ROLE_VIEWER: ClientRole.ValueType  # 0
+CLIENT_ROLE_OPERATOR: ClientRole.ValueType  # 1
+CLIENT_ROLE_ADMIN: ClientRole.ValueType  # 2
+Global___ClientRole: _TypeAlias = ClientRole  # noqa: Y015
+
 class _ServiceMode:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -345,6 +362,37 @@ TASK_STATE_REMOVE: TaskState.ValueType  # 800
 TASK_STATE_ORPHANED: TaskState.ValueType  # 832
 Global___TaskState: _TypeAlias = TaskState  # noqa: Y015
 
+class _RotationState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RotationStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RotationState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ROTATION_STATE_NONE: _RotationState.ValueType  # 0
+    """the secret has had one content only"""
+    ROTATION_STATE_ROLLING: _RotationState.ValueType  # 1
+    """the services that use it are being moved to the new version"""
+    ROTATION_STATE_COMPLETED: _RotationState.ValueType  # 2
+    """no task has the old version any more"""
+    ROTATION_STATE_REVERTING: _RotationState.ValueType  # 3
+    """a service's update failed: all of them go back"""
+    ROTATION_STATE_REVERTED: _RotationState.ValueType  # 4
+    """no task has the new version any more"""
+
+class RotationState(_RotationState, metaclass=_RotationStateEnumTypeWrapper): ...
+
+ROTATION_STATE_NONE: RotationState.ValueType  # 0
+"""the secret has had one content only"""
+ROTATION_STATE_ROLLING: RotationState.ValueType  # 1
+"""the services that use it are being moved to the new version"""
+ROTATION_STATE_COMPLETED: RotationState.ValueType  # 2
+"""no task has the old version any more"""
+ROTATION_STATE_REVERTING: RotationState.ValueType  # 3
+"""a service's update failed: all of them go back"""
+ROTATION_STATE_REVERTED: RotationState.ValueType  # 4
+"""no task has the new version any more"""
+Global___RotationState: _TypeAlias = RotationState  # noqa: Y015
+
 @_typing.final
 class Meta(_message.Message):
     """The objects that etcd holds and the API shows. Times are nanoseconds since the Unix epoch, durations are
@@ -407,12 +455,15 @@ class ClusterSpec(_message.Message):
     TASK_HISTORY_LIMIT_FIELD_NUMBER: _builtins.int
     HEARTBEAT_PERIOD_NS_FIELD_NUMBER: _builtins.int
     CERTIFICATE_LIFETIME_NS_FIELD_NUMBER: _builtins.int
+    AUTOLOCK_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """always "default", as in Swarm"""
     task_history_limit: _builtins.int
     """finished tasks kept per slot; negative keeps all"""
     heartbeat_period_ns: _builtins.int
     certificate_lifetime_ns: _builtins.int
+    autolock: _builtins.bool
+    """managers need the unlock key after a restart"""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
@@ -423,10 +474,11 @@ class ClusterSpec(_message.Message):
         task_history_limit: _builtins.int = ...,
         heartbeat_period_ns: _builtins.int = ...,
         certificate_lifetime_ns: _builtins.int = ...,
+        autolock: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_lifetime_ns", b"certificate_lifetime_ns", "heartbeat_period_ns", b"heartbeat_period_ns", "labels", b"labels", "name", b"name", "task_history_limit", b"task_history_limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["autolock", b"autolock", "certificate_lifetime_ns", b"certificate_lifetime_ns", "heartbeat_period_ns", b"heartbeat_period_ns", "labels", b"labels", "name", b"name", "task_history_limit", b"task_history_limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -457,6 +509,68 @@ class JoinToken(_message.Message):
 Global___JoinToken: _TypeAlias = JoinToken  # noqa: Y015
 
 @_typing.final
+class RemovedNode(_message.Message):
+    """A node that is no longer in the cluster, but whose certificate is still valid."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_NS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    expires_at_ns: _builtins.int
+    """when its certificate is void by itself"""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        expires_at_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at_ns", b"expires_at_ns", "id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemovedNode: _TypeAlias = RemovedNode  # noqa: Y015
+
+@_typing.final
+class RootRotation(_message.Message):
+    """A change of the cluster's root that goes on until every node has a certificate of the new one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROOT_CA_PEM_FIELD_NUMBER: _builtins.int
+    SEALED_ROOT_KEY_FIELD_NUMBER: _builtins.int
+    CROSS_SIGNED_PEM_FIELD_NUMBER: _builtins.int
+    STARTED_AT_NS_FIELD_NUMBER: _builtins.int
+    ISSUER_FIELD_NUMBER: _builtins.int
+    root_ca_pem: _builtins.bytes
+    """the new root"""
+    sealed_root_key: _builtins.bytes
+    """its key, encrypted with the cluster key"""
+    cross_signed_pem: _builtins.bytes
+    """the new root's key, certified by the old root"""
+    started_at_ns: _builtins.int
+    issuer: _builtins.str
+    """key identifier, hex, of the new root"""
+    def __init__(
+        self,
+        *,
+        root_ca_pem: _builtins.bytes = ...,
+        sealed_root_key: _builtins.bytes = ...,
+        cross_signed_pem: _builtins.bytes = ...,
+        started_at_ns: _builtins.int = ...,
+        issuer: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cross_signed_pem", b"cross_signed_pem", "issuer", b"issuer", "root_ca_pem", b"root_ca_pem", "sealed_root_key", b"sealed_root_key", "started_at_ns", b"started_at_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RootRotation: _TypeAlias = RootRotation  # noqa: Y015
+
+@_typing.final
 class Cluster(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -470,12 +584,25 @@ class Cluster(_message.Message):
     DEFAULT_ADDRESS_POOLS_FIELD_NUMBER: _builtins.int
     SUBNET_SIZE_FIELD_NUMBER: _builtins.int
     REMOVED_NODES_FIELD_NUMBER: _builtins.int
+    SEALED_UNLOCK_KEY_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    SEALED_NEXT_KEY_FIELD_NUMBER: _builtins.int
+    ROOT_ROTATION_FIELD_NUMBER: _builtins.int
+    NEXT_KEY_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     root_ca_pem: _builtins.bytes
     sealed_root_key: _builtins.bytes
     """PKCS#8 PEM of the root's key, encrypted with the cluster key"""
     subnet_size: _builtins.int
     """prefix length of the subnets cut from the pools"""
+    sealed_unlock_key: _builtins.bytes
+    """the unlock key's 32 bytes, encrypted with the cluster key; empty: no autolock"""
+    key_id: _builtins.int
+    """of the cluster key that values are encrypted with"""
+    sealed_next_key: _builtins.bytes
+    """while it changes: the next cluster key, encrypted with the present one"""
+    next_key_id: _builtins.int
+    """of the key in sealed_next_key; equal to key_id once values are sealed with it"""
     @_builtins.property
     def meta(self) -> Global___Meta: ...
     @_builtins.property
@@ -489,8 +616,12 @@ class Cluster(_message.Message):
         """CIDR"""
 
     @_builtins.property
-    def removed_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """ids whose certificates are refused until they expire"""
+    def removed_nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RemovedNode]:
+        """their certificates are refused until they expire"""
+
+    @_builtins.property
+    def root_rotation(self) -> Global___RootRotation:
+        """absent: none is going on"""
 
     def __init__(
         self,
@@ -504,11 +635,16 @@ class Cluster(_message.Message):
         manager_token: Global___JoinToken | None = ...,
         default_address_pools: _abc.Iterable[_builtins.str] | None = ...,
         subnet_size: _builtins.int = ...,
-        removed_nodes: _abc.Iterable[_builtins.str] | None = ...,
+        removed_nodes: _abc.Iterable[Global___RemovedNode] | None = ...,
+        sealed_unlock_key: _builtins.bytes = ...,
+        key_id: _builtins.int = ...,
+        sealed_next_key: _builtins.bytes = ...,
+        root_rotation: Global___RootRotation | None = ...,
+        next_key_id: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["manager_token", b"manager_token", "meta", b"meta", "spec", b"spec", "worker_token", b"worker_token"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["manager_token", b"manager_token", "meta", b"meta", "root_rotation", b"root_rotation", "spec", b"spec", "worker_token", b"worker_token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_address_pools", b"default_address_pools", "id", b"id", "manager_token", b"manager_token", "meta", b"meta", "removed_nodes", b"removed_nodes", "root_ca_pem", b"root_ca_pem", "sealed_root_key", b"sealed_root_key", "spec", b"spec", "subnet_size", b"subnet_size", "worker_token", b"worker_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_address_pools", b"default_address_pools", "id", b"id", "key_id", b"key_id", "manager_token", b"manager_token", "meta", b"meta", "next_key_id", b"next_key_id", "removed_nodes", b"removed_nodes", "root_ca_pem", b"root_ca_pem", "root_rotation", b"root_rotation", "sealed_next_key", b"sealed_next_key", "sealed_root_key", b"sealed_root_key", "sealed_unlock_key", b"sealed_unlock_key", "spec", b"spec", "subnet_size", b"subnet_size", "worker_token", b"worker_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -573,9 +709,12 @@ class Node(_message.Message):
     META_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
     INGRESS_ADDRESS_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_EXPIRES_AT_NS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     ingress_address: _builtins.str
     """the node's own address on the ingress network, without prefix"""
+    certificate_expires_at_ns: _builtins.int
+    """of the newest certificate that it was given; 0: not known"""
     @_builtins.property
     def meta(self) -> Global___Meta: ...
     @_builtins.property
@@ -587,10 +726,11 @@ class Node(_message.Message):
         meta: Global___Meta | None = ...,
         spec: Global___NodeSpec | None = ...,
         ingress_address: _builtins.str = ...,
+        certificate_expires_at_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["meta", b"meta", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "ingress_address", b"ingress_address", "meta", b"meta", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_expires_at_ns", b"certificate_expires_at_ns", "id", b"id", "ingress_address", b"ingress_address", "meta", b"meta", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -743,6 +883,8 @@ class NodeStatus(_message.Message):
     SINCE_NS_FIELD_NUMBER: _builtins.int
     MANAGER_ADDRESS_FIELD_NUMBER: _builtins.int
     ENCRYPTION_KEY_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_ISSUER_FIELD_NUMBER: _builtins.int
+    TRUSTED_ROOTS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     state: Global___NodeState.ValueType
     message: _builtins.str
@@ -756,6 +898,10 @@ class NodeStatus(_message.Message):
     """host:port of the control API; managers only"""
     encryption_key: _builtins.str
     """the node's WireGuard public key, base64; empty: it has no encrypted networks"""
+    certificate_issuer: _builtins.str
+    """key identifier, hex, of the root that signed the certificate it uses"""
+    trusted_roots: _builtins.str
+    """SHA-256, hex, of the roots that it trusts, as PEM"""
     @_builtins.property
     def meta(self) -> Global___Meta: ...
     @_builtins.property
@@ -773,14 +919,116 @@ class NodeStatus(_message.Message):
         since_ns: _builtins.int = ...,
         manager_address: _builtins.str = ...,
         encryption_key: _builtins.str = ...,
+        certificate_issuer: _builtins.str = ...,
+        trusted_roots: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "meta", b"meta"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "description", b"description", "encryption_key", b"encryption_key", "id", b"id", "manager_address", b"manager_address", "message", b"message", "meta", b"meta", "session_manager", b"session_manager", "since_ns", b"since_ns", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "certificate_issuer", b"certificate_issuer", "description", b"description", "encryption_key", b"encryption_key", "id", b"id", "manager_address", b"manager_address", "message", b"message", "meta", b"meta", "session_manager", b"session_manager", "since_ns", b"since_ns", "state", b"state", "trusted_roots", b"trusted_roots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NodeStatus: _TypeAlias = NodeStatus  # noqa: Y015
+
+@_typing.final
+class IssuedToken(_message.Message):
+    """--- who may come in ---
+
+    A join token of limited use, beside the cluster's own two. Its text is shown once; only a hash is kept.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    META_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    SECRET_SHA256_FIELD_NUMBER: _builtins.int
+    ROOT_DIGEST_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_NS_FIELD_NUMBER: _builtins.int
+    MAX_USES_FIELD_NUMBER: _builtins.int
+    USES_FIELD_NUMBER: _builtins.int
+    REVOKED_AT_NS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    role: Global___NodeRole.ValueType
+    label: _builtins.str
+    secret_sha256: _builtins.str
+    """hex"""
+    root_digest: _builtins.str
+    """the root that it was made for, as tokens write it"""
+    expires_at_ns: _builtins.int
+    """0: never"""
+    max_uses: _builtins.int
+    """0: no limit"""
+    uses: _builtins.int
+    """nodes that joined with it"""
+    revoked_at_ns: _builtins.int
+    """0: not revoked"""
+    @_builtins.property
+    def meta(self) -> Global___Meta: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        meta: Global___Meta | None = ...,
+        role: Global___NodeRole.ValueType = ...,
+        label: _builtins.str = ...,
+        secret_sha256: _builtins.str = ...,
+        root_digest: _builtins.str = ...,
+        expires_at_ns: _builtins.int = ...,
+        max_uses: _builtins.int = ...,
+        uses: _builtins.int = ...,
+        revoked_at_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["meta", b"meta"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at_ns", b"expires_at_ns", "id", b"id", "label", b"label", "max_uses", b"max_uses", "meta", b"meta", "revoked_at_ns", b"revoked_at_ns", "role", b"role", "root_digest", b"root_digest", "secret_sha256", b"secret_sha256", "uses", b"uses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IssuedToken: _TypeAlias = IssuedToken  # noqa: Y015
+
+@_typing.final
+class ClientCertificate(_message.Message):
+    """A certificate of a person or a program; `id` is its serial number in base 36."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    META_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_NS_FIELD_NUMBER: _builtins.int
+    REVOKED_AT_NS_FIELD_NUMBER: _builtins.int
+    ISSUER_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    name: _builtins.str
+    role: Global___ClientRole.ValueType
+    expires_at_ns: _builtins.int
+    revoked_at_ns: _builtins.int
+    """0: not revoked"""
+    issuer: _builtins.str
+    """key identifier, hex, of the root that signed it"""
+    @_builtins.property
+    def meta(self) -> Global___Meta: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        meta: Global___Meta | None = ...,
+        name: _builtins.str = ...,
+        role: Global___ClientRole.ValueType = ...,
+        expires_at_ns: _builtins.int = ...,
+        revoked_at_ns: _builtins.int = ...,
+        issuer: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["meta", b"meta"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at_ns", b"expires_at_ns", "id", b"id", "issuer", b"issuer", "meta", b"meta", "name", b"name", "revoked_at_ns", b"revoked_at_ns", "role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClientCertificate: _TypeAlias = ClientCertificate  # noqa: Y015
 
 @_typing.final
 class RestartPolicy(_message.Message):
@@ -1119,6 +1367,97 @@ class Device(_message.Message):
 Global___Device: _TypeAlias = Device  # noqa: Y015
 
 @_typing.final
+class FileTarget(_message.Message):
+    """Where a secret or config is in the container. An absent one: under its own name, of root, 0444."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    GID_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """a path; one that is not absolute is below /run/secrets, of a config below /"""
+    uid: _builtins.int
+    gid: _builtins.int
+    mode: _builtins.int
+    """0: 0444"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        uid: _builtins.int = ...,
+        gid: _builtins.int = ...,
+        mode: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gid", b"gid", "mode", b"mode", "name", b"name", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FileTarget: _TypeAlias = FileTarget  # noqa: Y015
+
+@_typing.final
+class SecretUse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SECRET_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    secret: _builtins.str
+    """in a request a name, an id or a unique prefix of one; the API stores the id"""
+    name: _builtins.str
+    """the secret's, filled by the API"""
+    version: _builtins.int
+    """0 in a request: the present one; the API stores its number"""
+    @_builtins.property
+    def file(self) -> Global___FileTarget: ...
+    def __init__(
+        self,
+        *,
+        secret: _builtins.str = ...,
+        name: _builtins.str = ...,
+        version: _builtins.int = ...,
+        file: Global___FileTarget | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["file", b"file"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "name", b"name", "secret", b"secret", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SecretUse: _TypeAlias = SecretUse  # noqa: Y015
+
+@_typing.final
+class ConfigUse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONFIG_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    config: _builtins.str
+    """as a secret's"""
+    name: _builtins.str
+    @_builtins.property
+    def file(self) -> Global___FileTarget: ...
+    def __init__(
+        self,
+        *,
+        config: _builtins.str = ...,
+        name: _builtins.str = ...,
+        file: Global___FileTarget | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["file", b"file"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "file", b"file", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfigUse: _TypeAlias = ConfigUse  # noqa: Y015
+
+@_typing.final
 class ContainerSpec(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1194,6 +1533,8 @@ class ContainerSpec(_message.Message):
     OPEN_STDIN_FIELD_NUMBER: _builtins.int
     READY_FIELD_NUMBER: _builtins.int
     DRAIN_TIMEOUT_NS_FIELD_NUMBER: _builtins.int
+    SECRETS_FIELD_NUMBER: _builtins.int
+    CONFIGS_FIELD_NUMBER: _builtins.int
     image: _builtins.str
     hostname: _builtins.str
     user: _builtins.str
@@ -1260,6 +1601,10 @@ class ContainerSpec(_message.Message):
     def ready(self) -> Global___HealthCheck:
         """whether it gets traffic now; empty: whenever it runs and is healthy"""
 
+    @_builtins.property
+    def secrets(self) -> _containers.RepeatedCompositeFieldContainer[Global___SecretUse]: ...
+    @_builtins.property
+    def configs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConfigUse]: ...
     def __init__(
         self,
         *,
@@ -1295,10 +1640,12 @@ class ContainerSpec(_message.Message):
         open_stdin: _builtins.bool = ...,
         ready: Global___HealthCheck | None = ...,
         drain_timeout_ns: _builtins.int = ...,
+        secrets: _abc.Iterable[Global___SecretUse] | None = ...,
+        configs: _abc.Iterable[Global___ConfigUse] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["dns", b"dns", "health", b"health", "ready", b"ready"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "cap_add", b"cap_add", "cap_drop", b"cap_drop", "command", b"command", "devices", b"devices", "dir", b"dir", "dns", b"dns", "drain_timeout_ns", b"drain_timeout_ns", "env", b"env", "groups", b"groups", "health", b"health", "host_pid", b"host_pid", "hostname", b"hostname", "hosts", b"hosts", "image", b"image", "init", b"init", "labels", b"labels", "mounts", b"mounts", "no_new_privileges", b"no_new_privileges", "oom_score_adj", b"oom_score_adj", "open_stdin", b"open_stdin", "privileged", b"privileged", "read_only", b"read_only", "ready", b"ready", "seccomp_unconfined", b"seccomp_unconfined", "shm_size_bytes", b"shm_size_bytes", "stop_grace_period_ns", b"stop_grace_period_ns", "stop_signal", b"stop_signal", "sysctls", b"sysctls", "tty", b"tty", "ulimits", b"ulimits", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "cap_add", b"cap_add", "cap_drop", b"cap_drop", "command", b"command", "configs", b"configs", "devices", b"devices", "dir", b"dir", "dns", b"dns", "drain_timeout_ns", b"drain_timeout_ns", "env", b"env", "groups", b"groups", "health", b"health", "host_pid", b"host_pid", "hostname", b"hostname", "hosts", b"hosts", "image", b"image", "init", b"init", "labels", b"labels", "mounts", b"mounts", "no_new_privileges", b"no_new_privileges", "oom_score_adj", b"oom_score_adj", "open_stdin", b"open_stdin", "privileged", b"privileged", "read_only", b"read_only", "ready", b"ready", "seccomp_unconfined", b"seccomp_unconfined", "secrets", b"secrets", "shm_size_bytes", b"shm_size_bytes", "stop_grace_period_ns", b"stop_grace_period_ns", "stop_signal", b"stop_signal", "sysctls", b"sysctls", "tty", b"tty", "ulimits", b"ulimits", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2297,3 +2644,259 @@ class Network(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Network: _TypeAlias = Network  # noqa: Y015
+
+@_typing.final
+class SecretVersion(_message.Message):
+    """--- secrets and configs ---
+
+    A content that a secret has, or had. The content itself has a key of its own, sealed, and is in no message but the
+    one that takes it to a task.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    CREATED_AT_NS_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    REMOVE_AT_NS_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """from 1"""
+    created_at_ns: _builtins.int
+    size_bytes: _builtins.int
+    remove_at_ns: _builtins.int
+    """nobody has used it since it was replaced: it goes then; 0: it is in use"""
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        created_at_ns: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        remove_at_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at_ns", b"created_at_ns", "number", b"number", "remove_at_ns", b"remove_at_ns", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SecretVersion: _TypeAlias = SecretVersion  # noqa: Y015
+
+@_typing.final
+class SecretSpec(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    TEMPLATING_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    templating: _builtins.str
+    """"golang": placeholders in the content are replaced for each task; empty: as it is"""
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        templating: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "name", b"name", "templating", b"templating"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SecretSpec: _TypeAlias = SecretSpec  # noqa: Y015
+
+@_typing.final
+class SecretRotation(_message.Message):
+    """The last change of a secret's content."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    OLD_VERSION_FIELD_NUMBER: _builtins.int
+    NEW_VERSION_FIELD_NUMBER: _builtins.int
+    STARTED_AT_NS_FIELD_NUMBER: _builtins.int
+    ENDED_AT_NS_FIELD_NUMBER: _builtins.int
+    GRACE_NS_FIELD_NUMBER: _builtins.int
+    SERVICES_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    PENDING_FIELD_NUMBER: _builtins.int
+    state: Global___RotationState.ValueType
+    old_version: _builtins.int
+    new_version: _builtins.int
+    started_at_ns: _builtins.int
+    ended_at_ns: _builtins.int
+    grace_ns: _builtins.int
+    """how long the version that nobody uses any more is kept"""
+    message: _builtins.str
+    @_builtins.property
+    def services(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """ids of those that used it when it began"""
+
+    @_builtins.property
+    def pending(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of these, those whose specification still has the old version"""
+
+    def __init__(
+        self,
+        *,
+        state: Global___RotationState.ValueType = ...,
+        old_version: _builtins.int = ...,
+        new_version: _builtins.int = ...,
+        started_at_ns: _builtins.int = ...,
+        ended_at_ns: _builtins.int = ...,
+        grace_ns: _builtins.int = ...,
+        services: _abc.Iterable[_builtins.str] | None = ...,
+        message: _builtins.str = ...,
+        pending: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_at_ns", b"ended_at_ns", "grace_ns", b"grace_ns", "message", b"message", "new_version", b"new_version", "old_version", b"old_version", "pending", b"pending", "services", b"services", "started_at_ns", b"started_at_ns", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SecretRotation: _TypeAlias = SecretRotation  # noqa: Y015
+
+@_typing.final
+class Secret(_message.Message):
+    """Written by the API; a rotation that is under way, and versions that nobody uses any more, are the leader's."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    META_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    ROTATION_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    version: _builtins.int
+    """the one that services get"""
+    @_builtins.property
+    def meta(self) -> Global___Meta: ...
+    @_builtins.property
+    def spec(self) -> Global___SecretSpec: ...
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SecretVersion]:
+        """those that still exist, oldest first"""
+
+    @_builtins.property
+    def rotation(self) -> Global___SecretRotation: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        meta: Global___Meta | None = ...,
+        spec: Global___SecretSpec | None = ...,
+        version: _builtins.int = ...,
+        versions: _abc.Iterable[Global___SecretVersion] | None = ...,
+        rotation: Global___SecretRotation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["meta", b"meta", "rotation", b"rotation", "spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "meta", b"meta", "rotation", b"rotation", "spec", b"spec", "version", b"version", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Secret: _TypeAlias = Secret  # noqa: Y015
+
+@_typing.final
+class ConfigSpec(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    TEMPLATING_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    templating: _builtins.str
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        templating: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "name", b"name", "templating", b"templating"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfigSpec: _TypeAlias = ConfigSpec  # noqa: Y015
+
+@_typing.final
+class Config(_message.Message):
+    """Written by the API."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    META_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    size_bytes: _builtins.int
+    @_builtins.property
+    def meta(self) -> Global___Meta: ...
+    @_builtins.property
+    def spec(self) -> Global___ConfigSpec: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        meta: Global___Meta | None = ...,
+        spec: Global___ConfigSpec | None = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["meta", b"meta", "spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "meta", b"meta", "size_bytes", b"size_bytes", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Config: _TypeAlias = Config  # noqa: Y015

@@ -16,12 +16,15 @@ from miniproto.v1 import dispatcher_pb2 as pb
 from miniproto.v1 import objects_pb2 as objects
 from miniproto.v1.ingress_pb2 import DnsTable
 from miniworker.agent.agent import Agent, AgentIdentity, AgentParts
+from miniworker.agent.content_files import ContentFiles
+from miniworker.agent.deliveries import Signature
 from miniworker.agent.ingress_client import IngressWant
 from miniworker.agent.state import AgentState
 from miniworker.network.api import Connections
 from miniworker.network.fake import FakeDataPlane
 from miniworker.runtime.api import Container, ContainerStatus, Login, RuntimeFaultError
 from miniworker.runtime.fake import Behavior, FakeRuntime
+from support.content_files import PlainFileSystems
 from support.dispatcher import FakeDispatcher
 
 NODE = "node-2"
@@ -64,6 +67,10 @@ class FakeIngress:
         self._lost.set()
 
 
+async def signed(text: bytes) -> Signature:
+    return Signature(b"signed " + text, b"certificate")
+
+
 class Machine:
     """What survives the agent: containers, the kernel, the file."""
 
@@ -79,6 +86,7 @@ class Machine:
         )
         self.data_plane = FakeDataPlane()
         self.ingress = FakeIngress()
+        self.contents = ContentFiles(directory / "secrets", PlainFileSystems())
         self._database = directory / "agent.db"
 
     @asynccontextmanager
@@ -96,6 +104,8 @@ class Machine:
                 dial=FakeDispatcher.dial,
                 clock=SystemClock(),
                 random=Random(1),
+                contents=self.contents,
+                sign=signed,
             ),
             managers=(self.dispatcher.address,),
         )
@@ -536,3 +546,123 @@ async def test_a_login_is_not_written_down_and_waited_for_after_a_restart(
         machine.dispatcher.assign_task(private("t2"))
         await machine.dispatcher.task_state("t2", RUNNING)
         assert machine.runtime.logins == {"whoami:1": Login("ann", "secret")}
+
+
+# --- secrets ---
+
+CANARY = b"canary-7f3a-password"
+
+
+def with_secret(task_id: str = "t1", *args: str) -> pb.AssignedTask:
+    assigned = task(task_id, *args)
+    container = assigned.spec.container
+    container.secrets.append(
+        objects.SecretUse(secret="s1", name="key", version=2, file=objects.FileTarget(name="key", mode=0o400))
+    )
+    container.configs.append(
+        objects.ConfigUse(config="c1", name="site", file=objects.FileTarget(name="/etc/site", mode=0o444))
+    )
+    return assigned
+
+
+def give(machine: Machine) -> None:
+    machine.dispatcher.deliveries.contents = {"s1": CANARY, "c1": b"root = /"}
+
+
+def files_of(machine: Machine, task_id: str = "t1") -> dict[str, bytes]:
+    """What the container has been given, by its target."""
+    found: dict[str, bytes] = {}
+    for mount in machine.runtime.config(task_id).mounts:
+        source = Path(mount.source)
+        paths = [source] if source.is_file() else [path for path in source.rglob("*") if path.is_file()]
+        for path in paths:
+            relative = path.relative_to(source).as_posix()
+            target = mount.target if relative == "." else f"{mount.target}/{relative}"
+            found[target] = path.read_bytes()
+        assert mount.read_only
+    return found
+
+
+async def test_a_task_gets_its_secrets_as_files_and_the_manager_a_receipt(machine: Machine) -> None:
+    give(machine)
+    async with machine.agent():
+        machine.dispatcher.assign_task(with_secret())
+        await machine.dispatcher.task_state("t1", RUNNING)
+        assert files_of(machine) == {"/run/secrets/key": CANARY, "/etc/site": b"root = /"}
+        deliveries = machine.dispatcher.deliveries
+        secret, config = deliveries.asked
+        assert (secret.task_id, secret.secret_id, secret.secret_version) == ("t1", "s1", 2)
+        assert (config.task_id, config.config_id) == ("t1", "c1")
+        assert secret.min_revision == machine.dispatcher.revision
+        await deliveries.confirmed.wait()
+        (receipt,) = deliveries.receipts
+        assert receipt.signature.startswith(b"signed mini receipt 1\0")
+        assert (receipt.delivery, receipt.certificate) == (1, b"certificate")
+
+
+async def test_a_task_waits_for_a_manager_that_gives_its_secrets(machine: Machine) -> None:
+    give(machine)
+    machine.dispatcher.deliveries.down = True
+    async with machine.agent():
+        machine.dispatcher.assign_task(with_secret())
+        await machine.dispatcher.task_state("t1", objects.TASK_STATE_PREPARING)
+        await eventually(lambda: len(machine.dispatcher.deliveries.asked) > 1)
+        machine.dispatcher.deliveries.down = False
+        await machine.dispatcher.task_state("t1", RUNNING)
+
+
+async def test_a_task_that_may_not_have_its_secret_is_rejected(machine: Machine) -> None:
+    async with machine.agent():
+        machine.dispatcher.assign_task(with_secret())
+        status = await machine.dispatcher.task_state("t1", objects.TASK_STATE_REJECTED)
+        assert status.error == "the task does not use it"
+        assert not list((machine.contents._directory).glob("*"))
+
+
+async def test_secrets_go_with_their_task(machine: Machine) -> None:
+    give(machine)
+    async with machine.agent():
+        machine.dispatcher.assign_task(with_secret())
+        await machine.dispatcher.task_state("t1", RUNNING)
+        machine.dispatcher.remove("task/t1")
+        await machine.gone("t1")
+        assert not machine.contents.is_complete("t1")
+        assert not list(machine.contents._directory.iterdir())
+
+
+async def test_a_restarted_agent_finds_the_files_of_running_tasks_and_asks_for_none(machine: Machine) -> None:
+    give(machine)
+    async with machine.agent():
+        machine.dispatcher.assign_task(with_secret())
+        await machine.dispatcher.task_state("t1", RUNNING)
+        machine.dispatcher.assign_task(with_secret("t2"))
+        await machine.dispatcher.task_state("t2", RUNNING)
+    asked = len(machine.dispatcher.deliveries.asked)
+    machine.dispatcher.remove("task/t2")
+    async with machine.agent():
+        await machine.gone("t2")
+        assert files_of(machine)["/run/secrets/key"] == CANARY
+        assert len(machine.dispatcher.deliveries.asked) == asked
+        await eventually(lambda: [path.name for path in machine.contents._directory.iterdir()] == ["t1"])
+
+
+async def test_no_content_is_in_the_agents_file(machine: Machine) -> None:
+    give(machine)
+    machine.dispatcher.assign(
+        secret__s1__2=pb.Assignment(secret=pb.AssignedSecret(id="s1", name="key", version=2))
+    )
+    async with machine.agent():
+        machine.dispatcher.assign_task(with_secret())
+        await machine.dispatcher.task_state("t1", RUNNING)
+        for path in machine._database.parent.glob("agent.db*"):
+            assert CANARY not in path.read_bytes(), path
+            assert b"root = /" not in path.read_bytes(), path
+
+
+async def test_a_node_that_leaves_keeps_no_secret(machine: Machine) -> None:
+    give(machine)
+    async with machine.agent() as agent:
+        machine.dispatcher.assign_task(with_secret())
+        await machine.dispatcher.task_state("t1", RUNNING)
+    await agent.evict()
+    assert not list(machine.contents._directory.iterdir())

@@ -22,6 +22,7 @@ class Sink:
     def __init__(self) -> None:
         self.messages: list[pb.Assignments] = []
         self.dials: list[tuple[str, str]] = []
+        self.trusted: list[pb.Trust] = []
 
     def hello(self) -> pb.Hello:
         return pb.Hello(description=objects.NodeDescription(hostname="core-02"))
@@ -34,6 +35,9 @@ class Sink:
 
     def dial(self, manager: str, dial: streams_pb2.Dial) -> None:
         self.dials.append((manager, dial.stream_id))
+
+    def trust(self, trust: pb.Trust) -> None:
+        self.trusted.append(trust)
 
 
 class Bench:

@@ -70,6 +70,18 @@ async def test_a_member_renews_its_certificate(site: JoinSite) -> None:
     assert answer.root_ca_pem == site.root.certificate_pem
 
 
+async def test_the_cluster_knows_until_when_a_nodes_newest_certificate_is_valid(site: JoinSite) -> None:
+    credentials = await _member(site)
+    identity = identity_of(credentials.certificate_pem)
+    node = (await site.core.settle()).nodes[identity.node_id]
+    assert node.certificate_expires_at_ns == identity.not_after_ns
+    longer = replace(site.cluster.spec, certificate_lifetime_ns=2 * site.cluster.spec.certificate_lifetime_ns)
+    await site.change(replace(site.cluster, spec=longer))
+    renewed = identity_of((await _renew(site, credentials)).certificate_pem)
+    node = (await site.core.settle()).nodes[identity.node_id]
+    assert node.certificate_expires_at_ns == renewed.not_after_ns > identity.not_after_ns
+
+
 async def test_a_renewed_certificate_has_the_nodes_present_role(site: JoinSite) -> None:
     credentials = await _member(site)
     node = site.core.cache.snapshot().nodes[identity_of(credentials.certificate_pem).node_id]

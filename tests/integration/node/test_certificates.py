@@ -26,8 +26,9 @@ from minicommon.identity.requests import requested_key
 from minicommon.paths import NodePaths
 from minicommon.rpc.credentials import NodeCredentials, server_credentials
 from minicommon.rpc.server import listen_tls
+from miniproto.v1 import dispatcher_pb2 as dispatch
 from miniproto.v1 import join_pb2, join_pb2_grpc
-from miniworker.node.certificates import CertificateFiles, renew_for_ever, renew_once
+from miniworker.node.certificates import CertificateFiles, Renewal, renew_once
 
 LIFETIME_NS = 10 * HOUR
 
@@ -94,6 +95,9 @@ class Bench:
         )
         self.address = f"127.0.0.1:{port}"
 
+    def renewal(self) -> Renewal:
+        return Renewal(self.files, managers=lambda: (self.address,), clock=self.clock, random=Random(7))
+
     def fits(self) -> bool:
         """Whether the certificate on disk is for the key on disk."""
         certificate = pem.read_certificate(self.paths.node_certificate.read_bytes())
@@ -132,9 +136,7 @@ async def test_a_crash_while_replacing_is_completed_by_the_next_start(bench: Ben
 async def test_renewal_comes_between_half_and_four_fifths_of_the_life(bench: Bench) -> None:
     began_ns = bench.clock.now_ns()
     bench.manager.refusals = 2
-    renewing = asyncio.create_task(
-        renew_for_ever(bench.files, managers=lambda: (bench.address,), clock=bench.clock, random=Random(7))
-    )
+    renewing = asyncio.create_task(bench.renewal().run())
     await asyncio.sleep(0)
     bench.clock.advance(LIFETIME_NS // 2 - 2 * SECOND)
     await asyncio.sleep(0)
@@ -154,3 +156,43 @@ async def test_a_manager_that_is_gone_is_told(bench: Bench) -> None:
     await bench.server.stop(None)
     with pytest.raises(UnavailableError):
         await renew_once(bench.files, bench.address)
+
+
+async def test_another_root_is_followed_at_once(bench: Bench) -> None:
+    renewal, told = bench.renewal(), asyncio.Event()
+    renewal.changed = told.set
+    renewing = asyncio.create_task(renewal.run())
+    wanted = bench.files.identity().issuer
+    roots = bench.root.certificate_pem + new_cluster_root(bench.clock.now_ns()).certificate_pem
+    renewal.trust(dispatch.Trust(roots_pem=roots, issuer=wanted))
+    await asyncio.wait_for(told.wait(), 10)
+    assert bench.files.trusted_roots() == roots
+    assert bench.manager.moments == []  # the certificate is of the wanted root: it stays
+    told.clear()
+    renewal.trust(dispatch.Trust(roots_pem=roots, issuer="another"))
+    await asyncio.wait_for(told.wait(), 10)
+    assert len(bench.manager.moments) == 1
+    renewing.cancel()
+    await asyncio.gather(renewing, return_exceptions=True)
+
+
+async def test_a_node_whose_certificate_has_expired_is_told_what_to_do(bench: Bench) -> None:
+    await bench.server.stop(None)
+    bench.clock.advance(LIFETIME_NS + SECOND)
+    asked = asyncio.Event()
+
+    def managers() -> tuple[str, ...]:
+        if renewal.problem:
+            asked.set()
+        return (bench.address,)
+
+    renewal = Renewal(bench.files, managers=managers, clock=bench.clock, random=Random(7))
+    renewing = asyncio.create_task(renewal.run())
+    while not asked.is_set():
+        bench.clock.advance(SECOND)
+        await asyncio.sleep(0.001)
+    renewing.cancel()
+    await asyncio.gather(renewing, return_exceptions=True)
+    assert "certificate expired at" in renewal.problem
+    assert "minictl swarm leave --force" in renewal.problem
+    assert "minictl swarm join" in renewal.problem

@@ -13,7 +13,7 @@ from typing import Final
 
 from minicommon.errors import MiniError
 from minimanager.codec import to_proto
-from minimanager.decide.everywhere import takes
+from minimanager.decide.global_nodes import takes
 from minimanager.decide.overlay import Overlay
 from minimanager.decide.slots import is_active
 from minimanager.domain.objects import (

@@ -90,7 +90,8 @@ def test_a_certificate_says_what_the_cluster_decided(role: NodeRole, caller: Cal
     certificate = Issuer(SEALER).node_certificate(
         CLUSTER, new_request().csr_pem, node_id="n1", role=role, now_ns=NOW_NS
     )
-    identity = identity_of(certificate)
+    identity = identity_of(certificate.chain_pem)
+    assert certificate.expires_at_ns == identity.not_after_ns
     assert (identity.caller, identity.node_id, identity.cluster_id) == (caller, "n1", "c1")
     assert identity.not_after_ns == NOW_NS + 6 * HOUR
 

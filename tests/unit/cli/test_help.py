@@ -13,7 +13,7 @@ GOLDEN = Path(__file__).parent / "golden" / "help"
 PATHS = [
     [],
     *([group.name] for group in tree.GROUPS),
-    *([group.name, command.name] for group in tree.GROUPS for command in group.commands()),
+    *([group.name, *command.name.split()] for group in tree.GROUPS for command in group.commands()),
     *([name] for name in tree.SHORTCUTS),
 ]
 

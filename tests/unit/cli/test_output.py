@@ -10,7 +10,7 @@ import pytest
 from minictl.errors import CliError
 from minictl.output import listing
 from minictl.output.jsontext import indented
-from minictl.views import cluster, common, image, network, node, service, service_pretty, task, why
+from minictl.views import cluster, common, image, network, node, secret, service, service_pretty, task, why
 from miniproto.v1 import objects_pb2 as objects
 from support import canned, golden
 
@@ -51,6 +51,11 @@ def nodes(**options: Any) -> str:
     return listing.render(node.LAYOUT, node.rows(NODES, self_id=canned.NODE_ID), **options)
 
 
+def secrets(**options: Any) -> str:
+    rows = secret.rows([canned.secret(), canned.secret("b-key", rotated=True)], now_ns=canned.NOW_NS)
+    return listing.render(secret.LAYOUT, rows, **options)
+
+
 def images(layout: listing.Layout = image.LAYOUT, *, truncate: bool = True) -> str:
     rows = image.rows([canned.image()], now_ns=canned.NOW_NS, truncate=truncate)
     return listing.render(layout, rows)
@@ -88,6 +93,24 @@ OUTPUTS: dict[str, Callable[[], str]] = {
     "network-inspect-verbose": lambda: indented(
         [network.to_json(canned.network_view(canned.backend()), verbose=True)]
     ),
+    "secret-ls": lambda: secrets(),
+    "secret-ls-quiet": lambda: secrets(quiet=True),
+    "secret-ls-json": lambda: secrets(format="json"),
+    "secret-inspect": lambda: indented([secret.to_json(canned.secret(rotated=True))]),
+    "secret-inspect-pretty": lambda: secret.pretty(canned.secret(rotated=True)),
+    "config-ls": lambda: listing.render(
+        secret.CONFIG_LAYOUT, secret.config_rows([canned.config().config], now_ns=canned.NOW_NS)
+    ),
+    "config-inspect": lambda: indented([secret.config_json(canned.config())]),
+    "config-inspect-pretty": lambda: secret.config_pretty(canned.config()),
+    "secret-who": lambda: listing.render(
+        secret.WHO_LAYOUT, secret.holder_rows(canned.holders(), now_ns=canned.NOW_NS, truncate=True)
+    ),
+    "secret-audit": lambda: listing.render(
+        secret.AUDIT_LAYOUT, secret.audit_rows(canned.ledger(), {canned.NODE_ID: "core-01"}, truncate=True)
+    ),
+    "service-inspect-secrets": lambda: indented([service.to_json(canned.service_with_secrets())]),
+    "service-inspect-secrets-pretty": lambda: service_pretty.render(canned.service_with_secrets()),
     "image-ls": images,
     "image-ls-digests": lambda: images(image.DIGESTS_LAYOUT, truncate=False),
 }

@@ -122,6 +122,28 @@ CASES: list[tuple[list[str], int, str]] = [
         "tcp://h needs TLS, but /nonexistent/ca does not exist (set --tlscacert or MINI_CERT_PATH)\n",
     ),
     # --- numbers of arguments ---
+    (
+        ["secret", "create"],
+        1,
+        "minictl: 'minictl secret create' requires at least 1 and at most 2 arguments"
+        + usage("secret create", "SECRET [file|-]"),
+    ),
+    (
+        ["secret", "rotate", "key"],
+        1,
+        "minictl: 'minictl secret rotate' requires 2 arguments" + usage("secret rotate", "SECRET file|-"),
+    ),
+    (
+        ["config", "create", "site"],
+        1,
+        "minictl: 'minictl config create' requires 2 arguments" + usage("config create", "CONFIG file|-"),
+    ),
+    (
+        ["secret", "rotate", "--grace", "soon", "key", "-"],
+        125,
+        'invalid argument "soon" for "--grace" flag: time: invalid duration "soon"'
+        + usage("secret rotate", "SECRET file|-"),
+    ),
     (["service", "ls", "x"], 1, "minictl: 'minictl service ls' accepts no arguments" + usage("service ls")),
     (["service", "create"], 1, "minictl: 'minictl service create' requires at least 1 argument" + CREATE_SEE),
     (
@@ -188,14 +210,9 @@ CASES: list[tuple[list[str], int, str]] = [
         + usage("service ls"),
     ),
     (
-        ["service", "create", "--secret", "x", "img"],
+        ["swarm", "init", "--snapshot-interval", "1"],
         125,
-        "the flag --secret is not supported by this version of minictl" + CREATE_RUN,
-    ),
-    (
-        ["swarm", "init", "--autolock"],
-        125,
-        "the flag --autolock is not supported by this version of minictl" + usage("swarm init"),
+        "the flag --snapshot-interval is not supported by this version of minictl" + usage("swarm init"),
     ),
     (
         ["service", "update", "--rollback", "--image", "x", "web"],

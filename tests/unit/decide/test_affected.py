@@ -16,6 +16,7 @@ from minimanager.domain.objects import (
     NodeState,
     Object,
     Placement,
+    RemovedNode,
     TaskState,
     VirtualAddress,
 )
@@ -116,7 +117,9 @@ def test_of_a_nodes_status_its_state_and_what_it_is_matter(sim: Simulation) -> N
 def test_networks_concern_those_that_wait_and_the_history_limit_everybody(sim: Simulation) -> None:
     assert dirty(sim, "network", None, INGRESS) == {"stuck"}
     assert sim.cluster is not None
-    assert dirty(sim, "cluster", sim.cluster, replace(sim.cluster, removed_nodes=("x",))) == NONE
+    assert (
+        dirty(sim, "cluster", sim.cluster, replace(sim.cluster, removed_nodes=(RemovedNode("x", 1),))) == NONE
+    )
     shorter = replace(sim.cluster, spec=ClusterSpec(task_history_limit=1))
     assert dirty(sim, "cluster", sim.cluster, shorter) == {"here", "there", "stuck"}
     assert dirty(sim, "cluster", None, None) == NONE

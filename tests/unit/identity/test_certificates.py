@@ -26,6 +26,7 @@ from minicommon.identity.authority import (
     client_subject,
     issue,
     issue_with_key,
+    key_identifier,
     load_key,
     new_cluster_root,
     node_subject,
@@ -198,7 +199,16 @@ def test_a_client_certificate_cannot_make_a_node() -> None:
 def test_a_nodes_identity_is_read_back() -> None:
     certificate = _issue(node_subject("n1", manager=True, cluster_id="c1"), lifetime_ns=HOUR)
     identity = identity_of(pem.of_certificate(certificate))
-    assert identity == Identity(Caller.MANAGER, "n1", "c1", NOW_NS - HOUR, NOW_NS + HOUR)
+    assert identity == Identity(
+        Caller.MANAGER,
+        "n1",
+        "c1",
+        NOW_NS - HOUR,
+        NOW_NS + HOUR,
+        certificate.serial_number,
+        key_identifier(ROOT.certificate_pem),
+    )
+    assert identity.client_id == ""  # a node's
     assert identity.node_id == "n1"
     assert str(identity) == "manager n1"
 

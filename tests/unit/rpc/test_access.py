@@ -17,7 +17,21 @@ METHODS = [
     f"/{service.full_name}/{method.name}" for service in access.services() for method in service.methods
 ]
 
-READS = {"Get", "GetDetails", "History", "Inspect", "List", "Logs", "Stats", "Top", "WatchService", "Why"}
+READS = {
+    *(
+        "Get",
+        "GetDetails",
+        "History",
+        "Inspect",
+        "List",
+        "Logs",
+        "Stats",
+        "Top",
+        "WatchService",
+        "Who",
+        "Why",
+    ),
+}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -46,7 +60,12 @@ def test_nobody_unidentified_calls_anything_but_join(method: str) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_workers_reach_only_the_dispatcher_and_their_membership(method: str) -> None:
     reachable = method.startswith(
-        ("/mini.v1.Dispatcher/", "/mini.v1.Membership/", "/mini.v1.NodeStreams/Open")
+        (
+            "/mini.v1.Deliveries/",
+            "/mini.v1.Dispatcher/",
+            "/mini.v1.Membership/",
+            "/mini.v1.NodeStreams/Open",
+        )
     )
     assert (Caller.WORKER in access.allowed(method)) == reachable
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from minimanager.store.envelope import KEY_BYTES, OVERHEAD_BYTES, Envelope, SealError
+from minimanager.store.envelope import KEY_BYTES, OVERHEAD_BYTES, Envelope, SealError, sealed_key_id
 
 KEY = bytes(range(KEY_BYTES))
 ENVELOPE = Envelope(KEY, "cluster")
@@ -13,7 +13,7 @@ PURPOSES = st.text(min_size=1, max_size=30)
 @given(PURPOSES, st.binary(max_size=300))
 def test_what_was_sealed_opens(purpose: str, plaintext: bytes) -> None:
     sealed = ENVELOPE.seal(purpose, plaintext)
-    assert len(sealed) == len(plaintext) + OVERHEAD_BYTES
+    assert len(sealed) == len(plaintext) + len(purpose.encode()) + OVERHEAD_BYTES
     assert ENVELOPE.open(purpose, sealed) == plaintext
 
 
@@ -54,8 +54,30 @@ def test_the_same_value_is_never_sealed_the_same() -> None:
 def test_a_later_format_says_so() -> None:
     sealed = bytearray(ENVELOPE.seal("a", b"text"))
     sealed[2] = 9
-    with pytest.raises(SealError, match="sealed in format 9, this version opens 1"):
+    with pytest.raises(SealError, match="sealed in format 9, this version opens 2"):
         ENVELOPE.open("a", bytes(sealed))
+
+
+def test_a_rewrapped_value_opens_with_the_new_key_alone() -> None:
+    envelope = Envelope(KEY, "cluster")
+    sealed = envelope.seal("secret/a/1", b"text")
+    envelope.use({0: KEY, 1: KEY[::-1]}, 1)
+    assert envelope.open("secret/a/1", sealed) == b"text"  # both are known meanwhile
+    rewrapped = envelope.rewrap(sealed)
+    assert (sealed_key_id(sealed), sealed_key_id(rewrapped)) == (0, 1)
+    assert rewrapped[-20:] == sealed[-20:]  # the value itself stays as it was
+    assert envelope.rewrap(rewrapped) == rewrapped
+    envelope.use({1: KEY[::-1]}, 1)
+    assert envelope.open("secret/a/1", rewrapped) == b"text"
+    with pytest.raises(SealError):
+        envelope.open("secret/a/1", sealed)
+    with pytest.raises(SealError):
+        envelope.rewrap(sealed)
+
+
+@pytest.mark.parametrize("data", [b"", b"ME", b"text" * 50, ENVELOPE.seal("a", b"")[:60]])
+def test_what_is_not_sealed_has_no_key(data: bytes) -> None:
+    assert sealed_key_id(data) is None
 
 
 def test_the_key_must_have_its_length() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from random import Random
@@ -19,6 +19,8 @@ from miniproto.v1 import objects_pb2 as pb
 from miniproto.v1 import streams_pb2 as streams
 
 from miniworker.agent.assignments import AssignmentSet, Change
+from miniworker.agent.content_files import ContentFiles
+from miniworker.agent.deliveries import Deliveries, Sign
 from miniworker.agent.draining import Drain
 from miniworker.agent.executor import ContainerExecutor
 from miniworker.agent.follower import Follower
@@ -27,6 +29,7 @@ from miniworker.agent.health.probes import Prober
 from miniworker.agent.hooks.allowed import AllowedHook
 from miniworker.agent.hooks.chain import HookChain
 from miniworker.agent.hooks.sandbox import SandboxHook
+from miniworker.agent.hooks.secrets import SecretsHook
 from miniworker.agent.ingress_client import IngressTables, IngressWant
 from miniworker.agent.logins import Logins
 from miniworker.agent.reporter import Reporter
@@ -68,6 +71,13 @@ class AgentParts:
     dial: Dial
     clock: Clock
     random: Random
+    contents: ContentFiles
+    sign: Sign
+    """With the key of the node's certificate."""
+    certificate: Callable[[], dispatch.NodeCertificate] = dispatch.NodeCertificate
+    """The certificate in use."""
+    trust: Callable[[dispatch.Trust], None] = lambda _: None
+    """Takes what the cluster wants of it."""
 
 
 class Agent:
@@ -90,15 +100,6 @@ class Agent:
             "ingress", parts.ingress.apply, clock=parts.clock, done=self._applied
         )
         self._logins = Logins()
-        self._executor = ContainerExecutor(
-            parts.runtime,
-            HookChain([AllowedHook(identity.allowed), SandboxHook(parts.data_plane, self)]),
-            Monitor(Prober(parts.runtime, parts.data_plane), parts.clock),
-            Drain(parts.data_plane, parts.clock),
-            clock=parts.clock,
-            node_id=identity.node_id,
-            logins=self._logins,
-        )
         self.answers = handlers(parts.runtime, parts.images, parts.data_plane, parts.clock)
         """To questions about this node's containers."""
         self._streams = StreamServer(self.answers, parts.dial)
@@ -109,6 +110,27 @@ class Agent:
             dial=parts.dial,
             clock=parts.clock,
             random=parts.random,
+        )
+        deliveries = Deliveries(
+            self._session.channel,
+            parts.sign,
+            revision=lambda: self._assignments.revision,
+            spawn=self._group.start,
+            clock=parts.clock,
+        )
+        hooks = (
+            AllowedHook(identity.allowed),
+            SandboxHook(parts.data_plane, self),
+            SecretsHook(parts.contents, deliveries),
+        )
+        self._executor = ContainerExecutor(
+            parts.runtime,
+            HookChain(hooks),
+            Monitor(Prober(parts.runtime, parts.data_plane), parts.clock),
+            Drain(parts.data_plane, parts.clock),
+            clock=parts.clock,
+            node_id=identity.node_id,
+            logins=self._logins,
         )
 
     @property
@@ -127,6 +149,11 @@ class Agent:
     def hurry(self) -> None:
         """A manager has just become ready: try now."""
         self._session.hurry()
+
+    def certificate_changed(self) -> None:
+        """The manager should know of the new one."""
+        if self._session.state.connected:
+            self._reporter.certificate(self._parts.certificate())
 
     async def wait_synced(self) -> None:
         """Return once a manager has told the complete set for the first time."""
@@ -154,7 +181,11 @@ class Agent:
         outcomes = await asyncio.gather(
             *(self._evict(container.id) for container in containers), return_exceptions=True
         )
-        outcomes += await asyncio.gather(self._parts.data_plane.clear(), return_exceptions=True)
+        outcomes += await asyncio.gather(
+            self._parts.data_plane.clear(),
+            asyncio.to_thread(self._parts.contents.clear),
+            return_exceptions=True,
+        )
         problems = [outcome for outcome in outcomes if outcome is not None]
         for problem in problems:
             if not isinstance(problem, MiniError):
@@ -178,6 +209,7 @@ class Agent:
             description=self._identity.description,
             data_path_address=str(self._identity.data_path_address),
             manager_address=self._identity.manager_address,
+            certificate=self._parts.certificate(),
         )
 
     def welcome(self, welcome: dispatch.Welcome) -> None:
@@ -185,6 +217,9 @@ class Agent:
         if managers and managers != self._managers:
             self._managers = managers
             self._parts.state.save_managers(managers)
+
+    def trust(self, trust: dispatch.Trust) -> None:
+        self._parts.trust(trust)
 
     def assignments(self, message: dispatch.Assignments) -> None:
         self._logins.take(message)
@@ -207,7 +242,9 @@ class Agent:
         self._stored_statuses = stored.statuses
         self._managers = stored.managers or self._managers
         tasks = tuple(self._assignments.tasks())
-        await self._parts.data_plane.adopt(frozenset(task.id for task in tasks))
+        task_ids = frozenset(task.id for task in tasks)
+        await self._parts.data_plane.adopt(task_ids)
+        await asyncio.to_thread(self._parts.contents.adopt, task_ids)
         if stored.assignments:
             self._follow()
         for task in tasks:
@@ -306,6 +343,7 @@ class Agent:
             return
         await self._parts.runtime.remove(task_id)
         await self._parts.data_plane.detach(task_id)
+        await asyncio.to_thread(self._parts.contents.forget, task_id)
 
 
 def _network_ids(fabric: Fabric | None) -> frozenset[str]:

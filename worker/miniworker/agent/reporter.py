@@ -22,6 +22,7 @@ class Reporter:
         self._waiting: dict[str, pb.TaskStatus] = {}
         self._applied = 0
         self._applied_sent = 0
+        self._certificate: dispatch.NodeCertificate | None = None
         self._wake = asyncio.Event()
 
     def put(self, status: pb.TaskStatus) -> None:
@@ -40,6 +41,11 @@ class Reporter:
         self._applied = revision
         self._wake.set()
 
+    def certificate(self, certificate: dispatch.NodeCertificate) -> None:
+        """The node uses this certificate."""
+        self._certificate = certificate
+        self._wake.set()
+
     def restart(self) -> None:
         """A new session begins: all is told again."""
         self._waiting = dict(self._last)
@@ -49,7 +55,7 @@ class Reporter:
 
     async def take(self) -> tuple[dispatch.WorkerMessage, ...]:
         """What is to be sent now; waits until there is something."""
-        while not (self._waiting or self._applied > self._applied_sent):
+        while not (self._waiting or self._certificate or self._applied > self._applied_sent):
             self._wake.clear()
             await self._wake.wait()
         statuses = tuple(self._waiting.values())
@@ -60,6 +66,9 @@ class Reporter:
             )
             for start in range(0, len(statuses), _MOST_PER_MESSAGE)
         ]
+        if self._certificate is not None:
+            messages.append(dispatch.WorkerMessage(certificate=self._certificate))
+            self._certificate = None
         if self._applied > self._applied_sent:
             self._applied_sent = self._applied
             messages.append(dispatch.WorkerMessage(applied=dispatch.Applied(revision=self._applied)))

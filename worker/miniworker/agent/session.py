@@ -49,6 +49,9 @@ class SessionSink(Protocol):
     def welcome(self, welcome: dispatch.Welcome) -> None:
         """A session is open."""
 
+    def trust(self, trust: dispatch.Trust) -> None:
+        """What roots the cluster trusts, and whose certificates it wants."""
+
     def assignments(self, message: dispatch.Assignments) -> None:
         """The set or a change of it; first a complete one in each session."""
 
@@ -85,6 +88,8 @@ class Session:
         self._random = random
         self._failures = 0
         self._hurry = asyncio.Event()
+        self._channel: grpc.aio.Channel | None = None
+        self._open = asyncio.Event()
         self.state = SessionState()
 
     async def run(self) -> None:
@@ -108,6 +113,12 @@ class Session:
         if not self.state.connected:
             self._failures = 0
             self._hurry.set()
+
+    async def channel(self) -> grpc.aio.Channel:
+        """The one to the manager that holds the session; waits until there is one."""
+        while self._channel is None:
+            await self._open.wait()
+        return self._channel
 
     def _choose(self) -> str:
         known = self._managers()
@@ -137,12 +148,16 @@ class Session:
                 welcome = await self._within(WELCOME_NS, _read(call))
                 if not welcome.HasField("welcome"):
                     raise UnavailableError(f"{address} did not begin the session with a Welcome")
-                await self._talk(call, welcome.welcome)
+                await self._talk(call, welcome.welcome, channel)
             finally:
+                self._channel = None
+                self._open.clear()
                 call.cancel()
 
-    async def _talk(self, call: Call, welcome: dispatch.Welcome) -> None:
+    async def _talk(self, call: Call, welcome: dispatch.Welcome, channel: grpc.aio.Channel) -> None:
         self._sink.welcome(welcome)
+        self._channel = channel
+        self._open.set()
         outgoing = Outgoing(call)
         heartbeat = asyncio.create_task(self._beat(outgoing, welcome.heartbeat_period_ns))
         writers = {heartbeat}
@@ -151,6 +166,8 @@ class Session:
                 message = await _read(call)
                 if message.HasField("dial"):
                     self._sink.dial(self.state.manager, message.dial)
+                if message.HasField("trust"):
+                    self._sink.trust(message.trust)
                 if not message.HasField("assignments"):
                     continue
                 self._sink.assignments(message.assignments)

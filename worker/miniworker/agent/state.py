@@ -1,7 +1,7 @@
 """What the agent must still know after a crash: its assignments and what it last said of each task.
 
 One sqlite file in WAL mode, so that a crash at any moment leaves the state before or after a change. It is a local
-cache of what the manager knows, never of a secret: assignments do not carry them.
+cache of what the manager knows, never of a secret: assignments name them and do not carry them (`deliveries.py`).
 """
 
 from __future__ import annotations

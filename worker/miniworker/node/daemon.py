@@ -20,7 +20,16 @@ from minicommon.errors import (
 )
 from minicommon.log import fields
 from minicommon.rpc.channel import unix_channel
-from miniproto.v1 import control_pb2, control_pb2_grpc, join_pb2, join_pb2_grpc, objects_pb2
+from minicommon.rpc.errors import ours
+from miniproto.v1 import (
+    control_pb2,
+    control_pb2_grpc,
+    join_pb2,
+    join_pb2_grpc,
+    objects_pb2,
+    security_pb2,
+    security_pb2_grpc,
+)
 from miniproto.v1 import node_pb2 as pb
 
 from miniworker.agent.streams.api import Handlers
@@ -44,6 +53,9 @@ START_NS = 50 * SECOND
 JOIN_NS = 20 * SECOND
 """moby `daemon/cluster/cluster.go`, swarmConnectTimeout: after this, joining goes on in the background."""
 
+UNLOCK_SECONDS = 20.0
+"""How long a manager that has just been started may take to ask for its key."""
+
 LEAVE_SECONDS = 5.0
 """How long a node that leaves waits for the manager to take note."""
 
@@ -52,6 +64,7 @@ ALREADY_MEMBER = (
     'Use "minictl swarm leave" to leave this swarm and join another one.'
 )
 NOT_A_MEMBER = "This node is not part of a swarm"
+NOT_A_MANAGER = "This node is not a swarm manager: it has nothing to unlock"
 JOIN_TIMED_OUT = (
     "Timeout was reached before node joined. The attempt to join the swarm will continue in the background. "
     'Use the "minictl info" command to see the current swarm status of your node.'
@@ -108,7 +121,9 @@ class NodeDaemon:
             return info
         membership, connected = member.membership, member.agent.session.connected
         info.state = pb.LOCAL_STATE_ACTIVE if connected and not self._pending else pb.LOCAL_STATE_PENDING
-        info.message = self._pending or member.agent.problem
+        info.message = self._pending or member.problem
+        if membership.is_manager and self._site.paths.locked.exists():
+            info.state = pb.LOCAL_STATE_LOCKED
         info.node_id = membership.node_id
         info.cluster_id = membership.cluster_id
         info.role = objects_pb2.NODE_ROLE_MANAGER if membership.is_manager else objects_pb2.NODE_ROLE_WORKER
@@ -155,6 +170,19 @@ class NodeDaemon:
             raise DeadlineError(JOIN_TIMED_OUT) from None
         logger.info("Joined a cluster.", extra=fields(node_id=member.membership.node_id))
         return pb.JoinClusterResponse(node_id=member.membership.node_id, role=objects_pb2.NODE_ROLE_WORKER)
+
+    async def unlock(self, key: str) -> None:
+        """Give the manager its unlock key, and etcd its own keys, which are beside it. Raises MiniError."""
+        member = self._member
+        if member is None or not member.membership.is_manager:
+            raise FailedPreconditionError(NOT_A_MANAGER)
+        await member.unlock(key)
+        async with unix_channel(self._site.paths.manager_socket) as channel:
+            with ours():
+                await security_pb2_grpc.LockStub(channel).Unlock(
+                    security_pb2.UnlockRequest(key=key), wait_for_ready=True, timeout=UNLOCK_SECONDS
+                )
+        await self._within(START_NS, self._serving(member))
 
     async def leave(self, *, force: bool) -> None:
         async with self._changing:

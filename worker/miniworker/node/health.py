@@ -9,6 +9,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from minicommon.errors import UnavailableError
 from minicommon.rpc.channel import unix_channel
 
+_BROKEN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+"""There is no server, or it has just stopped: a locked manager stops when it is unlocked, and another one begins."""
+
 
 async def wait_serving(socket: Path) -> None:
     """Return once the server on the unix socket reports SERVING. Waits for ever: the caller sets the limit.
@@ -28,6 +31,6 @@ async def _watch(stub: health_pb2_grpc.HealthStub) -> bool:
             if answer.status == health_pb2.HealthCheckResponse.SERVING:
                 return True
     except grpc.aio.AioRpcError as error:
-        if error.code() is not grpc.StatusCode.UNAVAILABLE:
+        if error.code() not in _BROKEN:
             raise UnavailableError(f"health check failed: {error.code().name}: {error.details()}") from error
     return False

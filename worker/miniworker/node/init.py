@@ -42,6 +42,7 @@ class ClusterChoices:
     heartbeat_period_ns: int
     certificate_lifetime_ns: int
     availability: int
+    autolock: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,7 @@ def _choices(request: pb.InitRequest) -> ClusterChoices:
         heartbeat_period_ns=request.heartbeat_period_ns or DEFAULT_HEARTBEAT_NS,
         certificate_lifetime_ns=lifetime,
         availability=request.availability,
+        autolock=request.autolock,
     )
 
 
@@ -203,4 +205,5 @@ def bootstrap(plan: InitPlan, *, root_ca_pem: bytes, root_key_pem: bytes) -> Boo
         heartbeat_period_ns=choices.heartbeat_period_ns,
         certificate_lifetime_ns=choices.certificate_lifetime_ns,
         availability=choices.availability,
+        autolock=choices.autolock,
     )

@@ -22,6 +22,8 @@ class NodeLife(Protocol):
 
     async def leave(self, *, force: bool) -> None: ...
 
+    async def unlock(self, key: str) -> None: ...
+
 
 class LocalNodeService(node_pb2_grpc.LocalNodeServicer):
     def __init__(self, node: NodeLife) -> None:
@@ -37,6 +39,12 @@ class LocalNodeService(node_pb2_grpc.LocalNodeServicer):
         self, request: pb.JoinClusterRequest, context: Context
     ) -> pb.JoinClusterResponse:
         return await self._node.join(request)
+
+    async def Unlock(  # noqa: N802
+        self, request: pb.UnlockNodeRequest, context: Context
+    ) -> pb.UnlockNodeResponse:
+        await self._node.unlock(request.key)
+        return pb.UnlockNodeResponse()
 
     async def Leave(  # noqa: N802
         self, request: pb.LeaveClusterRequest, context: Context

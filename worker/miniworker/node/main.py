@@ -18,6 +18,7 @@ from random import Random
 from typing import Any
 
 from minicommon.clock import SystemClock
+from minicommon.core_dumps import forbid_core_dumps
 from minicommon.errors import MiniError
 from minicommon.log import configure, fields
 
@@ -39,6 +40,7 @@ logger = logging.getLogger(__name__)
 def main(argv: Sequence[str] | None = None) -> int:
     config = parse_args(argv)
     configure(format=config.log_format, level=config.log_level)
+    forbid_core_dumps()
     try:
         return asyncio.run(run(config))
     except (MiniError, OSError, ValueError) as error:

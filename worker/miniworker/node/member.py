@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +14,9 @@ from urllib.parse import urlsplit
 
 from minicommon import __version__
 from minicommon.clock import Clock
+from minicommon.errors import FailedPreconditionError
+from minicommon.identity import etcd_keys
+from minicommon.identity.keyring import KeyringFile, parse_unlock, unlock_holder
 from minicommon.paths import NodePaths
 from minicommon.rpc.channel import unix_channel
 from minicommon.settings import ManagerSettings, read_json
@@ -20,15 +25,18 @@ from miniproto.v1 import node_pb2
 from miniproto.v1 import objects_pb2 as pb
 
 from miniworker.agent.agent import Agent, AgentIdentity, AgentParts
+from miniworker.agent.content_files import ContentFiles, Tmpfs
 from miniworker.agent.ingress_client import IngressClient
 from miniworker.agent.state import AgentState
 from miniworker.network.api import DataPlane
-from miniworker.node.certificates import CertificateFiles, renew_for_ever
+from miniworker.node.certificates import UNIX, CertificateFiles, Renewal
 from miniworker.node.children import Child, ChildSpec, stop_all
 from miniworker.node.config import DaemonConfig
 from miniworker.node.etcd import EtcdMember, etcd_child
 from miniworker.node.membership import Membership
 from miniworker.runtime.api import Images, Runtime, Volumes
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +66,12 @@ class Member:
         self._site = site
         paths = site.paths
         self.credentials = CertificateFiles(paths)
+        self._unlocked = asyncio.Event()
+        etcd_keys.put_to_use(paths, etcd_keys.at_rest(paths))
         self._state = AgentState(paths.agent_database)
+        self.renewal = Renewal(
+            self.credentials, managers=self._authorities, clock=site.clock, random=site.random
+        )
         self._ingress_channel = unix_channel(paths.ingress_socket)
         self.children = tuple(
             Child(spec, run_dir=paths.run_dir, log_dir=paths.log_dir, clock=site.clock)
@@ -81,22 +94,49 @@ class Member:
                 ingress=IngressClient(self._ingress_channel, node_id=membership.node_id),
                 state=self._state,
                 dial=self.credentials.dial,
+                certificate=self.credentials.description,
+                trust=self.renewal.trust,
                 clock=site.clock,
                 random=site.random,
+                contents=ContentFiles(paths.secrets_dir, Tmpfs()),
+                sign=self.credentials.sign,
             ),
             managers=membership.managers,
         )
+        self.renewal.changed = self.agent.certificate_changed
+
+    @property
+    def problem(self) -> str:
+        """What keeps the node from doing its work; empty when nothing does."""
+        return self.renewal.problem or self.agent.problem
 
     async def run(self) -> None:
         try:
             async with Supervisor() as group:
                 for child in self.children:
-                    group.start_eternal(child.spec.name, child.run())
+                    group.start_eternal(child.spec.name, self._run_child(child))
                 group.start_eternal("agent", self.agent.run())
-                group.start_eternal("certificate renewal", self._renew())
+                group.start_eternal("certificate renewal", self.renewal.run())
         finally:
             await self._ingress_channel.close()
             self._state.close()
+
+    async def unlock(self, key: str) -> None:
+        """Make the keys of etcd readable, and start it. Raises KeyringError, InvalidArgumentError."""
+        paths = self._site.paths
+        file = KeyringFile(paths.cluster_key)
+        if not file.locked:
+            raise FailedPreconditionError("swarm is not locked")
+        keyring = await asyncio.to_thread(file.open, unlock_holder(parse_unlock(key)))
+        await asyncio.to_thread(etcd_keys.put_to_use, paths, keyring.files)
+        self._unlocked.set()
+
+    async def _run_child(self, child: Child) -> None:
+        """etcd cannot start before its keys can be read: on a locked manager after a boot."""
+        if child.spec.name == "etcd" and not etcd_keys.in_use(self._site.paths):
+            logger.warning("etcd waits for the unlock key.")
+            await self._unlocked.wait()
+        await child.run()
 
     async def stop_children(self) -> None:
         """End them: the manager before etcd, which it needs to resign. Call it once `run` is over.
@@ -123,13 +163,10 @@ class Member:
             for child in self.children
         ]
 
-    async def _renew(self) -> None:
-        await renew_for_ever(
-            self.credentials,
-            managers=lambda: self.agent.managers,
-            clock=self._site.clock,
-            random=self._site.random,
-        )
+    def _authorities(self) -> tuple[str, ...]:
+        """Who can renew the certificate: on a manager first its own, which lets in an expired one, too."""
+        own = (f"{UNIX}{self._site.paths.manager_socket}",) if self.membership.is_manager else ()
+        return own + self.agent.managers
 
 
 def child_specs(membership: Membership, site: Site) -> tuple[ChildSpec, ...]:

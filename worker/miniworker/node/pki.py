@@ -14,15 +14,13 @@ from minicommon.identity.authority import (
     node_subject,
 )
 from minicommon.identity.etcd import issue_etcd, new_etcd_root
+from minicommon.identity.keyring import KEY_BYTES, Keyring, KeyringFile, node_holder
 from minicommon.paths import NodePaths
 from minicommon.settings import EtcdSettings, write_json
 from miniproto.v1 import objects_pb2 as pb
 
 from miniworker.node.init import ExternalEtcd, InitPlan, bootstrap, manager_settings
 from miniworker.node.membership import Membership, StagedMembership
-
-CLUSTER_KEY_BYTES = 32
-"""AES-256."""
 
 
 def stage_manager(stage: StagedMembership, plan: InitPlan, final: NodePaths, *, clock: Clock) -> Membership:
@@ -33,7 +31,8 @@ def stage_manager(stage: StagedMembership, plan: InitPlan, final: NodePaths, *, 
     node = issue_with_key(root, subject, now_ns=now_ns, lifetime_ns=plan.choices.certificate_lifetime_ns)
     stage.write(paths.root_ca, root.certificate_pem)
     _write_pair(stage, paths.node_certificate, node)
-    stage.write(paths.cluster_key, secrets.token_bytes(CLUSTER_KEY_BYTES))
+    keyring = Keyring({0: secrets.token_bytes(KEY_BYTES)})
+    KeyringFile(paths.cluster_key).write(keyring, [node_holder(node.key_pem)])
     if plan.external_etcd is None:
         etcd = _managed_etcd(stage, plan, final, now_ns=now_ns)
     else:

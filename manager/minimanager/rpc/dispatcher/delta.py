@@ -1,6 +1,7 @@
 """What changed between two sets of assignments, in an order that a node may apply from first to last.
 
-A set maps a key ("network/<id>", "endpoint/<network>/<address>", "port/tcp/80", "task/<id>") to an immutable item.
+A set maps a key ("network/<id>", "endpoint/<network>/<address>", "port/tcp/80",
+"secret/<id>/<version>", "config/<id>", "task/<id>") to an immutable item.
 What a task needs comes before the task; removals come last, and a task goes before what it needed.
 """
 
@@ -12,7 +13,8 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-_RANK = {"network": 0, "peer": 1, "endpoint": 2, "service": 3, "port": 4, "task": 5, "kept": 6}
+_ORDER = ("network", "peer", "endpoint", "service", "port", "secret", "config", "task", "kept")
+_RANK = {kind: rank for rank, kind in enumerate(_ORDER)}
 
 
 @dataclass(frozen=True, slots=True)

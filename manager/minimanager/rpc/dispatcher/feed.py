@@ -26,6 +26,7 @@ from minimanager.rpc.dispatcher.groups import (
     items_of,
     touched_groups,
 )
+from minimanager.rpc.dispatcher.trust import Roots
 from minimanager.store.cache import Cache, Change, ChangeSet
 from minimanager.store.keys import Kind
 
@@ -158,6 +159,7 @@ class Feed:
         self._begun = False
         self.frontier = LocalFrontier(lambda: self.snapshot)
         self.snapshot = Snapshot()
+        self.roots = Roots()
 
     async def run(self) -> None:
         """Follow the cache for as long as the manager lives."""
@@ -196,6 +198,7 @@ class Feed:
 
     def _advance(self, changes: tuple[Change, ...]) -> None:
         snapshot = self.snapshot
+        self.roots.follow(snapshot)
         names = touched_groups(snapshot, changes) if self._begun else all_groups(snapshot)
         self._begun = True
         gone = names - all_groups(snapshot)

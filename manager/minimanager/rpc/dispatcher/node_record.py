@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from minicommon.errors import InvalidArgumentError
+from miniproto.v1 import dispatcher_pb2
+
 from minimanager.domain.objects import Meta, NodeDescription, NodeState, NodeStatus
 from minimanager.domain.snapshot import Snapshot
 from minimanager.rpc.core import Core
@@ -23,6 +26,19 @@ class Arrival:
     manager_address: str = ""
     encryption_key: str = ""
     """Its WireGuard public key, in base64; empty: it has none."""
+    certificate_issuer: str = ""
+    trusted_roots: str = ""
+
+
+LONGEST_IDENTIFIER = 64
+"""Hex digits of a SHA-256, the longest that a node tells of its certificate."""
+
+
+def identifier(text: str) -> str:
+    """`text`, if it is an identifier in hex or empty. Raises InvalidArgumentError: a node may send anything."""
+    if len(text) > LONGEST_IDENTIFIER or not all(char in "0123456789abcdef" for char in text):
+        raise InvalidArgumentError(f"certificate: must have at most {LONGEST_IDENTIFIER} hex digits")
+    return text
 
 
 class NodeRecords:
@@ -47,6 +63,8 @@ class NodeRecords:
                 session_manager=self._core.node_id,
                 manager_address=arrival.manager_address,
                 encryption_key=arrival.encryption_key,
+                certificate_issuer=arrival.certificate_issuer,
+                trusted_roots=arrival.trusted_roots,
             )
             return self._entered(status, wanted)
 
@@ -57,6 +75,21 @@ class NodeRecords:
 
         def change(status: NodeStatus | None) -> NodeStatus | None:
             return None if status is None else self._entered(status, replace(status, description=description))
+
+        await self._write(node_id, change)
+
+    async def certify(self, node_id: str, certificate: dispatcher_pb2.NodeCertificate) -> None:
+        """The connected node uses another certificate, or trusts other roots."""
+
+        def change(status: NodeStatus | None) -> NodeStatus | None:
+            if status is None:
+                return None
+            wanted = replace(
+                status,
+                certificate_issuer=identifier(certificate.issuer),
+                trusted_roots=identifier(certificate.trusted_roots),
+            )
+            return self._entered(status, wanted)
 
         await self._write(node_id, change)
 

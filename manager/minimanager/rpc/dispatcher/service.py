@@ -29,7 +29,7 @@ from minimanager.domain.objects import ClusterSpec, Node, NodeRole
 from minimanager.domain.snapshot import Snapshot
 from minimanager.rpc.core import Core
 from minimanager.rpc.dispatcher.feed import Feed
-from minimanager.rpc.dispatcher.node_record import Arrival, NodeRecords
+from minimanager.rpc.dispatcher.node_record import Arrival, NodeRecords, identifier
 from minimanager.rpc.dispatcher.opener import Opener
 from minimanager.rpc.dispatcher.presence import RECONNECT_GRACE_NS, STOPPING, Presence
 from minimanager.rpc.dispatcher.reports import Reports
@@ -114,6 +114,8 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
                     opener=self._opener,
                     reports=Reports(self._core, session.node_id),
                     describe=lambda description: self._records.describe(session.node_id, description),
+                    certify=lambda certificate: self._records.certify(session.node_id, certificate),
+                    roots=self._feed.roots,
                 )
         finally:
             self._feed.unsubscribe(subscription)
@@ -140,6 +142,8 @@ def _arrival(hello: dispatcher_pb2.Hello, node: Node, peer: str) -> Arrival:
         address=_address(hello.data_path_address, peer),
         manager_address=hello.manager_address if node.spec.role is NodeRole.MANAGER else "",
         encryption_key=_encryption_key(hello.encryption_key),
+        certificate_issuer=identifier(hello.certificate.issuer),
+        trusted_roots=identifier(hello.certificate.trusted_roots),
     )
 
 

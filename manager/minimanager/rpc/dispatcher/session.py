@@ -20,8 +20,10 @@ from minimanager.rpc.dispatcher.feed import Subscription
 from minimanager.rpc.dispatcher.opener import Opener
 from minimanager.rpc.dispatcher.presence import MISSED_HEARTBEATS
 from minimanager.rpc.dispatcher.reports import Reports
+from minimanager.rpc.dispatcher.trust import Roots
 
 Describe = Callable[[NodeDescription], Awaitable[object]]
+Certify = Callable[[dispatcher_pb2.NodeCertificate], Awaitable[object]]
 Send = Callable[[dispatcher_pb2.ManagerMessage], Awaitable[None]]
 
 SILENT = "heartbeat failure"
@@ -64,17 +66,20 @@ class NodeSession:
         opener: Opener,
         reports: Reports,
         describe: Describe,
+        certify: Certify,
+        roots: Roots,
     ) -> None:
         """Serve the stream until the node ends it.
 
         Raises what ended it otherwise: DeadlineError for silence, the reason given to `close`, or what a job raised.
         """
         hearing = asyncio.create_task(
-            self._hear(messages, subscription, reports, describe), name="session: hear"
+            self._hear(messages, subscription, reports, describe, certify), name="session: hear"
         )
         jobs: list[asyncio.Task[None]] = [
             hearing,
             asyncio.create_task(self._tell(send, subscription, opener), name="session: tell"),
+            asyncio.create_task(self._tell_roots(send, roots), name="session: tell roots"),
             asyncio.create_task(self._ask(send), name="session: ask"),
             asyncio.create_task(reports.run(), name="session: reports"),
             asyncio.create_task(self._watch(), name="session: watch"),
@@ -99,6 +104,7 @@ class NodeSession:
         subscription: Subscription,
         reports: Reports,
         describe: Describe,
+        certify: Certify,
     ) -> None:
         async for message in messages:
             self._deadline_ns = self._clock.now_ns() + self._silence_ns
@@ -111,6 +117,8 @@ class NodeSession:
                     subscription.applied(message.applied.revision)
                 case "description":
                     await describe(from_proto(message.description))
+                case "certificate":
+                    await certify(message.certificate)
                 case other:
                     raise InvalidArgumentError(
                         f"message: expected heartbeat, status, applied or description after the first, got {other}"
@@ -127,6 +135,14 @@ class NodeSession:
             dial = await self._dials.get()
             async with self._sending:
                 await send(dispatcher_pb2.ManagerMessage(dial=dial))
+
+    async def _tell_roots(self, send: Send, roots: Roots) -> None:
+        while True:
+            message = roots.message
+            async with self._sending:
+                await send(message)
+            if message is roots.message:
+                await roots.wait_change()
 
     async def _watch(self) -> None:
         while self.left_ns:

@@ -6,12 +6,14 @@ from miniproto.v1 import dispatcher_pb2, objects_pb2
 
 from minimanager.codec import to_proto
 from minimanager.decide.assignments import (
+    ConfigAssignment,
     EndpointAssignment,
     Item,
     KeptAssignment,
     NetworkAssignment,
     PeerAssignment,
     PortAssignment,
+    SecretAssignment,
     ServiceAssignment,
     TaskAssignment,
 )
@@ -51,6 +53,11 @@ def _item(item: Item, opener: Opener) -> dispatcher_pb2.Assignment:
             return dispatcher_pb2.Assignment(service=_service(item))
         case PeerAssignment():
             return dispatcher_pb2.Assignment(peer=_peer(item))
+        case SecretAssignment(id, name, version):
+            secret = dispatcher_pb2.AssignedSecret(id=id, name=name, version=version)
+            return dispatcher_pb2.Assignment(secret=secret)
+        case ConfigAssignment(id, name):
+            return dispatcher_pb2.Assignment(config=dispatcher_pb2.AssignedConfig(id=id, name=name))
 
 
 def _network(item: NetworkAssignment) -> dispatcher_pb2.AssignedNetwork:

@@ -1,0 +1,114 @@
+"""The keys behind encryption at rest: the unlock key, and changes of the cluster key."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+from typing import Any
+
+from grpc import aio
+from minicommon.errors import FailedPreconditionError
+from minicommon.identity.keyring import KEY_BYTES, new_unlock_key, unlock_text
+from miniproto.v1 import control_pb2, security_pb2, security_pb2_grpc
+
+from minimanager.ca.keyholder import KeyHolder, acknowledgment, next_key_purpose
+from minimanager.ca.sealer import ClusterSealer
+from minimanager.domain.objects import Cluster, NodeRole
+from minimanager.domain.snapshot import Snapshot
+from minimanager.rpc.core import Core
+from minimanager.rpc.requests import check, require_cluster
+from minimanager.store.envelope import Envelope
+
+Context = aio.ServicerContext[Any, Any]
+
+LOCKED = (
+    "Swarm is encrypted and needs to be unlocked before it can be used. "
+    'Please use "minictl swarm unlock" to unlock it.'
+)
+"""Docker's words (moby `daemon/cluster/errors.go`)."""
+
+NOT_LOCKED = "swarm is not locked"
+
+
+class EncryptionKeysServicer(security_pb2_grpc.EncryptionKeysServicer):
+    def __init__(self, core: Core, envelope: Envelope, holder: KeyHolder) -> None:
+        self._core = core
+        self._envelope = envelope
+        self._sealer = ClusterSealer(envelope)
+        self._holder = holder
+
+    async def UnlockKey(
+        self, request: security_pb2.GetUnlockKeyRequest, context: Context
+    ) -> security_pb2.GetUnlockKeyResponse:
+        """The present one, or a new one; the old one opens this manager's disk no more when the answer is there."""
+        check(request)
+        cluster = require_cluster(await self._core.settle())
+        if request.rotate:
+            cluster = await self._core.retried(
+                lambda snapshot: self._with_new_unlock_key(require_cluster(snapshot))
+            )
+            await self._holder.wait_followed(cluster.meta.version)
+        key = self._sealer.open_unlock_key(cluster)
+        return security_pb2.GetUnlockKeyResponse(key=unlock_text(key) if key else "")
+
+    async def Rotate(
+        self, request: security_pb2.RotateEncryptionKeyRequest, context: Context
+    ) -> control_pb2.Changed:
+        """Begin. The leader ends it when everything is under the new key."""
+        check(request)
+        await self._core.settle()
+
+        async def attempt(snapshot: Snapshot) -> control_pb2.Changed:
+            cluster = require_cluster(snapshot)
+            if cluster.sealed_next_key:
+                raise FailedPreconditionError("a change of the encryption key is going on")
+            key_id = cluster.key_id + 1
+            key = secrets.token_bytes(KEY_BYTES)
+            sealed = self._envelope.seal(next_key_purpose(key_id), key)
+            changed = replace(cluster, sealed_next_key=sealed, next_key_id=key_id)
+            return control_pb2.Changed(revision=await self._save(changed))
+
+        return await self._core.retried(attempt)
+
+    async def Status(
+        self, request: security_pb2.EncryptionStatusRequest, context: Context
+    ) -> security_pb2.EncryptionStatus:
+        check(request)
+        snapshot = await self._core.settle()
+        cluster = require_cluster(snapshot)
+        return security_pb2.EncryptionStatus(
+            key_id=cluster.key_id,
+            rotating=bool(cluster.sealed_next_key),
+            next_key_id=cluster.next_key_id,
+            waiting=await self._waiting(snapshot, cluster),
+        )
+
+    async def _waiting(self, snapshot: Snapshot, cluster: Cluster) -> list[str]:
+        if not cluster.sealed_next_key:
+            return []
+        keys, following = self._core.keys, cluster.next_key_id
+        wanted = acknowledgment(cluster.key_id, frozenset({following - 1, following}))
+        listed = await self._core.store.list(keys.key_holders)
+        there = {item.key.removeprefix(keys.key_holders) for item in listed.items if item.value == wanted}
+        managers = (node for node in snapshot.nodes.values() if node.spec.role is NodeRole.MANAGER)
+        return sorted(node.id for node in managers if node.id not in there)
+
+    async def _with_new_unlock_key(self, cluster: Cluster) -> Cluster:
+        if not cluster.spec.autolock:
+            raise FailedPreconditionError("cannot rotate because autolock is not turned on")
+        changed = replace(cluster, sealed_unlock_key=self._sealer.unlock_key(new_unlock_key()))
+        revision = await self._save(changed)
+        return replace(changed, meta=replace(changed.meta, version=revision))
+
+    async def _save(self, cluster: Cluster) -> int:
+        meta = replace(cluster.meta, updated_at_ns=self._core.clock.now_ns())
+        return await self._core.commit(self._core.writer.begin().replace(replace(cluster, meta=meta)))
+
+
+class UnlockedServicer(security_pb2_grpc.LockServicer):
+    """Of a manager that is not locked."""
+
+    async def Unlock(
+        self, request: security_pb2.UnlockRequest, context: Context
+    ) -> security_pb2.UnlockResponse:
+        raise FailedPreconditionError(NOT_LOCKED)
