@@ -48,7 +48,8 @@ def top(width: int) -> str:
 
 def group(group: Group) -> str:
     """`minictl service --help`."""
-    commands = _list("Commands:", [(command.name, command.usage) for command in group.commands()])
+    rows = sorted((command.name, command.usage) for command in group.commands())
+    commands = _list("Commands:", rows)
     return (
         f"Usage:  minictl {group.name} COMMAND\n\n{group.usage}\n\n{commands}\n"
         f"Run 'minictl {group.name} COMMAND --help' for more information on a command.\n"

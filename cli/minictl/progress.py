@@ -31,6 +31,9 @@ MAX_BARS = 20
 MAX_ERROR = 75
 """Characters of an error, so that the line fits a narrow terminal (docker/cli)."""
 
+_ROLLING_BACK = (3, 4)
+"""States of a rollout that goes back, by their numbers in the API: started, and paused."""
+
 STEPS = 9
 """A running task is at the ninth step; Docker counts its `allocated`, which is never seen."""
 
@@ -83,21 +86,23 @@ class Convergence:
         self._said: dict[str, Line] = {}
         self._bars: dict[int | str, int] = {}
         self._since_ns: int | None = None
+        self._rolling_back = False
 
     def update(self, view: ServiceProgress, now_ns: int) -> list[Line]:
         """The service or one of its tasks changed."""
         is_global = view.service.service.spec.mode == GLOBAL
         replicas = view.service.desired if is_global else view.service.service.spec.replicas
-        lines: list[Line] = []
-        if not self._said:
-            lines.append(Line("overall progress", f"0 out of {replicas} tasks"))
+        lines = self._rollback_lines(view)
+        verb = "rolling back update: " if self._rolling_back else ""
+        if "overall progress" not in self._said:
+            lines.append(Line("overall progress", f"{verb}0 out of {replicas} tasks"))
             if replicas <= MAX_BARS and not is_global:
                 lines += [Line(f"{bar}/{replicas}", " ") for bar in range(1, replicas + 1)]
         tasks = by_place(view)
-        running = sum(1 for task in tasks.values() if _runs(task))
+        running = sum(1 for task in tasks.values() if runs(task))
         if self._since_ns is None or running != replicas:
             lines += self._bar_lines(tasks, replicas)
-            lines.append(Line("overall progress", f"{running} out of {replicas} tasks"))
+            lines.append(Line("overall progress", f"{verb}{running} out of {replicas} tasks"))
         if running != replicas:
             if self._since_ns is not None:
                 lines.append(Line("verify", "Detected task failure"))
@@ -120,6 +125,14 @@ class Convergence:
         return fresh_lines(
             self._said, [Line("verify", f"Waiting {seconds} seconds to verify that tasks are stable...")]
         )
+
+    def _rollback_lines(self, view: ServiceProgress) -> list[Line]:
+        """Why the service goes back, and that it has gone: of a rollback that is under way when it is first seen."""
+        service, rollout = view.service.service, view.service.rollout
+        known = view.service.HasField("rollout") and rollout.update_number == service.update_number
+        if service.rolling_back and not (known and rollout.state not in _ROLLING_BACK):
+            self._rolling_back = True
+        return [Line("rollback", rollout.message)] if known and self._rolling_back else []
 
     def _bar_lines(self, tasks: dict[int | str, TaskView], replicas: int) -> list[Line]:
         """One per task; a task of a global service goes by its node."""
@@ -175,7 +188,8 @@ def _rank(task: TaskView) -> tuple[int, int]:
     return task.task.desired_state, task.state
 
 
-def _runs(task: TaskView) -> bool:
+def runs(task: TaskView) -> bool:
+    """Whether the task is wanted, runs, and may get traffic."""
     return task.task.desired_state <= RUNNING and task.state == RUNNING and not task.status.not_ready
 
 

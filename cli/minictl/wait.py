@@ -9,6 +9,7 @@ from minicommon.errors import DeadlineError
 from minictl.errors import CliError
 from minictl.job_progress import JobProgress
 from minictl.mode_flags import JOBS
+from minictl.patience import Patience
 from minictl.progress import MONITOR_NS, STEPS, Convergence
 from minictl.stop_progress import StopTimes
 
@@ -97,7 +98,7 @@ class _Quiet:
 
 
 _ACTIVE = (0, 3)
-_PAUSED = (1, 4)
+_UPDATE_PAUSED, _ROLLBACK_PAUSED = _PAUSED = (1, 4)
 """States of a rollout, by their numbers in the API."""
 
 EXIT_ROLLED_BACK = 2
@@ -120,8 +121,8 @@ def wait_for_service(
     Return 0 once the service has converged, or when the user does not want to wait any longer.
 
     Returns EXIT_ROLLED_BACK when it converged to what it was before, though `rolling_back` was not what was asked
-    for; EXIT_PAUSED when its update paused, or, when that is because of the deadline, EXIT_NOT_PLACED if a task found
-    no node, else EXIT_DEADLINE.
+    for; EXIT_PAUSED when its update paused; at its deadline EXIT_NOT_PLACED if a task found no node, else
+    EXIT_DEADLINE.
     Raises CliError when the service is removed meanwhile, and when it is a job that fails.
     """
     from minictl.client import messages
@@ -152,14 +153,19 @@ def _follow(
     begun = False
     replacing = False
     code = 0
+    patience = Patience()
+    latest: ServiceProgress | None = None
     while not state.converged or replacing:
-        timeout = None
-        if state.wake_ns is not None:
-            timeout = max(state.wake_ns - context.now_ns(), 1) / 1e9
+        wakes_ns = state.wake_ns if state.wake_ns is not None else patience.wake_ns
+        timeout = None if wakes_ns is None else max(wakes_ns - context.now_ns(), 1) / 1e9
         try:
             change = changes.receive(timeout)
         except DeadlineError:
             lines = state.tick(context.now_ns())
+            if latest is not None and state.wake_ns is None and patience.is_over(context.now_ns()):
+                changes.cancel()
+                context.warn(_gave_up(service_id, patience))
+                return code_at_deadline(latest)
         else:
             if change is None:
                 raise CliError(
@@ -173,10 +179,14 @@ def _follow(
                 update = change.service.service.spec.update
                 state = Convergence(monitor_ns=update.monitor_ns or MONITOR_NS)
             begun = True
+            latest = change
             replacing = is_replacing(change)
+            patience.update(change, context.now_ns(), replacing=replacing)
             if (paused := paused_code(change)) is not None:
                 changes.cancel()
-                context.print(f"service {service_id}: {change.service.rollout.message}")
+                rollout = change.service.rollout
+                what = "rollback" if rollout.state == _ROLLBACK_PAUSED else "update"
+                context.warn(f"service {what} paused: {rollout.message}")
                 return paused
             code = EXIT_ROLLED_BACK if change.service.service.rolling_back and not rolling_back else 0
             lines = [*(stops.update(change) if stops else ()), *state.update(change, context.now_ns())]
@@ -186,6 +196,13 @@ def _follow(
     if isinstance(state, JobProgress) and state.failure:
         raise CliError(state.failure)
     return code
+
+
+def _gave_up(service_id: str, patience: Patience) -> str:
+    from minicommon.units import format_duration
+
+    deadline = format_duration(patience.deadline_ns)
+    return f"service {service_id}: no progress for {deadline}; it goes on in the background"
 
 
 def is_replacing(change: ServiceProgress) -> bool:
@@ -205,7 +222,10 @@ def paused_code(change: ServiceProgress) -> int | None:
         return None
     if view.rollout.state not in _PAUSED:
         return None
-    if not view.rollout.timed_out:
-        return EXIT_PAUSED
+    return code_at_deadline(change) if view.rollout.timed_out else EXIT_PAUSED
+
+
+def code_at_deadline(change: ServiceProgress) -> int:
+    """The exit code for what has not come about in time."""
     waits = any(not task.task.node_id and task.error for task in change.tasks)
     return EXIT_NOT_PLACED if waits else EXIT_DEADLINE

@@ -32,7 +32,7 @@ def cluster(archives: dict[str, Path]) -> Iterator[Cluster]:
     """A cluster of one, with two graphics cards and three disks."""
     with Lab(f"s{os.getpid() % 10000}", (NODE,)) as lab:
         options = (
-            *("--allow", "device", "--insecure-registry", REGISTRY),
+            *("--allow", "device", "--insecure-registry", REGISTRY, "--label", "rack=7"),
             *("--generic-resource", "GPU=UUID1,GPU=UUID2", "--generic-resource", "SSD=3"),
         )
         cluster = Cluster(lab, worker_options=options)
@@ -129,6 +129,18 @@ def test_the_node_shows_what_it_has_and_allows(cluster: Cluster) -> None:
 
 
 # --- what the scheduler knows of a node ---
+
+
+def test_a_label_that_the_daemon_was_given_counts_in_constraints(cluster: Cluster) -> None:
+    for name, operator in (("here", "=="), ("elsewhere", "!=")):
+        flags = ("--constraint", f"engine.labels.rack{operator}7")
+        _create(cluster, name, *flags, "busybox:latest", "sleep", "600")
+    eventually(lambda: _ps(cluster, "here")[0].startswith("Running"), "it runs on the labeled node")
+    text = "no suitable node (scheduling constraints not satisfied on 1 node)"
+    eventually(lambda: text in _ps(cluster, "elsewhere")[0], "the other waits")
+    assert "engine.labels.rack!=7: it has '7'" in cluster.ctl(NODE, "task", "why", "elsewhere.1").stdout
+    assert " - rack=7" in cluster.ctl(NODE, "node", "inspect", "--pretty", "self").stdout
+    _remove(cluster, "here", "elsewhere")
 
 
 def test_what_no_node_allows_waits_and_says_what_would_help(cluster: Cluster) -> None:

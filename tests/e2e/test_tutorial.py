@@ -8,7 +8,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from support.cluster import Cluster, eventually, http_get
+from support.cluster import BIN, Cluster, eventually, http_get
+from support.images import counter, redis, write_docker_archive
+from support.pty import OnTerminal
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 
@@ -281,6 +283,123 @@ def test_a_node_that_is_cut_off_is_replaced_and_comes_back_to_exactly_the_right_
         lambda: cluster.ctl("core-01", "node", "ls").stdout.count("Ready") == 3, "core-03 is back", timeout=60
     )
     eventually(lambda: not _processes(cluster, "core-03", "httpd"), "its surplus tasks have stopped")
+
+
+def test_a_network_is_created(cluster: Cluster) -> None:
+    """Row 9."""
+    create = ("network", "create", "--attachable", "--driver", "overlay", "backend")
+    assert re.fullmatch(r"[0-9a-z]{25}\n", cluster.ctl("core-01", *create).stdout)
+    rows = _rows(cluster.ctl("core-01", "network", "ls").stdout)
+    assert [row[1:] for row in rows] == [["backend", "overlay", "swarm"], ["ingress", "overlay", "swarm"]]
+
+
+def test_redis_is_reached_by_its_name_on_its_network_and_from_nowhere_else(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """Row 10. Redis' own client on a terminal stands for telnet: Debian's static busybox looks up no names."""
+    archive = write_docker_archive(tmp_path / "images.tar", redis(), counter())
+    for name in NODES:
+        cluster.ctl(name, "image", "load", "-i", str(archive))
+    out = cluster.ctl("core-01", "service", "create", "--name", "redis", "--network", "backend", "redis")
+    assert out.stdout.rstrip().endswith("verify: Service converged")
+    (node,) = cluster.ctl("core-01", "service", "ps", "redis", "--format", "{{.Node}}").stdout.split()
+    where = ("--constraint", f"node.hostname!={node}")
+    client = ("--entrypoint", "/usr/bin/redis-cli", "redis", "-h", "redis")
+    run = ("run", "--rm", "-it", "--network", "backend", *where, *client)
+    with OnTerminal(cluster.lab["core-01"].command([str(BIN / "minictl"), *run])) as terminal:
+        terminal.until(b"redis:6379>")
+        terminal.type(b"ping\r")
+        terminal.until(b"PONG")
+        terminal.type(b"quit\r")
+        assert terminal.process.wait(timeout=30) == 0
+    elsewhere = cluster.ctl("core-01", "run", "--rm", *client, "ping", check=False)
+    assert elsewhere.returncode == 1
+    (network,) = json.loads(cluster.ctl("core-01", "network", "inspect", "backend").stdout)
+    (task,) = network["Containers"].values()
+    address = task["IPv4Address"].partition("/")[0]
+    for host in (cluster.lab.client, *(cluster.lab[name] for name in NODES)):
+        for target in (address, *NODES):
+            dial = ["timeout", "1", "bash", "-c", f"exec 3<>/dev/tcp/{target}/6379"]
+            reached = host.run(dial, check=False).returncode == 0
+            assert not reached or (host.name == node and target == address), f"{host.name} reaches {target}"
+
+
+def test_the_counters_take_turns_and_each_counts(cluster: Cluster) -> None:
+    """Row 11."""
+    create = ("service", "create", "--name", "counter", "--network", "backend", "--replicas", "3")
+    cluster.ctl("core-01", *create, "-e", "REDIS_HOST=redis", "-p", "4568:4567", "counter")
+    nodes = cluster.ctl("core-01", "service", "ps", "counter", "--format", "{{.Node}}").stdout.split()
+    assert sorted(nodes) == list(NODES)
+    containers = _container_names(cluster, "counter")
+    for _ in range(9):
+        page = http_get(cluster.lab.client, "http://core-01:4568/")
+    counts = {host: int(count) for host, count in (line.split(" > ") for line in page.splitlines())}
+    assert counts == dict.fromkeys(containers, 3)
+
+
+def test_the_logs_of_all_tasks_on_all_nodes_are_followed(cluster: Cluster) -> None:
+    """Row 21."""
+    host = cluster.lab["core-01"]
+    follow = host.start([str(BIN / "minictl"), "service", "logs", "-f", "counter"], log="logs.log")
+    eventually(lambda: host.log("logs.log").count("request 3") == 3, "what was is shown")
+    for _ in range(3):
+        http_get(cluster.lab.client, "http://core-01:4568/")
+    eventually(lambda: host.log("logs.log").count("request 4") == 3, "what comes is shown")
+    follow.terminate()
+    lines = [line for line in host.log("logs.log").splitlines() if "request" in line]
+    prefix = re.compile(r"counter\.([123])\.[0-9a-z]+@(core-0[123]) +\| request [1-4]")
+    found = {match.groups() for line in lines if (match := prefix.fullmatch(line))}
+    assert len(lines) == 12
+    assert len(found) == 3, lines
+    assert {node for _, node in found} == set(NODES)
+
+
+def _where(cluster: Cluster, *services: str) -> list[str]:
+    """The nodes of the running tasks."""
+    form = "{{.Node}} {{.CurrentState}}"
+    told = [cluster.ctl("core-01", "service", "ps", name, "--format", form).stdout for name in services]
+    return sorted(
+        line.split()[0] for out in told for line in out.splitlines() if line.split()[1] == "Running"
+    )
+
+
+def test_a_drained_node_is_emptied_and_used_again(cluster: Cluster) -> None:
+    """Row 19; that no request fails meanwhile is shown in test_traffic.py."""
+    cluster.ctl("core-01", "node", "update", "--availability", "drain", "core-02")
+    all_of_them = ("counter", "redis", "whoami")
+
+    def elsewhere() -> bool:
+        nodes = _where(cluster, *all_of_them)
+        return len(nodes) == 3 + 1 + 5 and "core-02" not in nodes
+
+    eventually(elsewhere, "its tasks run elsewhere")
+    cluster.ctl("core-01", "node", "update", "--availability", "active", "core-02")
+    cluster.ctl("core-01", "service", "update", "--force", "counter")
+    assert _where(cluster, "counter") == list(NODES)
+
+
+def test_a_node_that_loses_its_power_is_replaced(cluster: Cluster) -> None:
+    """Row 20."""
+    lost = cluster.lab["core-03"]
+    lost.power_off()
+
+    def elsewhere() -> bool:
+        nodes = _where(cluster, "counter", "redis", "whoami")
+        return "core-03" not in nodes and len(nodes) == 3 + 1 + 5
+
+    eventually(elsewhere, "all tasks run on the other two nodes", timeout=60)
+    for name in ("core-01", "core-02"):
+        for port in (4567, 4568):
+            url = f"http://{name}:{port}/"
+            eventually(lambda url=url: http_get(cluster.lab.client, url), f"{name}:{port} answers")  # type: ignore[misc]
+    lost.power_on()
+    cluster.start("core-03")
+    eventually(
+        lambda: cluster.ctl("core-01", "node", "ls").stdout.count("Ready") == 3, "core-03 is back", timeout=60
+    )
+    for service in ("counter", "redis"):
+        cluster.ctl("core-01", "service", "rm", service)
+    assert cluster.ctl("core-01", "network", "rm", "backend").stdout == "backend\n"
 
 
 def test_scale_down_and_remove(cluster: Cluster) -> None:

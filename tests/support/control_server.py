@@ -183,6 +183,16 @@ class _Networks(control_pb2_grpc.NetworksServicer):
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "ingress network cannot be removed")
         return control.Changed(revision=43)
 
+    async def Connect(self, request: control.ConnectNetworkRequest, context: Context) -> control.Changed:
+        self.world.requests.append(request)
+        return control.Changed(revision=43)
+
+    async def Disconnect(
+        self, request: control.DisconnectNetworkRequest, context: Context
+    ) -> control.Changed:
+        self.world.requests.append(request)
+        return control.Changed(revision=43)
+
     async def Prune(
         self, request: control.PruneNetworksRequest, context: Context
     ) -> control.PruneNetworksResponse:

@@ -25,6 +25,7 @@ _MTIME = 1704164645
 BUSYBOX = Path("/bin/busybox")
 PERL = Path("/usr/bin/perl")
 REDIS = Path("/usr/bin/redis-server")
+REDIS_CLI = Path("/usr/bin/redis-cli")
 
 _PASSWD = "root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1000:web:/home/web:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n"
 _GROUP = "root:x:0:\nweb:x:1000:\nadm:x:4:web\nnogroup:x:65534:\n"
@@ -108,6 +109,48 @@ while (1) {
 }
 """
 
+
+_COUNTER = r"""
+# An HTTP server: each request adds one to this host's field of a hash in the redis server that REDIS_HOST names, and
+# is answered with all its fields.
+$0 = 'counterd';
+$| = 1;
+$SIG{TERM} = $SIG{INT} = sub { exit 0 };
+my $redis = $ENV{REDIS_HOST} // 'redis';
+chomp(my $host = `hostname`);
+sub line { my ($from) = @_; my $line = ''; while (sysread($from, my $c, 1)) { $line .= $c; last if $c eq "\n" }
+           $line =~ s/\r\n$//; return $line }
+sub ask {
+    my ($server, @words) = @_;
+    syswrite($server, '*' . @words . "\r\n" . join('', map { '$' . length($_) . "\r\n$_\r\n" } @words));
+    my ($kind, $rest) = line($server) =~ /^(.)(.*)$/ or die "no answer\n";
+    die "$rest\n" if $kind eq '-';
+    return $rest if $kind eq ':';
+    return map { line($server); line($server) } 1 .. $rest;
+}
+sub page {
+    my $address = gethostbyname($redis) or die "$redis: unknown host\n";
+    socket(my $server, 2, 1, 6) or die "socket: $!\n";
+    connect($server, pack('S n a4 x8', 2, 6379, $address)) or die "$redis: $!\n";
+    my $count = ask($server, 'HINCRBY', 'counter', $host, 1);
+    print "request $count\n";
+    my %counts = ask($server, 'HGETALL', 'counter');
+    return join('', map { "$_ > $counts{$_}\n" } sort keys %counts);
+}
+socket(my $listener, 2, 1, 6) or die "socket: $!";
+setsockopt($listener, 1, 2, pack('i', 1)) or die "setsockopt: $!";
+bind($listener, pack('S n a4 x8', 2, 4567, "\0" x 4)) or die "bind: $!";
+listen($listener, 1024) or die "listen: $!";
+print "counting in $redis\n";
+while (1) {
+    accept(my $client, $listener) or next;
+    sysread($client, my $request, 65536);
+    my $body = eval { page() };
+    my $status = defined $body ? '200 OK' : '502 Bad Gateway';
+    $body //= $@;
+    syswrite($client, "HTTP/1.1 $status\r\nContent-Length: " . length($body) . "\r\nConnection: close\r\n\r\n$body");
+}
+"""
 
 _SECRET = (
     _WHOAMI.replace("('200 OK', $host)", "content()")
@@ -248,6 +291,11 @@ def whoami_udp(reference: str = "whoami-udp:1") -> Image:
     return _perl(reference, "whoami-udp.pl", _WHOAMI_UDP, "4567/udp")
 
 
+def counter(reference: str = "counter:latest") -> Image:
+    """HTTP on 4567: counts its requests in redis on `REDIS_HOST`, answers `<host> > <count>` for each host."""
+    return _perl(reference, "counter.pl", _COUNTER, "4567/tcp")
+
+
 def secret(reference: str = "secret:latest") -> Image:
     """HTTP on 4567: `/` answers the content of the file that SECRET_PATH names, as it is at that moment."""
     return _perl(reference, "secret.pl", _SECRET, "4567/tcp")
@@ -260,10 +308,12 @@ def _perl(reference: str, name: str, script: str, port: str) -> Image:
 
 
 def redis(reference: str = "redis:latest") -> Image:
-    """redis-server on 6379, open to its network, nothing on disk."""
+    """redis-server on 6379, open to its network, nothing on disk; and its client."""
     command = [str(REDIS), "--protected-mode", "no", "--save", "", "--bind", "0.0.0.0"]
     return Image(
-        reference, (base_layer(), program(REDIS)), {"Entrypoint": command, "ExposedPorts": {"6379/tcp": {}}}
+        reference,
+        (base_layer(), program(REDIS), program(REDIS_CLI)),
+        {"Entrypoint": command, "ExposedPorts": {"6379/tcp": {}}},
     )
 
 

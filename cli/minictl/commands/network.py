@@ -62,7 +62,7 @@ def _check_create(parsed: Parsed) -> None:
 
 def _one(parsed: Parsed, flag: str) -> str:
     """The value of a flag that Docker lets be given for IPv4 and IPv6. Raises CliError when there are several."""
-    given = [text.strip() for group in parsed[flag] for text in group]
+    given = _all(parsed[flag])
     if len(given) > 1:
         raise CliError(f"--{flag}: a network has one IPv4 subnet, {len(given)} values were given")
     return given[0] if given else ""
@@ -109,6 +109,28 @@ def _rm(context: Context, parsed: Parsed) -> int:
     return common.for_each(parsed.arguments, remove)
 
 
+def _connect(context: Context, parsed: Parsed) -> int:
+    from minictl.client import messages
+
+    ref, container = parsed.arguments
+    request = messages.ConnectNetworkRequest(ref=ref, container=container, aliases=_all(parsed["alias"]))
+    context.call("Networks/Connect", request)
+    return 0
+
+
+def _disconnect(context: Context, parsed: Parsed) -> int:
+    from minictl.client import messages
+
+    ref, container = parsed.arguments
+    context.call("Networks/Disconnect", messages.DisconnectNetworkRequest(ref=ref, container=container))
+    return 0
+
+
+def _all(groups: list[list[str]]) -> list[str]:
+    """The values of a flag that may be given several times, and each time several."""
+    return [text.strip() for group in groups for text in group]
+
+
 def _prune(context: Context, parsed: Parsed) -> int:
     from minictl.client import messages
 
@@ -151,7 +173,26 @@ CREATE_FLAGS = (
     Flag("subnet", "Subnet in CIDR format that represents a network segment", kind=_STRINGS),
 )
 
+CONNECT_FLAGS = (
+    Flag("alias", "Add network-scoped alias for the container", kind=_STRINGS),
+    Flag("driver-opt", "", kind=_STRINGS, later=True),
+    Flag("gw-priority", "", kind=values.STRING, later=True),
+    Flag("ip", "", kind=values.STRING, later=True),
+    Flag("ip6", "", kind=values.STRING, later=True),
+    Flag("link", "", kind=_STRINGS, later=True),
+    Flag("link-local-ip", "", kind=_STRINGS, later=True),
+)
+
 COMMANDS = (
+    Command(
+        "connect",
+        "Connect a container to a network",
+        _connect,
+        arguments="NETWORK CONTAINER",
+        least=2,
+        most=2,
+        flags=CONNECT_FLAGS,
+    ),
     Command(
         "create",
         "Create a network",
@@ -160,6 +201,15 @@ COMMANDS = (
         least=1,
         most=1,
         flags=CREATE_FLAGS,
+    ),
+    Command(
+        "disconnect",
+        "Disconnect a container from a network",
+        _disconnect,
+        arguments="NETWORK CONTAINER",
+        least=2,
+        most=2,
+        flags=(Flag("force", "Force the container to disconnect from a network", short="f"),),
     ),
     Command(
         "inspect",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minicommon.errors import ConflictError, NotFoundError
+from minicommon.errors import ConflictError, MiniError, NotFoundError
 
 from minictl import network_flags, service_flags, values
 from minictl.command import Command
@@ -240,7 +240,7 @@ def _print_pretty(context: Context, ref: str) -> None:
     except NotFoundError:
         raise CliError(f"no such service: {ref}") from None
     networks = common.networks(context) if view.service.spec.task.networks else {}
-    context.print(service_pretty.render(view, networks))
+    context.print(service_pretty.render(view, networks, now_ns=context.now_ns()))
 
 
 def _rm(context: Context, parsed: Parsed) -> int:
@@ -263,6 +263,7 @@ def _scale(context: Context, parsed: Parsed) -> int:
     scaled: list[tuple[str, int]] = []
 
     def scale(argument: str) -> None:
+        from minictl.main import describe
         from minictl.values import parse_uint
 
         ref, _, text = argument.partition("=")
@@ -274,15 +275,17 @@ def _scale(context: Context, parsed: Parsed) -> int:
             response = context.call(
                 "Services/Scale", messages.ScaleServiceRequest(ref=ref, replicas=replicas)
             )
-        except NotFoundError as error:
-            raise CliError(f"{ref}: Error response from daemon: {error}") from error
+        except MiniError as error:
+            raise CliError(f"{ref}: {describe(error)}") from error
         for warning in response.warnings:
             context.warn(warning)
         context.print(f"{ref} scaled to {replicas}")
         scaled.append((ref, response.revision))
 
+    codes = [0]
+
     def wait(ref: str) -> None:
-        _wait(context, parsed, ref, dict(scaled)[ref])
+        codes.append(_wait(context, parsed, ref, dict(scaled)[ref]))
 
     failure = None
     try:
@@ -293,7 +296,7 @@ def _scale(context: Context, parsed: Parsed) -> int:
         common.for_each([ref for ref, _ in scaled], wait)
     if failure is not None:
         raise failure
-    return 0
+    return max(codes)
 
 
 def _scale_usage(argument: str) -> str:
@@ -344,7 +347,7 @@ COMMANDS = (
         arguments="SERVICE",
         least=1,
         most=1,
-        flags=(common.DETACH,),
+        flags=(common.DETACH, service_flags.PROGRESS, _QUIET),
     ),
     Command(
         "rollback",

@@ -47,21 +47,29 @@ def status_json(view: ServiceView) -> dict[str, Any]:
     return {"UpdateStatus": {**status, "Message": rollout.message}}
 
 
-def pretty(view: ServiceView) -> list[str]:
+def pretty(view: ServiceView, now_ns: int) -> list[str]:
     """Docker's sections: the status of the last update, and how the next one is to go."""
     lines: list[str] = []
     if view.HasField("rollout"):
-        lines += [
-            "UpdateStatus:",
-            f" State:\t\t{STATES[view.rollout.state]}",
-            f" Message:\t{view.rollout.message}",
-        ]
+        rollout = view.rollout
+        lines += ["UpdateStatus:", f" State:\t\t{STATES[rollout.state]}"]
+        if rollout.started_at_ns:
+            lines.append(f" Started:\t{_ago(rollout.started_at_ns, now_ns)}")
+        if rollout.completed_at_ns:
+            lines.append(f" Completed:\t{_ago(rollout.completed_at_ns, now_ns)}")
+        lines.append(f" Message:\t{rollout.message}")
     spec = view.service.spec
     if spec.HasField("update"):
         lines += _config("Update", spec.update)
     if spec.HasField("rollback"):
         lines += _config("Rollback", spec.rollback)
     return lines
+
+
+def _ago(moment_ns: int, now_ns: int) -> str:
+    from minicommon import units
+
+    return f"{units.human_duration(max(now_ns - moment_ns, 0))} ago"
 
 
 def _config(title: str, config: UpdateConfig) -> list[str]:

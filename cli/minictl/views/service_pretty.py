@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from miniproto.v1.objects_pb2 import ContainerSpec, Network, Placement, PortConfig, Resources, ServiceSpec
 
 
-def render(view: ServiceView, networks: Mapping[str, Network] | None = None) -> str:
+def render(view: ServiceView, networks: Mapping[str, Network] | None = None, *, now_ns: int = 0) -> str:
     """The whole text, which begins and ends with a newline; `networks`, by id, are those with names to show."""
     service = view.service
-    lines = ["", f"ID:\t\t{service.id}", *_head(service.spec), *rollout.pretty(view)]
+    lines = ["", f"ID:\t\t{service.id}", *_head(service.spec), *rollout.pretty(view, now_ns)]
     if depends_on := dependency_flags.to_json(service.spec):
         lines += ["Depends On:", *(f" {each['Service']} ({each['Condition']})" for each in depends_on)]
     lines += _placement(service.spec.placement)

@@ -3,6 +3,8 @@
 Its networks are those of its specification, and the ingress network when it publishes ports there. A task gets all its
 addresses or none. One that is given back in this pass is not given out in the same pass: the store claims each as a key
 of its own, and the next pass finds it free.
+
+A container of `minictl run` may change its networks while it runs: its task follows those of its service.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from minimanager.decide.overlay import Overlay
 from minimanager.decide.slots import is_active, wants_ingress
 from minimanager.domain.addresses import AddressPool
 from minimanager.domain.leases import present_network, task_pool
-from minimanager.domain.objects import NetworkAttachment, Task, TaskState
+from minimanager.domain.objects import NetworkAttachment, NetworkUse, Task, TaskState
+from minimanager.domain.one_off import one_off
 from minimanager.domain.snapshot import Snapshot
 
 PENDING_MESSAGE = "pending task scheduling"
@@ -32,11 +35,15 @@ def allocate(overlay: Overlay, service_ids: Sequence[str]) -> None:
     """Take back the addresses of ended tasks and give new tasks theirs; the latter become PENDING."""
     pools = _Pools(overlay.snapshot)
     for service_id in service_ids:
+        service = overlay.snapshot.services.get(service_id)
+        follows = service if service is not None and one_off(service) else None
         for task in overlay.of_service(service_id):
             if task.attachments and overlay.finished(task):
                 overlay.put(replace(task, attachments=()))
             elif task.state is TaskState.NEW and is_active(task):
                 _admit(overlay, task, pools)
+            elif follows is not None and is_active(task) and task.spec.networks != follows.spec.task.networks:
+                _reconnect(overlay, task, follows.spec.task.networks, pools)
 
 
 class _Pools:
@@ -96,3 +103,19 @@ def _admit(overlay: Overlay, task: Task, pools: _Pools) -> None:
             attachments=attachments,
         )
     )
+
+
+def _reconnect(overlay: Overlay, task: Task, uses: tuple[NetworkUse, ...], pools: _Pools) -> None:
+    """Take back the addresses on networks that the task is to leave, and give it those that it has not.
+
+    Without an address on one of them it stays as it is, and the next pass about it tries again.
+    """
+    wanted = [use.network for use in uses]
+    before = [use.network for use in task.spec.networks]
+    kept = [each for each in task.attachments if each.network_id in wanted or each.network_id not in before]
+    present = {each.network_id for each in kept}
+    try:
+        taken = pools.take([network_id for network_id in wanted if network_id not in present])
+    except (NotFoundError, ResourceExhaustedError):
+        return
+    overlay.put(replace(task, spec=replace(task.spec, networks=uses), attachments=(*kept, *taken)))

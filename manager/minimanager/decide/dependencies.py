@@ -18,10 +18,15 @@ from minimanager.domain.objects import Dependency, DependencyCondition, Service
 
 def waits_for(overlay: Overlay, service: Service) -> str:
     """What keeps the tasks of the service's present specification from being placed; empty: nothing does."""
+    return "; ".join(missing_dependencies(overlay, service).values())
+
+
+def missing_dependencies(overlay: Overlay, service: Service) -> dict[str, str]:
+    """What is still waited for, by the name of the other service."""
     if not service.spec.depends_on or service.rolling_back or _has_begun(overlay, service):
-        return ""
-    missing = [_missing(overlay, dependency) for dependency in service.spec.depends_on]
-    return "; ".join(text for text in missing if text)
+        return {}
+    missing = {each.service: _missing(overlay, each) for each in service.spec.depends_on}
+    return {name: text for name, text in missing.items() if text}
 
 
 def _has_begun(overlay: Overlay, service: Service) -> bool:

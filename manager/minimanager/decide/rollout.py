@@ -43,6 +43,7 @@ _BY_ITSELF = (TaskState.COMPLETE, TaskState.FAILED, TaskState.REJECTED)
 """How a task ends that nobody has stopped."""
 
 _IN_PROGRESS = "update in progress"
+_BY_HAND = "manually requested rollback"
 
 _ALL = 1_000_000
 """Millionths."""
@@ -147,7 +148,7 @@ class Replacing:
             update_number=service.update_number,
             state=RolloutState.ROLLBACK_STARTED if back else RolloutState.UPDATING,
             started_at_ns=self._overlay.now_ns,
-            message=message or ("rollback in progress" if back else _IN_PROGRESS),
+            message=message or (_BY_HAND if back else _IN_PROGRESS),
             slots=outdated,
             outdated=outdated,
             progressed_at_ns=self._overlay.now_ns,

@@ -11,7 +11,7 @@ from dataclasses import replace
 from minicommon.errors import FailedPreconditionError, NotFoundError
 
 from minimanager.domain.belongings import Belongings
-from minimanager.domain.objects import Revision, Service, ServiceSpec, TaskSpec
+from minimanager.domain.objects import Revision, Rollout, Service, ServiceSpec, TaskSpec
 
 MAX_REVISIONS = 10
 """Former ones that are kept; Swarm keeps one."""
@@ -40,6 +40,16 @@ def requested(service: Service, *, rolling_back: bool = False) -> Service:
     return replace(
         service, update_number=service.update_number + 1, rolling_back=rolling_back, update_paused=False
     )
+
+
+def ensure_replacing(service: Service, rollout: Rollout | None) -> None:
+    """Raises FailedPreconditionError when no update of the service is under way that could be held."""
+    if rollout is None:
+        over = service.update_number == 0 or service.spec.mode.is_job
+    else:
+        over = rollout.state.completed and rollout.update_number == service.update_number
+    if over:
+        raise FailedPreconditionError(f"service {service.spec.name} has no update in progress")
 
 
 def all_revisions(service: Service) -> tuple[Revision, ...]:

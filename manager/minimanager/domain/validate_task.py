@@ -82,7 +82,7 @@ def validate_task(spec: TaskSpec) -> TaskSpec:
     check_log_driver(spec.log_driver)
     _check_within_limits(limits, reservations)
     _check_restart(spec.restart)
-    _check_networks(spec.networks)
+    check_networks(spec.networks)
     return replace(spec, container=normal_uses(_validate_container(spec.container)))
 
 
@@ -225,7 +225,8 @@ def _check_restart(policy: RestartPolicy) -> None:
         )
 
 
-def _check_networks(networks: tuple[NetworkUse, ...]) -> None:
+def check_networks(networks: tuple[NetworkUse, ...]) -> None:
+    """Raises InvalidArgumentError for too many, and for aliases that no host could have."""
     if len(networks) > MAX_NETWORKS:
         raise InvalidArgumentError(f"TaskSpec: networks: must be at most {MAX_NETWORKS}, not {len(networks)}")
     for use in networks:

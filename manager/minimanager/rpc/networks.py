@@ -24,7 +24,7 @@ from minimanager.domain.prune import unused_networks
 from minimanager.domain.snapshot import Snapshot
 from minimanager.domain.usage import in_use_by
 from minimanager.domain.validate_network import place_network, validate_network
-from minimanager.rpc import network_views, views
+from minimanager.rpc import connections, network_views, views
 from minimanager.rpc.core import Core
 from minimanager.rpc.requests import check, filters_of, find_network
 from minimanager.store.keys import Kind
@@ -98,6 +98,21 @@ class NetworksServicer(control_pb2_grpc.NetworksServicer):
             return control_pb2.Changed(revision=await self._remove(snapshot, network))
 
         return await self._core.retried(attempt)
+
+    async def Connect(
+        self, request: control_pb2.ConnectNetworkRequest, context: Context
+    ) -> control_pb2.Changed:
+        check(request)
+        aliases = tuple(request.aliases)
+        revision = await connections.connect(self._core, request.ref, request.container, aliases)
+        return control_pb2.Changed(revision=revision)
+
+    async def Disconnect(
+        self, request: control_pb2.DisconnectNetworkRequest, context: Context
+    ) -> control_pb2.Changed:
+        check(request)
+        revision = await connections.disconnect(self._core, request.ref, request.container)
+        return control_pb2.Changed(revision=revision)
 
     async def Prune(
         self, request: control_pb2.PruneNetworksRequest, context: Context

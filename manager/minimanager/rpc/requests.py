@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from google.protobuf.message import Message
-from minicommon.errors import ConflictError, FailedPreconditionError, InvalidArgumentError, NotFoundError
+from minicommon.errors import ConflictError, FailedPreconditionError, InvalidArgumentError
 from miniproto.v1 import control_pb2, objects_pb2
 
 from minimanager.codec import refuse_unknown_fields
@@ -77,21 +77,19 @@ def find_node(snapshot: Snapshot, ref: str) -> Node:
 
 
 def find_task(snapshot: Snapshot, ref: str) -> Task:
-    """A task by id, name or beginning of its id."""
-    return resolve("task", ref, snapshot.tasks, name=lambda task: task.name)
+    """A task by id, name or beginning of its id.
 
-
-def find_present_task(snapshot: Snapshot, ref: str) -> Task:
-    """The same, but a name means the one task of that name that is to run, if there is one."""
+    Of a name that several tasks have had it is the newest of those that are to run, else the newest of all.
+    """
     present = {
         key: task
         for key, task in snapshot.tasks.items()
         if task.desired_state < TaskState.SHUTDOWN and not snapshot.state(task).finished
     }
-    try:
-        return resolve("task", ref, present, name=lambda task: task.name)
-    except NotFoundError:
-        return find_task(snapshot, ref)
+    for tasks in (present, snapshot.tasks):
+        if named := [task for task in tasks.values() if task.name == ref]:
+            return max(named, key=lambda task: (task.meta.created_at_ns, task.id))
+    return resolve("task", ref, snapshot.tasks, name=lambda task: task.name)
 
 
 def find_network(snapshot: Snapshot, ref: str) -> Network:

@@ -21,7 +21,13 @@ from minimanager.domain.belongings import belongings
 from minimanager.domain.dependencies import ensure_dependencies
 from minimanager.domain.filters import filter_services
 from minimanager.domain.objects import Meta, Service, ServiceSpec
-from minimanager.domain.revisions import all_revisions, requested, revised, revision_to_go_back_to
+from minimanager.domain.revisions import (
+    all_revisions,
+    ensure_replacing,
+    requested,
+    revised,
+    revision_to_go_back_to,
+)
 from minimanager.domain.secrets import with_contents
 from minimanager.domain.snapshot import Snapshot
 from minimanager.domain.validate import ensure_may_change, validate_service
@@ -145,6 +151,7 @@ class ServicesServicer(control_pb2_grpc.ServicesServicer):
         async def attempt(snapshot: Snapshot) -> control_pb2.Changed:
             service = self._present(snapshot, request.ref)
             if request.paused:
+                ensure_replacing(service, snapshot.rollouts.get(service.id))
                 changed = replace(service, update_paused=True)
             else:
                 changed = requested(service, rolling_back=service.rolling_back)

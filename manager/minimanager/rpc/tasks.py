@@ -15,7 +15,7 @@ from minimanager.domain.objects import Task
 from minimanager.domain.snapshot import Snapshot
 from minimanager.rpc import views
 from minimanager.rpc.core import Core
-from minimanager.rpc.requests import check, filters_of, find_present_task, find_service, find_task
+from minimanager.rpc.requests import check, filters_of, find_service, find_task
 from minimanager.store.cache import ChangeSet, Subscription
 
 Context = aio.ServicerContext[Any, Any]
@@ -49,7 +49,7 @@ class TasksServicer(control_pb2_grpc.TasksServicer):
     async def Why(self, request: control_pb2.GetRequest, context: Context) -> control_pb2.WhyResponse:
         check(request)
         snapshot = await self._core.read(request.min_revision)
-        task = find_present_task(snapshot, request.ref)
+        task = find_task(snapshot, request.ref)
         return views.why(snapshot, task, why(snapshot, task, self._core.clock.now_ns()))
 
     async def WatchService(

@@ -1022,6 +1022,16 @@ class NetworksStub:
                 request_serializer=miniproto_dot_v1_dot_control__pb2.RemoveNetworkRequest.SerializeToString,
                 response_deserializer=miniproto_dot_v1_dot_control__pb2.Changed.FromString,
                 _registered_method=True)
+        self.Connect = channel.unary_unary(
+                '/mini.v1.Networks/Connect',
+                request_serializer=miniproto_dot_v1_dot_control__pb2.ConnectNetworkRequest.SerializeToString,
+                response_deserializer=miniproto_dot_v1_dot_control__pb2.Changed.FromString,
+                _registered_method=True)
+        self.Disconnect = channel.unary_unary(
+                '/mini.v1.Networks/Disconnect',
+                request_serializer=miniproto_dot_v1_dot_control__pb2.DisconnectNetworkRequest.SerializeToString,
+                response_deserializer=miniproto_dot_v1_dot_control__pb2.Changed.FromString,
+                _registered_method=True)
         self.Prune = channel.unary_unary(
                 '/mini.v1.Networks/Prune',
                 request_serializer=miniproto_dot_v1_dot_control__pb2.PruneNetworksRequest.SerializeToString,
@@ -1054,6 +1064,18 @@ class NetworksServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Remove(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Connect(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Disconnect(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -1094,6 +1116,16 @@ def add_NetworksServicer_to_server(servicer, server):
             'Remove': grpc.unary_unary_rpc_method_handler(
                     servicer.Remove,
                     request_deserializer=miniproto_dot_v1_dot_control__pb2.RemoveNetworkRequest.FromString,
+                    response_serializer=miniproto_dot_v1_dot_control__pb2.Changed.SerializeToString,
+            ),
+            'Connect': grpc.unary_unary_rpc_method_handler(
+                    servicer.Connect,
+                    request_deserializer=miniproto_dot_v1_dot_control__pb2.ConnectNetworkRequest.FromString,
+                    response_serializer=miniproto_dot_v1_dot_control__pb2.Changed.SerializeToString,
+            ),
+            'Disconnect': grpc.unary_unary_rpc_method_handler(
+                    servicer.Disconnect,
+                    request_deserializer=miniproto_dot_v1_dot_control__pb2.DisconnectNetworkRequest.FromString,
                     response_serializer=miniproto_dot_v1_dot_control__pb2.Changed.SerializeToString,
             ),
             'Prune': grpc.unary_unary_rpc_method_handler(
@@ -1170,6 +1202,60 @@ class Networks:
             target,
             '/mini.v1.Networks/Remove',
             miniproto_dot_v1_dot_control__pb2.RemoveNetworkRequest.SerializeToString,
+            miniproto_dot_v1_dot_control__pb2.Changed.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Connect(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mini.v1.Networks/Connect',
+            miniproto_dot_v1_dot_control__pb2.ConnectNetworkRequest.SerializeToString,
+            miniproto_dot_v1_dot_control__pb2.Changed.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Disconnect(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mini.v1.Networks/Disconnect',
+            miniproto_dot_v1_dot_control__pb2.DisconnectNetworkRequest.SerializeToString,
             miniproto_dot_v1_dot_control__pb2.Changed.FromString,
             options,
             channel_credentials,

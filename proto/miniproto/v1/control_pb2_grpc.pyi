@@ -269,6 +269,8 @@ class NetworksStub:
     def __new__(cls, channel: _aio.Channel) -> NetworksAsyncStub: ...
     Create: _grpc.UnaryUnaryMultiCallable[_control_pb2.CreateNetworkRequest, _control_pb2.Created]
     Remove: _grpc.UnaryUnaryMultiCallable[_control_pb2.RemoveNetworkRequest, _control_pb2.Changed]
+    Connect: _grpc.UnaryUnaryMultiCallable[_control_pb2.ConnectNetworkRequest, _control_pb2.Changed]
+    Disconnect: _grpc.UnaryUnaryMultiCallable[_control_pb2.DisconnectNetworkRequest, _control_pb2.Changed]
     Prune: _grpc.UnaryUnaryMultiCallable[_control_pb2.PruneNetworksRequest, _control_pb2.PruneNetworksResponse]
     GetDetails: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetRequest, _control_pb2.NetworkView]
     Get: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetRequest, _objects_pb2.Network]
@@ -279,6 +281,8 @@ class NetworksAsyncStub(NetworksStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Create: _aio.UnaryUnaryMultiCallable[_control_pb2.CreateNetworkRequest, _control_pb2.Created]  # type: ignore[assignment]
     Remove: _aio.UnaryUnaryMultiCallable[_control_pb2.RemoveNetworkRequest, _control_pb2.Changed]  # type: ignore[assignment]
+    Connect: _aio.UnaryUnaryMultiCallable[_control_pb2.ConnectNetworkRequest, _control_pb2.Changed]  # type: ignore[assignment]
+    Disconnect: _aio.UnaryUnaryMultiCallable[_control_pb2.DisconnectNetworkRequest, _control_pb2.Changed]  # type: ignore[assignment]
     Prune: _aio.UnaryUnaryMultiCallable[_control_pb2.PruneNetworksRequest, _control_pb2.PruneNetworksResponse]  # type: ignore[assignment]
     GetDetails: _aio.UnaryUnaryMultiCallable[_control_pb2.GetRequest, _control_pb2.NetworkView]  # type: ignore[assignment]
     Get: _aio.UnaryUnaryMultiCallable[_control_pb2.GetRequest, _objects_pb2.Network]  # type: ignore[assignment]
@@ -296,6 +300,20 @@ class NetworksServicer(metaclass=_abc_1.ABCMeta):
     def Remove(
         self,
         request: _control_pb2.RemoveNetworkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.Changed, _abc.Awaitable[_control_pb2.Changed]]: ...
+
+    @_abc_1.abstractmethod
+    def Connect(
+        self,
+        request: _control_pb2.ConnectNetworkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.Changed, _abc.Awaitable[_control_pb2.Changed]]: ...
+
+    @_abc_1.abstractmethod
+    def Disconnect(
+        self,
+        request: _control_pb2.DisconnectNetworkRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.Changed, _abc.Awaitable[_control_pb2.Changed]]: ...
 

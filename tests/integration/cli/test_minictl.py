@@ -9,6 +9,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+import pytest
 from miniproto.v1 import control_pb2 as control
 from miniproto.v1 import node_pb2
 from miniproto.v1 import objects_pb2 as objects
@@ -84,6 +85,35 @@ def test_service_create_waits_for_convergence(minictl: Run, world: World) -> Non
     request = world.requests[-1]
     assert isinstance(request, control.WatchServiceRequest)
     assert (request.ref, request.min_revision) == ("s" * 25, 42)
+
+
+@pytest.mark.parametrize("command", [("create", "--name", "x", "whoami:1"), ("scale", "web=1")])
+def test_a_wait_that_sees_no_progress_is_given_up(
+    minictl: Run, world: World, command: tuple[str, ...]
+) -> None:
+    service = canned.service(replicas=1)
+    service.service.spec.update.progress_deadline_ns = 200_000_000
+    waiting = canned.task(1, state=64, error="no suitable node")
+    waiting.task.error = "no suitable node"
+    waiting.task.node_id = ""
+    for task, code in ((waiting, 4), (canned.task(1, state=320), 124)):
+        world.progress = [control.ServiceProgress(service=service, tasks=[task])]
+        world.hold_progress = True
+        done = minictl("service", *command)
+        assert done.returncode == code
+        assert "no progress for 200ms; it goes on in the background\n" in done.stderr
+
+
+@pytest.mark.parametrize(("state", "word"), [(1, "update"), (4, "rollback")])
+def test_an_update_that_paused_is_an_error_of_its_own(
+    minictl: Run, world: World, state: int, word: str
+) -> None:
+    service = canned.service(replicas=1)
+    service.rollout.state = state  # type: ignore[assignment]
+    service.rollout.message = f"{word} paused due to failure"
+    world.progress = [control.ServiceProgress(service=service)]
+    done = minictl("service", "scale", "web=1")
+    assert (done.returncode, done.stderr) == (3, f"service {word} paused: {word} paused due to failure\n")
 
 
 def test_a_service_removed_while_waiting_is_an_error(minictl: Run, world: World) -> None:
@@ -308,6 +338,15 @@ def test_an_inspected_network_has_its_services_when_asked(minictl: Run) -> None:
     template = "{{.ID}} {{range $name, $service := .Services}}{{$name}}={{$service.VIP}}{{end}}"
     done = minictl("network", "inspect", "-v", "-f", template, "backend")
     assert done.stdout == f"{canned.NETWORK_ID} web=10.0.1.254\n"
+
+
+def test_containers_are_connected_and_disconnected(minictl: Run, world: World) -> None:
+    done = minictl("network", "connect", "--alias", "db,store", "--alias", "main", "backend", "one")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    asked = world.requests[-1]
+    assert (asked.ref, asked.container, list(asked.aliases)) == ("backend", "one", ["db", "store", "main"])
+    assert minictl("network", "disconnect", "-f", "backend", "one").stdout == ""
+    assert (world.requests[-1].ref, world.requests[-1].container) == ("backend", "one")
 
 
 def test_networks_are_removed(minictl: Run, world: World) -> None:

@@ -152,3 +152,57 @@ async def test_an_image_of_no_registry_is_run_where_it_is(two: Site) -> None:
         await _run(two, _start(FAILS, image="here:1", remove=True))
     assert not [call for call in two.nodes[0].runtime.calls if call[0] == "create"]
     assert len([call for call in two.nodes[1].runtime.calls if call[0] == "create"]) == 3
+
+
+async def test_it_is_connected_to_networks_and_disconnected_while_it_runs(two: Site) -> None:
+    networks = two.local.networks
+    for name, attachable in (("open", True), ("closed", False)):
+        spec = objects_pb2.NetworkSpec(name=name, attachable=attachable)
+        await networks.Create(control_pb2.CreateNetworkRequest(spec=spec))
+    await _run(two, _start(RUNS, detach=True))
+    await _run(two, _start(FAILS, "over"))
+    web = objects_pb2.ServiceSpec(name="web", replicas=1)
+    web.task.container.image = IMAGE
+    web.task.container.command.extend(RUNS)
+    await two.local.services.Create(control_pb2.CreateServiceRequest(spec=web))
+    await two.local.running("web", 1)
+
+    def connect(container: str, ref: str = "open", *aliases: str) -> Any:
+        request = control_pb2.ConnectNetworkRequest(ref=ref, container=container, aliases=aliases)
+        return networks.Connect(request)
+
+    def disconnect(container: str) -> Any:
+        return networks.Disconnect(control_pb2.DisconnectNetworkRequest(ref="open", container=container))
+
+    async def view() -> Any:
+        return await networks.GetDetails(control_pb2.GetRequest(ref="open"))
+
+    async def refused(call: Any) -> tuple[grpc.StatusCode, str]:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        return caught.value.code(), caught.value.details() or ""
+
+    await connect("one", "open", "oracle")
+    (there,) = (await view()).services
+    assert (there.name, [task.address for task in there.tasks]) == ("one", ["10.0.1.2"])
+    assert await refused(connect("one")) == (
+        grpc.StatusCode.ALREADY_EXISTS,
+        "endpoint with name one already exists in network open",
+    )
+    assert await refused(connect("one", "closed")) == (
+        grpc.StatusCode.PERMISSION_DENIED,
+        "Could not attach to network closed: network closed not manually attachable",
+    )
+    state = grpc.StatusCode.FAILED_PRECONDITION
+    assert await refused(connect("over")) == (state, "container over is not running")
+    code, text = await refused(connect("web.1"))
+    assert (code, "belongs to service web" in text) == (state, True)
+    assert (await refused(connect("nobody")))[0] is grpc.StatusCode.NOT_FOUND
+    assert (await refused(connect("one", "none")))[0] is grpc.StatusCode.NOT_FOUND
+    assert (await refused(connect("over", "open", "-")))[0] is state
+    await disconnect("one")
+    assert list((await view()).services) == []
+    assert await refused(disconnect("one")) == (state, "container one is not connected to network open")
+    code, text = await refused(connect("one", "open", "not a name"))
+    assert (code, "alias" in text) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+    await networks.Remove(control_pb2.RemoveNetworkRequest(ref="open"))

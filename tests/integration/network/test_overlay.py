@@ -7,9 +7,11 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 import pytest
+from miniworker.network.api import AttachedSandbox, Attachment, Sandbox
 from support.hosts import Lab
 from support.overlay_site import PORT, Site, network
 
@@ -270,3 +272,54 @@ def test_much_data_passes_between_nodes(site: Site) -> None:
         started = time.monotonic()
         assert site.python(asker, script, str(address)) == "True\n"
         assert time.monotonic() - started < 5
+
+
+def test_a_living_task_is_led_to_other_networks(site: Site) -> None:
+    """What stays is not touched; what it leaves, it reaches no more; the kernel is as planned all the while."""
+    task = "c1aaaaaaaaaaaaaa"
+    driver = site.drivers["core-01"]
+    site.start_task("core-01", task)
+
+    def lead(*addresses: IPv4Address) -> AttachedSandbox | None:
+        attachments = tuple(
+            Attachment(item.id, address)
+            for address in addresses
+            for item in site.networks
+            if address in item.subnet
+        )
+        attached: AttachedSandbox | None = driver.call("reattach", Sandbox(task, attachments))
+        site.tasks[task] = replace(site.tasks[task], attachments=attachments)
+        site.spread()
+        assert driver.call("verify") == ()
+        return attached
+
+    def interfaces() -> dict[str, str]:
+        shown = site.run(task, ["ip", "-br", "address"]).stdout.splitlines()
+        return {line.split("@")[0]: line.split()[2] for line in shown if "@" in line}
+
+    on_a, on_b, on_internal = A.subnet[41], B.subnet[41], INTERNAL.subnet[41]
+    site.spread()
+    assert site.ask(task, site.lab.client.address, HOST_PORT)
+    cannot(site, (task, A.subnet[12], PORT))
+    attached = lead(on_a)
+    assert attached is not None
+    assert attached.nameserver == A.gateway
+    assert lead(on_a) is None
+    assert site.ask(task, A.subnet[12])[0].task == A2
+    assert site.ask(A2, on_a)[0].task == task
+    lead(on_a, on_b)
+    assert sorted(interfaces()) == ["eth0", "eth1", "eth2"]
+    assert site.ask(task, B.subnet[11])[0].task == B1
+    site.restart("core-01")
+    assert driver is not site.drivers["core-01"]
+    driver = site.drivers["core-01"]
+    lead(on_internal)
+    assert set(interfaces().values()) == {f"{on_internal}/24"}, "an internal network has no way out"
+    cannot(site, (task, A.subnet[12], PORT), (task, site.lab.client.address, HOST_PORT))
+    assert site.ask(task, INTERNAL.subnet[12])[0].task == I2
+    lead()
+    assert site.ask(task, site.lab.client.address, HOST_PORT)
+    assert len(interfaces()) == 1
+    site.remove(task)
+    assert task[:8] not in site.run("core-01", ["ip", "link"]).stdout
+    site.spread()

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from miniworker.runtime.api import ContainerConfig, ContainerStatus, Limits, LogQuery, RuntimeFaultError
+from miniworker.runtime.api import (
+    ContainerConfig,
+    ContainerStatus,
+    Limits,
+    LogQuery,
+    NoSuchContainerError,
+    RuntimeFaultError,
+)
 from miniworker.runtime.oci import cgroups, overlay
 from miniworker.runtime.oci.open import find_programs, open_oci
 from miniworker.runtime.oci.runtime import OciRuntime
@@ -300,3 +307,26 @@ async def test_a_start_that_was_interrupted_is_begun_anew(
     again = await open_runtime()
     await again.start("i")
     assert (await again.wait("i")).code == 4
+
+
+async def test_names_are_written_anew_where_a_running_container_sees_them(runtime: OciRuntime) -> None:
+    await runtime.create(
+        ContainerConfig(id="c", name="c", image=IMAGE, command=("sleep", "600"), dns=("10.0.0.1",))
+    )
+    await runtime.start("c")
+    changed = ContainerConfig(
+        id="c",
+        name="c",
+        image=IMAGE,
+        dns=("10.0.0.1",),
+        networks_dns="10.0.1.1",
+        hosts=(("10.0.1.5", "web"),),
+    )
+    await runtime.write_names(changed)
+    seen = await runtime.exec("c", ("cat", "/etc/resolv.conf", "/etc/hosts"), timeout_ns=10_000_000_000)
+    assert b"nameserver 10.0.1.1\n" in seen.output
+    assert b"nameserver 10.0.0.1\n" not in seen.output
+    assert b"10.0.1.5\tweb\n" in seen.output
+    await runtime.remove("c")
+    with pytest.raises(NoSuchContainerError):
+        await runtime.write_names(changed)

@@ -99,3 +99,21 @@ async def test_waiting_for_a_value(bench: Bench) -> None:
     assert not waiting.done()
     bench.follower.want("b", 2)
     await waiting
+
+
+async def test_what_is_accepted_but_about_to_be_replaced_is_not_waited_out(bench: Bench) -> None:
+    """A network that is taken away and comes back: whoever needs it must not see the one that is going."""
+    bench.follower.want("with", 1)
+    await bench.until(lambda: bench.applied == ["with"])
+    bench.gate.clear()
+    bench.follower.want("without", 2)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    bench.follower.want("with again", 3)
+    waiting = asyncio.create_task(bench.follower.wait_for(lambda value: bool(value and "with" in value)))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    bench.gate.set()
+    await waiting
+    assert bench.applied[-1] == "with again"

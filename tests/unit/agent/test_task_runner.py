@@ -214,3 +214,43 @@ async def test_nothing_waits_for_ever_for_nodes_that_do_not_answer() -> None:
     progress = await bench.state(pb.TASK_STATE_SHUTDOWN)
     assert progress.stop.unacknowledged
     await bench.end()
+
+
+async def test_a_container_gets_the_networks_that_its_task_gets_while_it_runs() -> None:
+    bench = Bench(attached=True)
+    await bench.executor.entered[Step.WATCH].wait()
+    assert Step.CONNECT not in bench.executor.steps
+    bench.executor.errors[Step.CONNECT] = [UnavailableError("not now")]
+    bench.runner.connect(dispatch.AssignedTask(id="t"))
+    await bench.executor.entered[Step.CONNECT].wait()
+    assert bench.executor.cancelled == [Step.WATCH]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    bench.clock.advance(SECOND)
+    await bench.until(lambda: bench.executor.steps[-3:] == [Step.CONNECT, Step.CONNECT, Step.WATCH])
+    bench.runner.connect(dispatch.AssignedTask(id="t"))
+    await asyncio.sleep(0)
+    assert bench.executor.steps[-1] is Step.WATCH
+    assert bench.runner.progress.state == pb.TASK_STATE_RUNNING
+    await bench.end()
+
+
+async def test_a_container_of_the_last_process_is_looked_at_before_it_is_watched() -> None:
+    bench = Bench(attached=True)
+    progress = await bench.state(pb.TASK_STATE_RUNNING)
+    await bench.end()
+    task = dispatch.AssignedTask(id="t", desired_state=pb.TASK_STATE_RUNNING)
+    executor = ScriptedExecutor()
+    runner = TaskRunner(
+        task,
+        progress,
+        executor=executor,
+        report=lambda task_id, told: None,
+        clock=bench.clock,
+        restored=True,
+    )
+    running = asyncio.create_task(runner.run())
+    await executor.entered[Step.WATCH].wait()
+    assert executor.steps == [Step.CONNECT, Step.WATCH]
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)

@@ -11,6 +11,7 @@ from minictl.errors import CliError
 from minictl.output import listing
 from minictl.output.jsontext import indented
 from minictl.views import cluster, common, image, network, node, secret, service, service_pretty, task, why
+from miniproto.v1 import control_pb2 as control
 from miniproto.v1 import objects_pb2 as objects
 from support import canned, golden
 
@@ -61,6 +62,15 @@ def images(layout: listing.Layout = image.LAYOUT, *, truncate: bool = True) -> s
     return listing.render(layout, rows)
 
 
+def updated() -> control.ServiceView:
+    view = canned.service()
+    view.rollout.state = 2  # type: ignore[assignment]
+    view.rollout.started_at_ns = canned.NOW_NS - 90 * canned.SECOND
+    view.rollout.completed_at_ns = canned.NOW_NS - 30 * canned.SECOND
+    view.rollout.message = "update completed"
+    return view
+
+
 OUTPUTS: dict[str, Callable[[], str]] = {
     "service-ls": services,
     "service-ls-quiet": lambda: services(quiet=True),
@@ -75,6 +85,7 @@ OUTPUTS: dict[str, Callable[[], str]] = {
     "service-ps-quiet": lambda: tasks(quiet=True, truncate=False),
     "service-inspect": lambda: indented([service.to_json(canned.service())]),
     "service-inspect-pretty": lambda: service_pretty.render(canned.service()),
+    "service-inspect-pretty-updated": lambda: service_pretty.render(updated(), now_ns=canned.NOW_NS),
     "task-why": lambda: why.render(canned.why()),
     "task-why-json": lambda: indented([why.to_json(canned.why())]),
     "task-inspect": lambda: indented([task.to_json(canned.task())]),

@@ -32,6 +32,15 @@ def both(state: int) -> control.ServiceProgress:
     return view(canned.task(1, state=state), canned.task(2, identity="t2", state=state))
 
 
+def back(state: int, message: str, *tasks: control.TaskView) -> control.ServiceProgress:
+    """Of an update that was rolled back."""
+    progress = view(*tasks)
+    progress.service.service.rolling_back = True
+    progress.service.rollout.state = state  # type: ignore[assignment]
+    progress.service.rollout.message = message
+    return progress
+
+
 STORIES: dict[str, list[Event]] = {
     "create": [
         (0, view()),
@@ -40,6 +49,17 @@ STORIES: dict[str, list[Event]] = {
         (0.5, view(canned.task(1, state=RUNNING), canned.task(2, identity="t2", state=STARTING))),
         (0.7, both(RUNNING)),
         *((0.7 + second, None) for second in range(1, 6)),
+    ],
+    "rollback": [
+        (0, both(STARTING)),
+        (1, back(3, "update rolled back due to failure of task t1", canned.task(1))),
+        (2, back(5, "rollback completed", canned.task(1), canned.task(2, identity="t2"))),
+        *((2 + second, None) for second in range(1, 6)),
+    ],
+    "scaled-after-rollback": [
+        (0, back(5, "rollback completed", canned.task(1))),
+        (1, back(5, "rollback completed", canned.task(1), canned.task(2, identity="t2"))),
+        *((1 + second, None) for second in range(1, 6)),
     ],
     "failure": [
         (0, both(RUNNING)),

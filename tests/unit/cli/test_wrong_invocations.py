@@ -409,6 +409,18 @@ CASES: list[tuple[list[str], int, str]] = [
         f"{usage('network create', 'NETWORK')}",
     ),
     (
+        ["network", "connect", "backend"],
+        1,
+        f"minictl: 'minictl network connect' requires 2 arguments"
+        f"{usage('network connect', 'NETWORK CONTAINER')}",
+    ),
+    (
+        ["network", "connect", "--ip", "10.0.1.9", "backend", "one"],
+        125,
+        "the flag --ip is not supported by this version of minictl"
+        f"{usage('network connect', 'NETWORK CONTAINER')}",
+    ),
+    (
         ["network", "rm"],
         1,
         f"minictl: 'minictl network rm' requires at least 1 argument"

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from minimanager.decide import allocate
+from minimanager.decide.scheduler.why import why
 from minimanager.domain.addresses import AddressPool
 from minimanager.domain.leases import task_pool
 from minimanager.domain.objects import (
@@ -14,10 +15,14 @@ from minimanager.domain.objects import (
     NetworkAttachment,
     NetworkSpec,
     NetworkUse,
+    RestartCondition,
+    RestartPolicy,
+    ServiceMode,
     TaskSpec,
     TaskState,
     VirtualAddress,
 )
+from minimanager.domain.one_off import LABEL
 from minimanager.domain.snapshot import Snapshot
 from support.simulation import INGRESS, Simulation, host_port, ingress_port, service, task_spec
 
@@ -136,6 +141,11 @@ def test_a_task_gets_all_its_addresses_or_none(sim: Simulation) -> None:
     (waiting,) = sim.of("web")
     assert (waiting.state, waiting.attachments) == (TaskState.NEW, ())
     assert waiting.error == "network tiny: no free address in 10.0.2.0/29: all 5 are in use"
+    answer = why(sim.snapshot(), waiting, sim.now_ns)
+    assert answer.summary == f"{waiting.name} waits for an address: {waiting.error}"
+    assert answer.help == (
+        f"free an address of network tiny, or make one with a larger subnet and update {waiting.service_name} to it",
+    )
     sim.update("full", replicas=4)
     sim.settle()
     assert [task.error for task in sim.running("web")] == [""]
@@ -177,3 +187,31 @@ def test_a_network_to_be_removed_goes_with_the_last_address_on_it(sim: Simulatio
     assert BACKEND.id in sim.networks
     sim.settle()
     assert BACKEND.id not in sim.networks
+
+
+def test_a_container_of_its_own_changes_its_networks_while_it_runs() -> None:
+    sim = Simulation(nodes=1)
+    for number, name in enumerate(("front", "back"), 1):
+        subnet = f"10.0.{number}.0/24"
+        sim.networks[name] = Network(
+            name, spec=NetworkSpec(name=name), subnet=subnet, gateway=f"10.0.{number}.1", vni=4096 + number
+        )
+    once = task_spec(restart=RestartPolicy(RestartCondition.NONE))
+    job = service("one", task=once, mode=ServiceMode.REPLICATED_JOB, labels={LABEL: "detached,keep,m,r"})
+    sim.put_service(job)
+    sim.settle()
+    (task,) = sim.running("one")
+
+    def on(*names: str) -> list[tuple[str, str]]:
+        uses = tuple(NetworkUse(name) for name in names)
+        sim.services["one"] = replace(job, spec=replace(job.spec, task=replace(once, networks=uses)))
+        sim.settle()
+        (same,) = sim.of("one")
+        assert (same.id, same.state, same.spec.networks) == (task.id, task.state, uses)
+        return [(each.network_id, each.address) for each in same.attachments]
+
+    assert on("front") == [("front", "10.0.1.2")]
+    assert on("front", "back") == [("front", "10.0.1.2"), ("back", "10.0.2.2")]
+    assert on("back") == [("back", "10.0.2.2")]
+    assert on() == []
+    assert sim.step() == ()

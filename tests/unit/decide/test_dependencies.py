@@ -104,6 +104,7 @@ def test_why_says_what_is_waited_for() -> None:
     sim.step()
     answer = why(sim.snapshot(), sim.of()[-1], sim.now_ns)
     assert answer.summary == "web.1 is pending: it waits for service db to be healthy: 0 of 2 tasks are"
+    assert answer.help == ("minictl service ps db",)
 
 
 def test_what_has_begun_does_not_wait_again() -> None:

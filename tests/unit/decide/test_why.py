@@ -184,6 +184,12 @@ def test_tasks_that_have_a_node() -> None:
     sim.step()
     assert answer(sim).summary == "web.1 is to start on node-1 when its restart delay is over, in 5s"
     assert why(sim.snapshot(), sim.of()[0], sim.now_ns).summary.startswith("web.1 has ended: ")
+    sim.statuses[task.id] = replace(sim.statuses[task.id], error="task: non-zero exit (3)")
+    late = why(sim.snapshot(), sim.of()[-1], sim.now_ns + SECOND // 2)
+    assert late.summary == (
+        "web.1 is to start on node-1 when its restart delay is over, in 5s; the last try ended: "
+        "task: non-zero exit (3)"
+    )
     sim.pass_time(5 * SECOND)
     sim.settle()
     sim.update(task=task_spec(force_update=1))

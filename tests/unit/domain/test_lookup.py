@@ -8,8 +8,9 @@ import pytest
 from minicommon.errors import InvalidArgumentError, NotFoundError
 from minimanager.domain import filters
 from minimanager.domain.names import container_name
-from minimanager.domain.objects import NodeRole, NodeSpec, TaskState
+from minimanager.domain.objects import SECOND, NodeRole, NodeSpec, TaskState
 from minimanager.domain.resolve import resolve
+from minimanager.rpc.requests import find_task
 from support.simulation import INGRESS, Simulation, service
 
 OBJECTS = {"abc1": "web", "abd2": "db", "web": "strange", "xyz": "twin", "xzz": "twin"}
@@ -33,6 +34,27 @@ def test_what_is_not_there_or_not_clear() -> None:
             find(ref)
     with pytest.raises(InvalidArgumentError, match="service: a name or id must be given"):
         find("")
+
+
+def test_the_name_of_several_tasks_means_the_newest_that_is_to_run_else_the_newest() -> None:
+    sim = Simulation(nodes=1)
+    sim.put_service(service(replicas=1))
+    sim.settle()
+    for _ in range(2):
+        sim.pass_time(600 * SECOND)
+        sim.report(sim.live()[0].id, TaskState.FAILED)
+        sim.settle()
+        sim.pass_time(600 * SECOND)
+        sim.settle()
+    (live,) = sim.live()
+    assert find_task(sim.snapshot(), "web.1") == live
+    assert len(sim.of()) == 3
+    for task in sim.of():
+        sim.tasks[task.id] = replace(task, desired_state=TaskState.SHUTDOWN)
+        assert find_task(sim.snapshot(), task.id).id == task.id
+    assert find_task(sim.snapshot(), "web.1").id == live.id
+    with pytest.raises(NotFoundError, match=r"^task web\.2 not found$"):
+        find_task(sim.snapshot(), "web.2")
 
 
 @pytest.fixture

@@ -14,8 +14,12 @@ from minimanager.domain.objects import (
     NetworkSpec,
     NetworkUse,
     PortConfig,
+    RestartCondition,
+    RestartPolicy,
+    ServiceMode,
     TaskState,
 )
+from minimanager.domain.one_off import LABEL
 from minimanager.domain.prune import unused_networks
 from minimanager.domain.usage import in_use_by
 from minimanager.domain.validate_network import MTU_OPTION, VNI_OPTION, place_network, validate_network
@@ -134,3 +138,24 @@ def test_who_uses_a_network(sim: Simulation) -> None:
     sim.services["web"] = replace(sim.services["web"], removing=False)
     sim.tasks[task.id] = replace(sim.tasks[task.id], desired_state=TaskState.SHUTDOWN)
     assert in_use_by(sim.snapshot(), used) == ""
+
+
+def test_a_container_that_has_ended_uses_no_network() -> None:
+    sim = Simulation(nodes=1)
+    sim.networks["backend"] = network()
+    on = replace(task_spec(restart=RestartPolicy(RestartCondition.NONE)), networks=(NetworkUse("backend"),))
+    job = service("brief", task=on, mode=ServiceMode.REPLICATED_JOB, labels={LABEL: "detached,keep,m,r"})
+    sim.put_service(job)
+    assert in_use_by(sim.snapshot(), sim.networks["backend"]) == "container brief"
+    sim.settle()
+    assert in_use_by(sim.snapshot(), sim.networks["backend"]) == "container brief"
+    sim.report(sim.running("brief")[0].id, TaskState.COMPLETE)
+    sim.settle()
+    assert in_use_by(sim.snapshot(), sim.networks["backend"]) == ""
+
+
+def test_services_and_containers_on_a_network_are_told_apart(sim: Simulation) -> None:
+    on = replace(task_spec(), networks=(NetworkUse("used"),))
+    for name in ("one", "two"):
+        sim.put_service(service(name, task=on, labels={LABEL: "detached,keep,m,r"}))
+    assert in_use_by(sim.snapshot(), sim.networks["used"]) == "service web and containers one, two"

@@ -7,10 +7,20 @@ from dataclasses import replace
 import pytest
 from minicommon.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from minimanager.domain.belongings import Belongings
-from minimanager.domain.objects import FailureAction, Service, ServiceSpec, TaskSpec, UpdateConfig
+from minimanager.domain.objects import (
+    FailureAction,
+    Rollout,
+    RolloutState,
+    Service,
+    ServiceMode,
+    ServiceSpec,
+    TaskSpec,
+    UpdateConfig,
+)
 from minimanager.domain.revisions import (
     MAX_REVISIONS,
     all_revisions,
+    ensure_replacing,
     last_other_template,
     requested,
     revised,
@@ -72,6 +82,19 @@ def test_a_failed_update_goes_back_past_what_only_scaled() -> None:
     target = last_other_template(service)
     assert target is not None
     assert target.number == 2
+
+
+def test_only_an_update_that_is_not_over_can_be_paused() -> None:
+    fresh, asked = with_templates(1), requested(with_templates(1))
+    over = Rollout("web", update_number=asked.update_number, state=RolloutState.COMPLETED)
+    ensure_replacing(asked, None)
+    ensure_replacing(asked, replace(over, update_number=0))
+    ensure_replacing(asked, replace(over, state=RolloutState.UPDATING))
+    ensure_replacing(asked, replace(over, state=RolloutState.PAUSED))
+    job = replace(asked, spec=replace(asked.spec, mode=ServiceMode.REPLICATED_JOB))
+    for service, rollout in ((fresh, None), (asked, over), (job, None)):
+        with pytest.raises(FailedPreconditionError, match="service web has no update in progress"):
+            ensure_replacing(service, rollout)
 
 
 def test_a_request_ends_a_pause() -> None:

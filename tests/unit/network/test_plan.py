@@ -29,6 +29,7 @@ from miniworker.network.sandbox_plan import (
     overlay_interfaces,
     plan_found,
     plan_sandbox,
+    reattached,
 )
 from miniworker.network.sandboxes import FoundSandbox
 
@@ -219,3 +220,21 @@ def test_a_full_local_subnet_is_said() -> None:
     small = IPv4Network("172.18.0.0/30")
     with pytest.raises(NetworkError, match="no free address"):
         choose_address(small, frozenset({IPv4Address("172.18.0.2")}))
+
+
+def test_a_living_sandbox_keeps_what_stays_and_gets_the_lowest_free_interfaces() -> None:
+    local = IPv4Address("172.18.0.2")
+    found = frozenset({("eth0", ON_USER.address), ("eth1", local)})
+
+    def lead(*attachments: Attachment, way_out: IPv4Address | None = local) -> set[tuple[str, str]]:
+        wanted = reattached(Sandbox("task1", attachments), found, ALL, subnet=LOCAL, local_address=way_out)
+        return {(name, str(address)) for name, address in wanted}
+
+    out = ("eth1", "172.18.0.2")
+    assert lead(ON_USER, ON_INTERNAL) == {
+        ("eth0", str(ON_USER.address)), out, ("eth2", str(ON_INTERNAL.address))
+    }  # fmt: skip
+    assert lead(ON_INTERNAL, way_out=None) == {("eth0", str(ON_INTERNAL.address))}
+    assert lead() == {out}
+    with pytest.raises(UnknownNetworkError, match="nowhere"):
+        lead(ON_USER, Attachment("nowhere", IPv4Address("10.9.0.5")))

@@ -41,6 +41,20 @@ def test_what_is_not_known_is_refused(arguments: list[str], capsys: pytest.Captu
     assert arguments[-1] in capsys.readouterr().err
 
 
+def test_labels_are_the_last_said_of_each_key() -> None:
+    config = parse_args(["--label", "disk=ssd", "--label", "a.b/c=x=y", "--label", "disk="])
+    assert dict(config.labels) == {"disk": "", "a.b/c": "x=y"}
+
+
+@pytest.mark.parametrize("given", ["disk", "=ssd", "a b=c"])
+def test_labels_that_are_no_labels(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse_args(["--label", given])
+    assert f"must be KEY=VALUE, keys of letters, digits, '_', '.', '/' and '-', not {given!r}" in (
+        capsys.readouterr().err
+    )
+
+
 def test_generic_resources_are_by_name_or_by_number() -> None:
     config = parse_args(
         [

@@ -276,6 +276,7 @@ class Agent:
 
     def _update_task(self, task: dispatch.AssignedTask) -> None:
         if runner := self._runners.get(task.id):
+            runner.connect(task)
             runner.want(task.desired_state, withdrawn=task.withdrawn)
         else:
             self._start(task)
@@ -302,7 +303,12 @@ class Agent:
         if stored:
             self._reporter.put(stored)
         runner = TaskRunner(
-            task, progress, executor=self._executor, report=self._report, clock=self._parts.clock
+            task,
+            progress,
+            executor=self._executor,
+            report=self._report,
+            clock=self._parts.clock,
+            restored=stored is not None,
         )
         self._runners[task.id] = runner
         self._group.start(f"task {task.id}", self._run(task.id, runner))

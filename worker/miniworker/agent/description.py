@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from minicommon import __version__
@@ -22,8 +22,9 @@ def describe_node(
     *,
     generic_resources: Iterable[pb.GenericResource] = (),
     allowed: Iterable[str] = (),
+    labels: Mapping[str, str] | None = None,
 ) -> pb.NodeDescription:
-    """`generic_resources` and `allowed` are what the node's owner says of it."""
+    """`generic_resources`, `allowed` and `labels` are what the node's owner says of it."""
     return pb.NodeDescription(
         hostname=hostname,
         os=platform.system().lower(),
@@ -37,6 +38,7 @@ def describe_node(
         runtime_version=runtime.version,
         generic_resources=generic_resources,
         allowed=sorted(allowed),
+        engine_labels=labels,
     )
 
 

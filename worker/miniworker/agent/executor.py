@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -127,6 +128,8 @@ class ContainerExecutor:
                 login = await self._logins.of(task)
                 await self._runtime.pull(task.spec.container.image, login=login)
                 await self._hook.wait_ready(task)
+            case Step.CONNECT:
+                await self._connect(task)
             case Step.STOP:
                 await self._stop(task.id, progress)
             case Step.CLEAN:
@@ -138,6 +141,13 @@ class ContainerExecutor:
         prepared = await self._hook.prepare(task, Prepared(container_config(task, node_id=self._node_id)))
         await self._runtime.create(prepared.config)
         return machine.Created(container_id=task.id, host_ports=prepared.host_ports)
+
+    async def _connect(self, task: dispatch.AssignedTask) -> None:
+        changed = await self._hook.change(task, Prepared(container_config(task, node_id=self._node_id)))
+        if changed is not None:
+            self._watches.pop(task.id, None)  # they ask an address that may be another now
+            with suppress(NoSuchContainerError):  # whoever watches it next tells so
+                await self._runtime.write_names(changed.config)
 
     async def _stop(self, task_id: str, progress: Progress) -> None:
         if not progress.launched:

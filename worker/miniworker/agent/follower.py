@@ -58,9 +58,15 @@ class Follower(Generic[T]):
         self._wake.set()
 
     async def wait_for(self, accepted: Callable[[T | None], bool]) -> None:
-        """Return once the value in force is `accepted`."""
+        """Return once the value in force is `accepted`, and no older than the one that is wanted now.
+
+        One that is accepted but about to be replaced may be followed by one that is not.
+        """
+        _, revision = self._wanted or (None, 0)
         async with self._progress:
-            await self._progress.wait_for(lambda: accepted(self._applied))
+            await self._progress.wait_for(
+                lambda: self.applied_revision >= revision and accepted(self._applied)
+            )
 
     async def run(self) -> None:
         retries = 0

@@ -38,6 +38,8 @@ class Step(Enum):
     CREATE = "create"
     LAUNCH = "launch"
     START = "start"
+    CONNECT = "connect"
+    """Give the container the networks that its task has by now; it may wait for them, and can be broken off."""
     WATCH = "watch"
     WITHDRAW = "withdraw"
     DRAIN = "drain"
@@ -182,8 +184,11 @@ UNHEALTHY = "unhealthy container"
 """Swarm's words (moby `daemon/cluster/executor/container/errors.go`)."""
 
 
-def next_step(desired: State, progress: Progress, *, exposed: bool = False) -> Step:
-    """The one thing to do now for a task that is wanted in `desired`; `exposed`: others may send it traffic."""
+def next_step(desired: State, progress: Progress, *, exposed: bool = False, connected: bool = True) -> Step:
+    """The one thing to do now for a task that is wanted in `desired`.
+
+    `exposed`: others may send it traffic; `connected`: its container has the networks that it should.
+    """
     if progress.removed:
         return Step.DONE
     if progress.ended:
@@ -192,7 +197,8 @@ def next_step(desired: State, progress: Progress, *, exposed: bool = False) -> S
         return Step.REMOVE if desired >= pb.TASK_STATE_REMOVE else Step.WAIT
     if desired >= pb.TASK_STATE_SHUTDOWN or progress.unhealthy:
         return _stop(progress) if exposed and progress.state == pb.TASK_STATE_RUNNING else Step.STOP
-    return _forward(desired, progress)
+    step = _forward(desired, progress)
+    return step if connected or step is not Step.WATCH else Step.CONNECT
 
 
 def _stop(progress: Progress) -> Step:

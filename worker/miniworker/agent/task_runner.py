@@ -1,8 +1,8 @@
 """One task's loop: ask the machine for the next step, perform it, take the result, report, again.
 
-A change of the desired state takes effect between steps; a pull and the wait for the container's end, which may take
-for ever, are broken off when it makes them pointless. What must not be given up (stopping, tidying) is tried until it
-works.
+A change of the desired state or of the task's networks takes effect between steps; a pull and the wait for the
+container's end, which may take for ever, are broken off when it makes them pointless. What must not be given up
+(stopping, tidying) is tried until it works.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ WITHDRAW_NS = 5 * SECOND
 """How long a task that is to stop waits for the other nodes to take it out of their tables. They answer within
 milliseconds; one that is cut off counts as gone after 3 s, and a manager that was killed is back within 5."""
 
-_INTERRUPTIBLE = frozenset({Step.PULL, Step.WATCH})
-_MUST_SUCCEED = frozenset({Step.STOP, Step.CLEAN, Step.REMOVE})
+_INTERRUPTIBLE = frozenset({Step.PULL, Step.CONNECT, Step.WATCH})
+_MUST_SUCCEED = frozenset({Step.CONNECT, Step.STOP, Step.CLEAN, Step.REMOVE})
 
 FIRST_RETRY_NS = 100 * MILLISECOND
 LONGEST_RETRY_NS = 8 * SECOND
@@ -41,7 +41,10 @@ LONGEST_RETRY_NS = 8 * SECOND
 
 
 class TaskRunner:
-    """Runs one task until nothing is left of it, or until its `run` is cancelled: then the container goes on."""
+    """Runs one task until nothing is left of it, or until its `run` is cancelled: then the container goes on.
+
+    `restored`: another process may have begun it, and its networks may have changed since.
+    """
 
     def __init__(
         self,
@@ -51,8 +54,11 @@ class TaskRunner:
         executor: Executor,
         report: Report,
         clock: Clock,
+        restored: bool = False,
     ) -> None:
         self._task = task
+        self._connected = None if restored else tuple(task.attachments)
+        """What the container is attached to, or will be when it is made; None: not known."""
         self._desired = task.desired_state
         self._progress = progress
         self._executor = executor
@@ -76,16 +82,31 @@ class TaskRunner:
             self._desired = desired
             self._changed.set()
 
+    def connect(self, task: dispatch.AssignedTask) -> None:
+        """The task as it is assigned now: its networks may be others."""
+        if task.attachments != self._task.attachments:
+            self._task = task
+            self._changed.set()
+
     async def run(self) -> None:
         while (step := self._next()) is not Step.DONE:
             self._changed.clear()
+            attachments = tuple(self._task.attachments)
             if step is Step.WAIT:
                 await self._changed.wait()
             elif (event := await self._perform(step)) is not None:
+                if step in (Step.CREATE, Step.CONNECT):
+                    self._connected = attachments
                 self._take(event)
 
     def _next(self) -> Step:
-        return machine.next_step(self._desired, self._progress, exposed=bool(self._task.attachments))
+        attachments = tuple(self._task.attachments)
+        return machine.next_step(
+            self._desired,
+            self._progress,
+            exposed=bool(attachments),
+            connected=self._connected == attachments,
+        )
 
     def _take(self, event: Event) -> None:
         before, self._progress = self._progress, machine.after(self._progress, event)

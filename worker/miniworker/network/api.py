@@ -146,6 +146,13 @@ class DataPlane(Protocol):
         Raises PortInUseError when a host port is taken.
         """
 
+    async def reattach(self, sandbox: Sandbox) -> AttachedSandbox | None:
+        """Lead a living sandbox to other networks; what stays is not touched. None: it is as it should be, or not
+        there.
+
+        Raises UnknownNetworkError for a network that the fabric does not have yet.
+        """
+
     async def open_socket(self, task_id: str) -> socket.socket:
         """A TCP socket inside the task's namespace, not connected and not blocking."""
 

@@ -29,19 +29,32 @@ class FakeDataPlane:
         self.fabric = fabric
 
     async def attach(self, sandbox: Sandbox) -> AttachedSandbox:
+        self._check_networks(sandbox)
+        if sandbox.task_id not in self.sandboxes:
+            ports = self._choose(sandbox.host_ports)
+            self.sandboxes[sandbox.task_id] = replace(sandbox, host_ports=ports)
+        return self._attached(self.sandboxes[sandbox.task_id])
+
+    async def reattach(self, sandbox: Sandbox) -> AttachedSandbox | None:
+        present = self.sandboxes.get(sandbox.task_id)
+        if present is None or set(present.attachments) == set(sandbox.attachments):
+            return None
+        self._check_networks(sandbox)
+        self.sandboxes[sandbox.task_id] = replace(present, attachments=sandbox.attachments)
+        return self._attached(self.sandboxes[sandbox.task_id])
+
+    def _check_networks(self, sandbox: Sandbox) -> None:
         known = {network.id for network in self.fabric.networks} if self.fabric else set()
         for attachment in sandbox.attachments:
             if attachment.network_id not in known:
                 raise UnknownNetworkError(f"network {attachment.network_id} is not on this node")
-        if sandbox.task_id not in self.sandboxes:
-            ports = self._choose(sandbox.host_ports)
-            self.sandboxes[sandbox.task_id] = replace(sandbox, host_ports=ports)
-        kept = self.sandboxes[sandbox.task_id]
+
+    def _attached(self, kept: Sandbox) -> AttachedSandbox:
         by_id = {network.id: network for network in self.fabric.networks} if self.fabric else {}
         named = [item for item in kept.attachments if not by_id[item.network_id].ingress]
         addresses = [item.address for item in (*named, *kept.attachments)]
         return AttachedSandbox(
-            netns=self._netns_dir / sandbox.task_id,
+            netns=self._netns_dir / kept.task_id,
             host_ports=kept.host_ports,
             hosts_address=addresses[0] if addresses else IPv4Address("172.18.0.2"),
             nameserver=by_id[named[0].network_id].gateway if named else None,

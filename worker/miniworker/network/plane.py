@@ -26,12 +26,13 @@ from miniworker.network.checks import SandboxReport, check_sandbox, in_words
 from miniworker.network.connections import connections_here
 from miniworker.network.conntrack import forget_udp
 from miniworker.network.delta import delta
-from miniworker.network.errors import NetworkError
+from miniworker.network.errors import NetworkError, UnknownNetworkError
 from miniworker.network.gateway import PortForward, choose_address
 from miniworker.network.host import HostTable
 from miniworker.network.host_ports import choose_ports, forwards_of, ports_of
 from miniworker.network.leaving import LeavingLinks
 from miniworker.network.model import EMPTY, Bridge, KernelState, Operation
+from miniworker.network.names import gateway_port_name, port_name
 from miniworker.network.namespaces import in_namespace, is_namespace, remove_namespace
 from miniworker.network.observe import Observed, observe
 from miniworker.network.plan import VXLAN_PORT, plan
@@ -43,6 +44,7 @@ from miniworker.network.sandbox_plan import (
     overlay_interfaces,
     plan_found,
     plan_sandbox,
+    reattached,
 )
 from miniworker.network.sandboxes import (
     FoundSandbox,
@@ -98,6 +100,9 @@ class KernelDataPlane:
 
     async def attach(self, sandbox: Sandbox) -> AttachedSandbox:
         return await _to_the_end(self._attach(sandbox))
+
+    async def reattach(self, sandbox: Sandbox) -> AttachedSandbox | None:
+        return await _to_the_end(self._reattach(sandbox))
 
     async def open_socket(self, task_id: str) -> socket.socket:
         return await asyncio.to_thread(in_namespace, self._path(task_id), _tcp_socket)
@@ -317,6 +322,39 @@ class KernelDataPlane:
                 self._applied |= {item.neighbor for item in wanted.interfaces if item.overlay}
             return self._attached(sandbox, wanted, ports)
 
+    async def _reattach(self, sandbox: Sandbox) -> AttachedSandbox | None:
+        async with self._turns.of(sandbox.task_id):
+            sandboxes = await self._known()
+            subnet = await self._host.ensure()
+            found = sandboxes.get(sandbox.task_id)
+            if found is None or _overlay_addresses(found, subnet) == {
+                item.address for item in sandbox.attachments
+            }:
+                return None
+            if self._fabric is None:
+                raise UnknownNetworkError("the networks of this node are not known yet")
+            async with self._reserving:
+                local_address = found.local_address(subnet)
+                if not leads_out(sandbox, self._fabric):
+                    local_address = None
+                elif local_address is None:
+                    local_address = self._free_address(sandboxes, subnet)
+                wanted = reattached(
+                    sandbox, found.addresses, self._fabric, subnet=subnet, local_address=local_address
+                )
+                sandboxes[sandbox.task_id] = FoundSandbox(wanted)
+            planned = self._found_plan(sandbox.task_id, subnet)
+            try:
+                gone = found.addresses - wanted
+                await self._leaving.remove([_port(sandbox.task_id, item, subnet) for item in gone])
+                await self._mend(sandbox.task_id, planned)
+            except BaseException:
+                sandboxes[sandbox.task_id] = found
+                raise
+            if self._applied is not None:
+                self._applied |= {item.neighbor for item in planned.interfaces if item.overlay}
+            return self._attached(sandbox, planned, sandbox.host_ports)
+
     def _same(self, sandbox: Sandbox, found: FoundSandbox, subnet: IPv4Network) -> AttachedSandbox | None:
         """The answer for a sandbox that is there already, None when it is not what is asked for."""
         wanted = self._plan(sandbox, subnet, found.local_address(subnet))
@@ -333,8 +371,7 @@ class KernelDataPlane:
         async with self._reserving:
             local_address = None
             if leads_out(sandbox, self._fabric or _NO_FABRIC):
-                used = (item.local_address(subnet) for item in sandboxes.values())
-                local_address = choose_address(subnet, frozenset(item for item in used if item))
+                local_address = self._free_address(sandboxes, subnet)
             wanted = self._plan(sandbox, subnet, local_address)
             ports: tuple[HostPort, ...] = ()
             if sandbox.host_ports:
@@ -345,6 +382,11 @@ class KernelDataPlane:
             if wanted.source is not None:
                 self._host.forwards |= forwards_of(ports, wanted.source)
         return wanted, ports
+
+    def _free_address(self, sandboxes: Mapping[str, FoundSandbox], subnet: IPv4Network) -> IPv4Address:
+        """One on the local bridge; whoever asks holds the lock of reserving."""
+        used = (item.local_address(subnet) for item in sandboxes.values())
+        return choose_address(subnet, frozenset(item for item in used if item))
 
     def _plan(self, sandbox: Sandbox, subnet: IPv4Network, address: IPv4Address | None) -> SandboxPlan:
         return plan_sandbox(sandbox, self._fabric or _NO_FABRIC, subnet=subnet, local_address=address)
@@ -447,6 +489,18 @@ def _read_sandboxes(netns_dir: Path, subnet: IPv4Network | None) -> dict[str, Fo
 
 
 # --- values ---
+
+
+def _overlay_addresses(found: FoundSandbox, subnet: IPv4Network) -> set[IPv4Address]:
+    return {address for _, address in found.addresses if address not in subnet}
+
+
+def _port(task_id: str, interface: tuple[str, IPv4Address], subnet: IPv4Network) -> str:
+    """The host's end of a sandbox' interface."""
+    name, address = interface
+    if address in subnet:
+        return gateway_port_name(task_id)
+    return port_name(task_id, int(name.removeprefix("eth")))
 
 
 def _new_bridges(operations: Iterable[Operation]) -> set[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
+from itertools import count
 
 from miniworker.network.api import Attachment, Fabric, OverlayNetwork, Sandbox, VirtualService
 from miniworker.network.errors import UnknownNetworkError
@@ -129,6 +130,34 @@ def overlay_interfaces(
         for network in fabric.networks
         if address in network.subnet
     )
+
+
+def reattached(
+    sandbox: Sandbox,
+    addresses: frozenset[tuple[str, IPv4Address]],
+    fabric: Fabric,
+    *,
+    subnet: IPv4Network,
+    local_address: IPv4Address | None,
+) -> frozenset[tuple[str, IPv4Address]]:
+    """The (interface, address) that a living sandbox is to have, of which the present ones are known.
+
+    What stays keeps its interface; what is new gets the lowest numbers that are free. `subnet` and `local_address`: the
+    local bridge's, and the sandbox' on it, which may be new (None: no way out). Raises UnknownNetworkError.
+    """
+    networks = {network.id: network for network in fabric.networks}
+    wanted = [item.address for item in sandbox.attachments]
+    present = {address for _, address in addresses}
+    for item in sandbox.attachments:
+        if item.address not in present:
+            _network(item, networks)
+    if local_address is not None:
+        wanted.append(local_address)
+    kept = {(name, address) for name, address in addresses if address in wanted}
+    names = {name for name, _ in kept}
+    free = (name for index in count() if (name := f"eth{index}") not in names)
+    new = [address for address in wanted if address not in present]
+    return frozenset(kept | set(zip(free, new, strict=False)))
 
 
 def attachments_of(

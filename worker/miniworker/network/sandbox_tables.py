@@ -57,10 +57,15 @@ def new_tables(vips: Iterable[Vip], *, ingress: bool) -> list[Message]:
 
 def replaced_tables(vips: Iterable[Vip], *, ingress: bool) -> list[Message]:
     """The same for a namespace that may have some. Connections go on: what was decided for them stays."""
+    return [*removed_tables(), *new_tables(vips, ingress=ingress)]
+
+
+def removed_tables() -> list[Message]:
+    """None of ours, whether or not there were some."""
     removals: list[Message] = []
     for family in (FAMILY_IP, FAMILY_NETDEV):
         removals += [nf.new_table(family, TABLE), nf.delete_table(family, TABLE)]
-    return [*removals, *new_tables(vips, ingress=ingress)]
+    return removals
 
 
 def change_vips(change: VipDelta) -> list[Message]:

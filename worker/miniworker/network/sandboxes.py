@@ -36,6 +36,7 @@ from miniworker.network.sandbox_tables import (
     NOBODY,
     change_vips,
     new_tables,
+    removed_tables,
     replaced_tables,
 )
 from miniworker.network.vips import Vip, VipDelta, removed_backends
@@ -49,7 +50,7 @@ _RULE_PRIORITY = 100
 """Before the main table's 32766."""
 
 _MAX_ATTACHMENTS = 64
-"""Interfaces looked for when a sandbox is removed; a port's index starts at 0 and has no gaps."""
+"""Interfaces looked for when a sandbox is removed; one that has changed its networks may have gaps in their numbers."""
 
 _LOOPBACK = 1
 """Its index in every namespace."""
@@ -136,12 +137,7 @@ def look_inside() -> FoundSandbox:
 
 def ports_of_task(task_id: str) -> list[str]:
     """The host's ends of a task's interfaces that exist."""
-    names = [gateway_port_name(task_id)]
-    for index in range(_MAX_ATTACHMENTS):
-        name = port_name(task_id, index)
-        if not _exists(name):
-            break
-        names.append(name)
+    names = [gateway_port_name(task_id), *(port_name(task_id, index) for index in range(_MAX_ATTACHMENTS))]
     return [name for name in names if _exists(name)]
 
 
@@ -188,6 +184,8 @@ def mend(path: Path, plan: SandboxPlan) -> int:
         rtnetlink.send(_inner_requests(plan))
         if plan.attachments:
             nfnetlink.commit(replaced_tables(plan.vips, ingress=plan.answers_via is not None))
+        else:
+            nfnetlink.commit(removed_tables())
         return nfnetlink.generation()
 
     return in_namespace(path, inside)

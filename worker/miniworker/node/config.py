@@ -6,8 +6,8 @@ import argparse
 import re
 import socket
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import get_args
@@ -69,6 +69,8 @@ class DaemonConfig:
     """What containers may have of the node; nothing by default."""
     generic_resources: tuple[pb.GenericResource, ...] = ()
     """What the node has besides processors and memory, as its owner says."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """What constraints and preferences call `engine.labels`."""
     stop_all_on_exit: bool = False
     """Also stop containers and children when the daemon is told to end."""
     ingress_path: IngressPath = "auto"
@@ -99,6 +101,7 @@ def parse_args(argv: Sequence[str] | None = None) -> DaemonConfig:
         insecure_registries=tuple(given.insecure_registry),
         allowed=frozenset(given.allow),
         generic_resources=resources,
+        labels=dict(given.label),
         stop_all_on_exit=given.stop_all_on_exit,
         ingress_path=given.ingress_path,
         log_level=given.log_level,
@@ -168,6 +171,18 @@ def _gathered(kind: str, values: list[str]) -> pb.GenericResource:
     return pb.GenericResource(kind=kind, count=int(numbers[0]))
 
 
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]*")
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not _LABEL.fullmatch(key):
+        raise argparse.ArgumentTypeError(
+            f"must be KEY=VALUE, keys of letters, digits, '_', '.', '/' and '-', not {text!r}"
+        )
+    return key, value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mini-worker", description="The node's daemon.")
     add = parser.add_argument
@@ -216,6 +231,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KIND=NAME|COUNT",
         help="something that tasks can reserve here: by name (GPU=UUID1), repeated for more of it, or a number of it "
         "(SSD=3)",
+    )
+    add(
+        "--label",
+        action="append",
+        default=[],
+        type=_label,
+        metavar="KEY=VALUE",
+        help="a label of this node that only its owner changes, engine.labels.KEY in constraints; may be repeated",
     )
     add(
         "--stop-all-on-exit",

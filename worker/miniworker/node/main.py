@@ -80,6 +80,7 @@ async def _open_site(config: DaemonConfig) -> tuple[Runtime, Site]:
         await runtime.info(),
         generic_resources=config.generic_resources,
         allowed=config.allowed,
+        labels=config.labels,
     )
     return runtime, Site(
         config=config,

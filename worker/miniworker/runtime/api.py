@@ -397,6 +397,9 @@ class Runtime(Protocol):
     async def health_check(self, container_id: str) -> HealthCheck | None:
         """The check that its configuration and its image ask for together. Raises NoSuchContainerError."""
 
+    async def write_names(self, config: ContainerConfig) -> None:
+        """Give its /etc/hosts and /etc/resolv.conf what the configuration says now. Raises NoSuchContainerError."""
+
     async def exec(self, container_id: str, command: tuple[str, ...], *, timeout_ns: int) -> Execution:
         """Run a command in the running container, as its user and with its environment, until it ends.
 

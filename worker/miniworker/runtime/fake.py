@@ -14,7 +14,7 @@ import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from minicommon.clock import Clock, SystemClock
@@ -233,6 +233,11 @@ class FakeRuntime:
 
     async def health_check(self, container_id: str) -> HealthCheck | None:
         return self._entry(container_id).health
+
+    async def write_names(self, config: ContainerConfig) -> None:
+        self._called("write_names", config.id)
+        entry = self._entry(config.id)
+        entry.config = replace(entry.config, hosts=config.hosts, networks_dns=config.networks_dns)
 
     async def exec(self, container_id: str, command: tuple[str, ...], *, timeout_ns: int) -> Execution:
         """What a command does is looked up as a container's is; one that does not end by itself takes too long."""

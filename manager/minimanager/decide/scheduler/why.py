@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from minicommon.errors import ResourceExhaustedError
 from minicommon.grants import required
 from minicommon.units import format_duration
 
-from minimanager.decide.dependencies import waits_for
+from minimanager.decide.dependencies import missing_dependencies
 from minimanager.decide.overlay import Overlay
 from minimanager.decide.scheduler.demand import demand_of
 from minimanager.decide.scheduler.filters import Refusal, explain
@@ -19,7 +20,8 @@ from minimanager.decide.scheduler.nodes import columns
 from minimanager.decide.scheduler.obstacles import Obstacle, holder_of, obstacles
 from minimanager.decide.slots import is_active
 from minimanager.domain.filters import node_name
-from minimanager.domain.objects import Task, TaskState
+from minimanager.domain.leases import task_pool
+from minimanager.domain.objects import SECOND, Task, TaskState
 from minimanager.domain.snapshot import Snapshot
 
 
@@ -51,7 +53,7 @@ def why(snapshot: Snapshot, task: Task, now_ns: int) -> Answer:
     if task.node_id:
         return _placed(overlay, task)
     if state is TaskState.NEW:
-        return _unaddressed(task)
+        return _unaddressed(snapshot, task)
     return _unplaced(overlay, task)
 
 
@@ -65,10 +67,25 @@ def _told(snapshot: Snapshot, task: Task) -> str:
     return told or task.error or task.message
 
 
-def _unaddressed(task: Task) -> Answer:
+def _unaddressed(snapshot: Snapshot, task: Task) -> Answer:
     if not task.error:
         return Answer(f"{task.name} is new: the leader has not looked at it yet")
-    return Answer(f"{task.name} waits for an address: {task.error}")
+    help = tuple(
+        f"free an address of network {name}, or make one with a larger subnet and update {task.service_name} to it"
+        for name in _full_networks(snapshot, task)
+    )
+    return Answer(f"{task.name} waits for an address: {task.error}", help=help)
+
+
+def _full_networks(snapshot: Snapshot, task: Task) -> list[str]:
+    names = []
+    for use in task.spec.networks:
+        if (network := snapshot.networks.get(use.network)) is not None:
+            try:
+                task_pool(snapshot, network).ensure_free()
+            except ResourceExhaustedError:
+                names.append(network.spec.name)
+    return names
 
 
 def _placed(overlay: Overlay, task: Task) -> Answer:
@@ -77,21 +94,40 @@ def _placed(overlay: Overlay, task: Task) -> Answer:
         return Answer(f"{task.name} is on {node}, which is down", help=(f"bring {node} back",))
     if task.desired_state is TaskState.READY:
         if task.not_before_ns > overlay.now_ns:
-            left = format_duration(task.not_before_ns - overlay.now_ns)
-            return Answer(f"{task.name} is to start on {node} when its restart delay is over, in {left}")
+            delay = _delay(overlay, task)
+            return Answer(f"{task.name} is to start on {node} when {delay}")
         return Answer(f"{task.name} is to start on {node} when the task before it has stopped")
     told = _told(overlay.snapshot, task)
     return Answer(f"{task.name} is {state.name.lower()} on {node}" + (f": {told}" if told else ""))
 
 
+def _delay(overlay: Overlay, task: Task) -> str:
+    """What is left of it, in whole seconds, and why the task before it has ended."""
+    left_ns = max(task.not_before_ns - overlay.now_ns, 0)
+    text = f"its restart delay is over, in {format_duration(-(-left_ns // SECOND) * SECOND)}"
+    before = [
+        other
+        for other in overlay.of_service(task.service_id)
+        if (other.slot, other.bound_node_id) == (task.slot, task.bound_node_id)
+        and other.meta.created_at_ns < task.meta.created_at_ns
+        and overlay.finished(other)
+    ]
+    if not before:
+        return text
+    last = max(before, key=lambda other: other.meta.created_at_ns)
+    status = overlay.snapshot.statuses.get(last.id)
+    error = (status.error if status is not None else "") or last.error
+    return f"{text}; the last try ended: {error}" if error else text
+
+
 def _unplaced(overlay: Overlay, task: Task) -> Answer:
     if task.held and task.desired_state is TaskState.READY:
-        left = format_duration(max(task.not_before_ns - overlay.now_ns, 0))
-        return Answer(f"{task.name} gets a node when its restart delay is over, in {left}")
+        return Answer(f"{task.name} gets a node when {_delay(overlay, task)}")
     service = overlay.snapshot.services.get(task.service_id)
-    if service is not None and (reason := waits_for(overlay, service)):
+    if service is not None and (missing := missing_dependencies(overlay, service)):
         return Answer(
-            f"{task.name} is pending: it {reason}", help=("see `minictl service ps` of that service",)
+            f"{task.name} is pending: it {'; '.join(missing.values())}",
+            help=tuple(f"minictl service ps {name}" for name in missing),
         )
     nodes = columns(overlay)
     demand = demand_of(overlay, nodes, task)

@@ -30,5 +30,8 @@ class AllowedHook:
             )
         return prepared
 
+    async def change(self, task: dispatch.AssignedTask, prepared: Prepared) -> Prepared | None:
+        return None
+
     async def cleanup(self, task_id: str) -> None:
         return

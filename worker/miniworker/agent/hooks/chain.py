@@ -26,6 +26,12 @@ class HookChain:
             prepared = await hook.prepare(task, prepared)
         return prepared
 
+    async def change(self, task: dispatch.AssignedTask, prepared: Prepared) -> Prepared | None:
+        changed: Prepared | None = None
+        for hook in self._hooks:
+            changed = await hook.change(task, changed or prepared) or changed
+        return changed
+
     async def cleanup(self, task_id: str) -> None:
         """Run every cleanup. Raises one RuntimeFaultError that names what failed."""
         problems: list[str] = []

@@ -47,6 +47,9 @@ class SecretsHook:
         mounts = self._files.mounts(task.id, files, taken=taken)
         return replace(prepared, config=replace(config, mounts=(*config.mounts, *mounts)))
 
+    async def change(self, task: dispatch.AssignedTask, prepared: Prepared) -> Prepared | None:
+        return None
+
     async def cleanup(self, task_id: str) -> None:
         self._arrived.pop(task_id, None)
         await asyncio.to_thread(self._files.forget, task_id)

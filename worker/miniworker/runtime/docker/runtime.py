@@ -103,7 +103,8 @@ class DockerRuntime:
         image = await self.images.inspect(config.image)
         record = translate.record_of(config, read.health(image["Config"].get("Healthcheck")))
         etc = self._etc / config.id
-        await asyncio.to_thread(_write_etc, config, etc)
+        ensure_directory(etc)
+        await asyncio.to_thread(etcfiles.write, etc, etcfiles.texts(config))
         body = translate.container(config, record, owner=self._owner, etc=etc)
         try:
             made = await self._engine.post(
@@ -170,6 +171,10 @@ class DockerRuntime:
 
     async def health_check(self, container_id: str) -> HealthCheck | None:
         return read.record(await self._lookup.inspect(container_id)).health
+
+    async def write_names(self, config: ContainerConfig) -> None:
+        await self._lookup.id_of(config.id)
+        await asyncio.to_thread(etcfiles.write, self._etc / config.id, etcfiles.names(config))
 
     async def exec(self, container_id: str, command: tuple[str, ...], *, timeout_ns: int) -> Execution:
         docker_id = await self._lookup.running(container_id)
@@ -338,14 +343,6 @@ def _check(config: ContainerConfig) -> None:
             raise RuntimeFaultError(
                 f'invalid mount config for type "bind": bind source path does not exist: {mount.source}'
             )
-
-
-def _write_etc(config: ContainerConfig, folder: Path) -> None:
-    ensure_directory(folder)
-    for name, text in etcfiles.texts(config).items():
-        path = folder / name
-        path.write_text(text)
-        path.chmod(0o644)
 
 
 async def _keep(talk: Conversation, kept: bytearray) -> None:

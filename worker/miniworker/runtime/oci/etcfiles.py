@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from miniworker.runtime.api import ContainerConfig
@@ -33,9 +33,13 @@ def hostname(config: ContainerConfig) -> str:
 
 def texts(config: ContainerConfig) -> dict[str, str]:
     """Of the three files, by their names."""
+    return {**names(config), "hostname": f"{hostname(config)}\n"}
+
+
+def names(config: ContainerConfig) -> dict[str, str]:
+    """Of those files that depend on the container's networks."""
     return {
         "hosts": hosts(config.hosts),
-        "hostname": f"{hostname(config)}\n",
         "resolv.conf": resolv_conf(
             config.dns,
             host=host_resolv_conf(),
@@ -44,6 +48,14 @@ def texts(config: ContainerConfig) -> dict[str, str]:
             networks_dns=config.networks_dns,
         ),
     }
+
+
+def write(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write the files, in place, for they may be mounted already. Blocks."""
+    for name, text in texts.items():
+        path = folder / name
+        path.write_text(text)
+        path.chmod(0o644)
 
 
 def hosts(lines: Iterable[tuple[str, str]]) -> str:

@@ -65,7 +65,7 @@ def prepare(
     for directory in (files.root, files.etc):
         ensure_directory(directory)
     files.log.touch(mode=0o600)
-    _write_etc(config, files)
+    etcfiles.write(files.etc, etcfiles.texts(config))
     overlay.mount(files, store.lower(image.chain))
     identity = users.identify(
         config.user or settings.user,
@@ -99,10 +99,3 @@ def _stop_signal(text: str) -> str:
     if signal_number(signal) is None:
         raise RuntimeFaultError(f"invalid stop signal: {signal!r}; see signal(7)")
     return signal
-
-
-def _write_etc(config: ContainerConfig, files: ContainerFiles) -> None:
-    for name, text in etcfiles.texts(config).items():
-        path = files.etc / name
-        path.write_text(text)
-        path.chmod(0o644)

@@ -35,7 +35,7 @@ from miniworker.runtime.api import (
     Usage,
 )
 from miniworker.runtime.interactive import Command, Conversation
-from miniworker.runtime.oci import cgroups, logs, look, names, overlay, processes, transfer
+from miniworker.runtime.oci import cgroups, etcfiles, logs, look, names, overlay, processes, transfer
 from miniworker.runtime.oci.attach import Attachment, connect
 from miniworker.runtime.oci.commit import write_layer
 from miniworker.runtime.oci.conmon import Programs, Supervisor
@@ -154,6 +154,10 @@ class OciRuntime:
 
     async def health_check(self, container_id: str) -> HealthCheck | None:
         return self._record(container_id).health
+
+    async def write_names(self, config: ContainerConfig) -> None:
+        self._record(config.id)
+        await asyncio.to_thread(etcfiles.write, self._containers.files(config.id).etc, etcfiles.names(config))
 
     async def exec(self, container_id: str, command: tuple[str, ...], *, timeout_ns: int) -> Execution:
         if self._observer.observe(self._record(container_id)).status is not ContainerStatus.RUNNING:
