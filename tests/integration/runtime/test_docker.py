@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from miniworker.network.namespaces import in_new_namespace, remove_namespace
 from miniworker.runtime.api import (
+    SECOND,
     ContainerConfig,
     ContainerStatus,
     Device,
@@ -25,6 +26,7 @@ from miniworker.runtime.api import (
     LogQuery,
     Mount,
     MountKind,
+    NoSuchContainerError,
     NoSuchPathError,
     PathStat,
     RegistryUnreachableError,
@@ -166,6 +168,18 @@ async def test_a_handle_that_a_killed_agent_left_is_cleared_away(
     names = [each["Names"] for each in await again._engine.get("/containers/json", {"all": True})]
     assert names == [["/web.1.t1"]]
     assert await again.start("t1") > 0
+
+
+async def test_names_of_a_running_container_change_with_its_networks(runtime: DockerRuntime) -> None:
+    config = ContainerConfig(id="t1", name="t1", image=IMAGE, command=WAITS)
+    await runtime.create(config)
+    await runtime.start("t1")
+    await runtime.write_names(replace(config, hosts=(("10.9.8.7", "db"),), networks_dns="10.9.8.1"))
+    told = await runtime.exec("t1", ("cat", "/etc/hosts", "/etc/resolv.conf"), timeout_ns=30 * SECOND)
+    assert b"10.9.8.7\tdb\n" in told.output
+    assert b"nameserver 10.9.8.1\n" in told.output
+    with pytest.raises(NoSuchContainerError, match="t2"):
+        await runtime.write_names(replace(config, id="t2"))
 
 
 async def test_environment_user_and_directory(runtime: DockerRuntime) -> None:
