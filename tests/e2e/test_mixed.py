@@ -27,7 +27,7 @@ ENGINE = (
 @pytest.fixture(scope="module")
 def cluster(archives: dict[str, Path]) -> Iterator[Cluster]:
     """The first node has an Engine, which its daemon finds by itself; the second has none."""
-    with Lab(f"m{os.getpid() % 10000}", (DOCKER, OCI)) as lab:
+    with Lab(f"d{os.getpid() % 10000}", (DOCKER, OCI)) as lab:
         host = lab[DOCKER]
         host.start([PROGRAM, "--data-root", str(host.directory / "engine"), *ENGINE], log="dockerd.log")
         eventually(lambda: _engine_answers(lab), "dockerd answers")

@@ -28,7 +28,7 @@ def command(folder: Path, *options: str) -> list[str]:
         *("--data-root", str(folder / "data"), "--exec-root", str(folder / "exec")),
         *("--host", f"unix://{folder / 'docker.sock'}", "--pidfile", str(folder / "dockerd.pid")),
         *("--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false"),
-        *("--shutdown-timeout", "5"),
+        *("--shutdown-timeout", "5", "--cgroup-parent", f"/{folder.name}"),
         *options,
     ]
 
@@ -52,7 +52,15 @@ class Dockerd:
         for pid in self.left():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        self._remove_cgroups()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _remove_cgroups(self) -> None:
+        for pattern in (self.folder.name, f"*/{self.folder.name}"):
+            for group in Path("/sys/fs/cgroup").glob(pattern):
+                for folder, _, _ in os.walk(group, topdown=False):
+                    with contextlib.suppress(OSError):  # a process of it is just ending
+                        Path(folder).rmdir()
 
     def start(self) -> None:
         """Return when it answers."""
