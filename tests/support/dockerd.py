@@ -49,9 +49,12 @@ class Dockerd:
 
     def __exit__(self, *exception: object) -> None:
         self.stop()
-        for pid in self.left():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + _END_S
+        while (left := self.left()) and time.monotonic() < deadline:
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.02)
         self._remove_cgroups()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -86,11 +89,12 @@ class Dockerd:
             self._process = None
 
     def left(self) -> list[int]:
-        """Processes of it, of its containerd and of their shims."""
+        """Processes of it, of its containerd, of their shims and in its containers."""
         return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if self._is_of(pid)]
 
     def _is_of(self, pid: int) -> bool:
-        return os.fsencode(self.folder) in _words(pid) and pid != os.getpid()
+        name = os.fsencode(self.folder.name)
+        return pid != os.getpid() and (name in _read(pid, "cmdline") or name in _read(pid, "cgroup"))
 
     def _answers(self) -> bool:
         done = subprocess.run(
@@ -99,9 +103,9 @@ class Dockerd:
         return done.stdout == b"OK"
 
 
-def _words(pid: int) -> bytes:
-    """What the process was started with; nothing once it has ended."""
+def _read(pid: int, name: str) -> bytes:
+    """A file of the process in /proc; nothing once it has ended."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
+        return Path(f"/proc/{pid}/{name}").read_bytes()
     except OSError:
         return b""
