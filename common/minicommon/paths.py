@@ -84,6 +84,11 @@ class NodePaths:
         return self.data_dir / "oci"
 
     @property
+    def docker_dir(self) -> Path:
+        """What the `docker` runtime keeps beside the Engine; survives `swarm leave`."""
+        return self.data_dir / "docker"
+
+    @property
     def log_dir(self) -> Path:
         """Output of the supervised children."""
         return self.data_dir / "log"

@@ -35,6 +35,7 @@ class FaultyRegistry:
     async def __aenter__(self) -> FaultyRegistry:
         application = web.Application()
         application.router.add_get("/token", self._token)
+        application.router.add_get("/v2/", self._hello)
         application.router.add_get("/v2/{repository:.+}/manifests/{target}", self._manifest)
         application.router.add_get("/v2/{repository:.+}/blobs/{digest}", self._blob)
         self._runner = web.AppRunner(application, access_log=None)
@@ -67,10 +68,14 @@ class FaultyRegistry:
         if self.status:
             return web.Response(status=self.status)
         if self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
-            repository = request.match_info["repository"]
+            repository = request.match_info.get("repository", "")
             challenge = f'Bearer realm="http://{self.address}/token",service="test",scope="repository:{repository}:pull"'
             return web.Response(status=401, headers={"WWW-Authenticate": challenge})
         return None
+
+    async def _hello(self, request: web.Request) -> web.StreamResponse:
+        """Where clients that know nothing yet ask how to identify themselves."""
+        return self._refusal(request) or web.json_response({})
 
     async def _token(self, request: web.Request) -> web.StreamResponse:
         expected = "Basic " + base64.b64encode(self.user.encode()).decode()

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from miniworker.runtime.api import Images, Runtime, Volumes
+from miniworker.runtime.docker.settings import DockerSettings
 from miniworker.runtime.fake import Behavior, FakeRuntime
 from miniworker.runtime.oci.runtime import OciRuntime
 from miniworker.runtime.oci.settings import OciSettings
 from miniworker.runtime.select import RuntimeSettings, open_runtime
 from support import images
+from support.dockerd import Dockerd
 
 IMAGE = "busybox:latest"
 
@@ -66,18 +68,41 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-@pytest.fixture(params=["fake", pytest.param("oci", marks=pytest.mark.root)])
+@pytest.fixture(scope="session")
+def dockerd() -> Iterator[Dockerd]:
+    """An Engine for all tests, which clear away what they made."""
+    with Dockerd() as dockerd:
+        yield dockerd
+
+
+REAL = (
+    pytest.param("oci", marks=pytest.mark.root),
+    pytest.param("docker", marks=[pytest.mark.root, pytest.mark.docker]),
+)
+
+
+@pytest.fixture(params=["fake", *REAL])
 async def empty(request: pytest.FixtureRequest, tmp_path: Path, archive: Path) -> AsyncIterator[Subject]:
     """A runtime without images."""
     if request.param == "fake":
         fake = FakeRuntime(BEHAVIORS)
         yield Subject(fake, fake.images, fake.volumes, archive)
         return
-    settings = RuntimeSettings(OciSettings(tmp_path / "data", tmp_path / "run"), kind="oci")
+    socket = request.getfixturevalue("dockerd").socket if request.param == "docker" else tmp_path / "none"
+    settings = RuntimeSettings(
+        OciSettings(tmp_path / "data", tmp_path / "run"),
+        DockerSettings(tmp_path / "docker", socket),
+        kind=request.param,
+    )
     runtime, images_, volumes = await open_runtime(settings)
     yield Subject(runtime, images_, volumes, archive)
     for container in await runtime.list():
         await runtime.remove(container.id)
+    if request.param == "docker":  # it is shared
+        for volume in await volumes.list_volumes():
+            await volumes.remove_volume(volume.name)
+        for image in await images_.list_images():
+            await images_.remove_image(image.id, force=True)
     await runtime.close()
     assert os.fspath(tmp_path) not in await asyncio.to_thread(Path("/proc/self/mounts").read_text)
 

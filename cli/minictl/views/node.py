@@ -74,7 +74,11 @@ def to_json(view: NodeView) -> dict[str, Any]:
     if status.message:
         state["Message"] = status.message
     state["Addr"] = status.address
-    engine: dict[str, Any] = {"EngineVersion": described.engine_version}
+    engine: dict[str, Any] = {
+        "EngineVersion": described.engine_version,
+        **_given("Runtime", described.runtime),
+        **_given("RuntimeVersion", described.runtime_version),
+    }
     if described.engine_labels:
         engine["Labels"] = dict(sorted(described.engine_labels.items()))
     shown = {
@@ -149,6 +153,7 @@ def pretty(view: NodeView) -> str:
             else []
         ),
         f"Engine Version:\t\t{described.engine_version}",
+        *([f"Runtime:\t\t{described.runtime_version}"] if described.runtime_version else []),
     ]
     if described.allowed:
         lines.append(f"Allowed:\t\t{', '.join(described.allowed)}")

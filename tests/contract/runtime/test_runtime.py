@@ -304,11 +304,11 @@ async def test_a_container_makes_its_named_volumes_and_keeps_them_from_removal(s
 
 
 async def test_a_volume_is_made_once_with_its_labels(subject: Subject) -> None:
-    first = await subject.volumes.create_volume("b", {"x": "y"})
-    assert (first.name, first.labels, first.used_by) == ("b", {"x": "y"}, ())
-    assert await subject.volumes.create_volume("b", {}) == first
-    await subject.volumes.create_volume("a", {})
-    assert [volume.name for volume in await subject.volumes.list_volumes()] == ["a", "b"]
+    first = await subject.volumes.create_volume("bb", {"x": "y"})
+    assert (first.name, first.labels, first.used_by) == ("bb", {"x": "y"}, ())
+    assert await subject.volumes.create_volume("bb", {}) == first
+    await subject.volumes.create_volume("aa", {})
+    assert [volume.name for volume in await subject.volumes.list_volumes()] == ["aa", "bb"]
 
 
 async def test_a_volume_that_is_not_there(subject: Subject) -> None:

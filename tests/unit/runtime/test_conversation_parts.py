@@ -142,8 +142,8 @@ def test_usage_of_version_1(tmp_path: Path) -> None:
             "blkio/mini/c/blkio.throttle.io_service_bytes": "8:0 Read 5\n8:0 Write 6\n9:0 Read 1\nTotal 12\n",
         },
     )
-    assert cgroups.usage("c", tmp_path) == cgroups.Used(42, 1000, 0, 6, 6, 3)
-    assert cgroups.members("c", tmp_path) == (7, 8)
+    assert cgroups.usage(cgroups.path_of("c"), tmp_path) == cgroups.Used(42, 1000, 0, 6, 6, 3)
+    assert cgroups.members(cgroups.path_of("c"), tmp_path) == (7, 8)
 
 
 def test_usage_of_version_2(tmp_path: Path) -> None:
@@ -160,10 +160,10 @@ def test_usage_of_version_2(tmp_path: Path) -> None:
             "mini/c/io.stat": "8:0 rbytes=5 wbytes=6 rios=1\n9:0 rbytes=1 wbytes=0\n",
         },
     )
-    assert cgroups.usage("c", tmp_path) == cgroups.Used(42_000, 1000, 4096, 6, 6, 3)
-    assert cgroups.members("c", tmp_path) == (7,)
+    assert cgroups.usage(cgroups.path_of("c"), tmp_path) == cgroups.Used(42_000, 1000, 4096, 6, 6, 3)
+    assert cgroups.members(cgroups.path_of("c"), tmp_path) == (7,)
 
 
 def test_usage_of_what_is_gone_is_nothing(tmp_path: Path) -> None:
-    assert cgroups.usage("c", tmp_path) == cgroups.Used()
-    assert cgroups.members("c", tmp_path) == ()
+    assert cgroups.usage(cgroups.path_of("c"), tmp_path) == cgroups.Used()
+    assert cgroups.members(cgroups.path_of("c"), tmp_path) == ()

@@ -26,6 +26,7 @@ from miniworker.agent.encryption import KEY_PERIOD_NS
 from miniworker.ingress.paths import IngressPath
 from miniworker.network.wireguard.encryption import WIREGUARD_PORT
 from miniworker.node.addresses import split_port
+from miniworker.runtime.docker.settings import SOCKET
 
 SHORTEST_KEY_PERIOD_NS = 10 * SECOND
 """Every change costs each peer a handshake."""
@@ -66,6 +67,8 @@ class DaemonConfig:
     paths: NodePaths
     hostname: str = ""
     runtime: str = "auto"
+    docker_socket: Path = SOCKET
+    """Where the Docker Engine listens."""
     listen_address: str = DEFAULT_LISTEN
     insecure_registries: tuple[str, ...] = ()
     """Registries, beside loopback ones, that are spoken to over plain http."""
@@ -103,6 +106,7 @@ def parse_args(argv: Sequence[str] | None = None) -> DaemonConfig:
         paths=NodePaths(given.data_dir.absolute(), given.run_dir.absolute()),
         hostname=given.hostname or socket.gethostname(),
         runtime=given.runtime,
+        docker_socket=given.docker_socket,
         listen_address=given.listen_addr,
         insecure_registries=tuple(given.insecure_registry),
         allowed=frozenset(given.allow),
@@ -215,7 +219,19 @@ def _parser() -> argparse.ArgumentParser:
     add("--data-dir", type=Path, default=DEFAULT_DATA_DIR, metavar="DIR", help="what survives a reboot")
     add("--run-dir", type=Path, default=DEFAULT_RUN_DIR, metavar="DIR", help="sockets and pid files")
     add("--hostname", default="", metavar="NAME", help="default: the machine's")
-    add("--runtime", choices=("auto", "oci", "docker"), default="auto", help="what runs containers")
+    add(
+        "--runtime",
+        choices=("auto", "oci", "docker"),
+        default="auto",
+        help="what runs containers; auto: the Docker Engine where one answers, else our own (default: auto)",
+    )
+    add(
+        "--docker-socket",
+        type=Path,
+        default=SOCKET,
+        metavar="FILE",
+        help="where the Docker Engine listens (default: %(default)s)",
+    )
     add(
         "--listen-addr",
         default=DEFAULT_LISTEN,

@@ -32,6 +32,7 @@ from miniworker.node.lock import DirectoryLock
 from miniworker.node.member import Site
 from miniworker.node.serving import serve_local
 from miniworker.runtime.api import Runtime
+from miniworker.runtime.docker.settings import DockerSettings
 from miniworker.runtime.oci.settings import OciSettings
 from miniworker.runtime.select import RuntimeSettings, open_runtime
 
@@ -72,6 +73,7 @@ async def _open_site(config: DaemonConfig) -> tuple[Runtime, Site]:
             run_dir=paths.run_dir / "oci",
             insecure_registries=config.insecure_registries,
         ),
+        DockerSettings(data_dir=paths.docker_dir, socket=config.docker_socket),
         kind=config.runtime,
     )
     clock = SystemClock()

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from minicommon.errors import FailedPreconditionError, InvalidArgumentError
 
 from miniworker.runtime.api import Images, Runtime, Volumes
+from miniworker.runtime.docker.open import find_engine, open_docker
+from miniworker.runtime.docker.settings import DockerSettings
 from miniworker.runtime.oci.open import open_oci
 from miniworker.runtime.oci.registry.auth import Keyring
 from miniworker.runtime.oci.settings import OciSettings
+
+logger = logging.getLogger(__name__)
 
 KINDS = ("auto", "oci", "docker")
 
@@ -17,8 +22,9 @@ KINDS = ("auto", "oci", "docker")
 @dataclass(frozen=True, slots=True)
 class RuntimeSettings:
     oci: OciSettings
+    docker: DockerSettings
     kind: str = "auto"
-    """One of KINDS. "auto" is "oci" in this version."""
+    """One of KINDS; "auto" is "docker" where an Engine answers, else "oci"."""
 
 
 async def open_runtime(
@@ -30,9 +36,15 @@ async def open_runtime(
     """
     if settings.kind not in KINDS:
         raise InvalidArgumentError(f"--runtime must be one of {', '.join(KINDS)}, not {settings.kind!r}")
-    if settings.kind == "docker":
-        raise FailedPreconditionError(
-            "the docker runtime is not available in this version; use --runtime oci"
-        )
-    runtime = await open_oci(settings.oci, keyring=keyring)
-    return runtime, runtime.images, runtime.volumes
+    if settings.kind != "oci":
+        try:
+            version = await find_engine(settings.docker)
+        except FailedPreconditionError as error:
+            if settings.kind == "docker":
+                raise
+            logger.info("The oci runtime is used: no Docker Engine answers.", extra={"reason": str(error)})
+        else:
+            docker = await open_docker(settings.docker, version)
+            return docker, docker.images, docker.volumes
+    oci = await open_oci(settings.oci, keyring=keyring)
+    return oci, oci.images, oci.volumes

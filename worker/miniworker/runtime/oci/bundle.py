@@ -11,7 +11,7 @@ from typing import Any
 
 from miniworker.runtime.api import ContainerConfig, RuntimeFaultError, Ulimit
 from miniworker.runtime.interactive import Command
-from miniworker.runtime.oci import capabilities, cgroups, devices, seccomp
+from miniworker.runtime.oci import capabilities, cgroups, devices, etcfiles, seccomp
 from miniworker.runtime.oci.manifest import ImageConfig
 from miniworker.runtime.oci.mounts import OciMount, bind, mount
 from miniworker.runtime.oci.records import ContainerFiles
@@ -25,7 +25,6 @@ SHM_BYTES = 64 << 20
 INIT_PATH = "/sbin/docker-init"
 """Where Docker puts the init of a container that asked for one."""
 
-_HOSTNAME_LENGTH = 12
 _ANY_DEVICE = {"allow": True, "access": "rwm"}
 _NO_LIMIT = (1 << 64) - 1
 """RLIM_INFINITY."""
@@ -51,10 +50,6 @@ _SYSCTLS = {
     "net.ipv4.ping_group_range": "0 2147483647",
 }
 """Any user may bind port 80 and ping: the namespace is the container's own."""
-
-
-def hostname(config: ContainerConfig) -> str:
-    return config.hostname or config.id[:_HOSTNAME_LENGTH]
 
 
 def build(
@@ -85,7 +80,7 @@ def build(
             **({"oomScoreAdj": config.oom_score_adj} if config.oom_score_adj else {}),
         },
         "root": {"path": str(files.rootfs), "readonly": config.read_only},
-        "hostname": hostname(config),
+        "hostname": etcfiles.hostname(config),
         "mounts": _mounts(config, files, own_mounts, unified=unified),
         "linux": {
             "namespaces": _namespaces(config, unified=unified),
@@ -144,7 +139,7 @@ def arguments(config: ContainerConfig, image: ImageConfig) -> tuple[str, ...]:
 
 def environment(config: ContainerConfig, image: ImageConfig, identity: Identity) -> tuple[str, ...]:
     """PATH and HOSTNAME, the image's, the service's over it; HOME last, where nobody set it."""
-    values = {"PATH": DEFAULT_PATH, "HOSTNAME": hostname(config)}
+    values = {"PATH": DEFAULT_PATH, "HOSTNAME": etcfiles.hostname(config)}
     if config.tty:
         values["TERM"] = "xterm"
     for entry in (*image.env, *config.env):

@@ -84,57 +84,57 @@ _NO_LIMIT = 1 << 62
 """Version 1 writes a number of this order where there is no limit."""
 
 
-def members(container_id: str, mount: Path = MOUNT) -> tuple[int, ...]:
-    """Every process of the container."""
-    text = _first(container_id, ("", "pids", "memory"), "cgroup.procs", mount)
+def members(group: str, mount: Path = MOUNT) -> tuple[int, ...]:
+    """Every process of the control group at this path below the root of every hierarchy."""
+    text = _first(group, ("", "pids", "memory"), "cgroup.procs", mount)
     return tuple(int(pid) for pid in text.split())
 
 
-def usage(container_id: str, mount: Path = MOUNT) -> Used:
-    """What the container uses now."""
+def usage(group: str, mount: Path = MOUNT) -> Used:
+    """What the processes of the control group use now."""
     if is_unified(mount):
-        return _usage_unified(container_id, mount)
-    memory = _fields(_first(container_id, ("memory",), "memory.stat", mount))
-    limit = _number(_first(container_id, ("memory",), "memory.limit_in_bytes", mount))
-    read, written = _blocks(_first(container_id, ("blkio",), "blkio.throttle.io_service_bytes", mount))
+        return _usage_unified(group, mount)
+    memory = _fields(_first(group, ("memory",), "memory.stat", mount))
+    limit = _number(_first(group, ("memory",), "memory.limit_in_bytes", mount))
+    read, written = _blocks(_first(group, ("blkio",), "blkio.throttle.io_service_bytes", mount))
     return Used(
-        cpu_ns=_number(_first(container_id, ("cpuacct", "cpu,cpuacct"), "cpuacct.usage", mount)),
+        cpu_ns=_number(_first(group, ("cpuacct", "cpu,cpuacct"), "cpuacct.usage", mount)),
         memory_bytes=max(
             0,
-            _number(_first(container_id, ("memory",), "memory.usage_in_bytes", mount))
+            _number(_first(group, ("memory",), "memory.usage_in_bytes", mount))
             - memory.get("total_inactive_file", 0),
         ),
         memory_limit_bytes=0 if limit >= _NO_LIMIT else limit,
         read_bytes=read,
         written_bytes=written,
-        pids=_number(_first(container_id, ("pids",), "pids.current", mount)),
+        pids=_number(_first(group, ("pids",), "pids.current", mount)),
     )
 
 
-def _usage_unified(container_id: str, mount: Path) -> Used:
-    memory = _fields(_first(container_id, ("",), "memory.stat", mount))
+def _usage_unified(group: str, mount: Path) -> Used:
+    memory = _fields(_first(group, ("",), "memory.stat", mount))
     blocks = [
         dict(part.split("=") for part in line.split()[1:])
-        for line in _first(container_id, ("",), "io.stat", mount).splitlines()
+        for line in _first(group, ("",), "io.stat", mount).splitlines()
     ]
     return Used(
-        cpu_ns=_fields(_first(container_id, ("",), "cpu.stat", mount)).get("usage_usec", 0) * 1000,
+        cpu_ns=_fields(_first(group, ("",), "cpu.stat", mount)).get("usage_usec", 0) * 1000,
         memory_bytes=max(
             0,
-            _number(_first(container_id, ("",), "memory.current", mount)) - memory.get("inactive_file", 0),
+            _number(_first(group, ("",), "memory.current", mount)) - memory.get("inactive_file", 0),
         ),
-        memory_limit_bytes=_number(_first(container_id, ("",), "memory.max", mount)),
+        memory_limit_bytes=_number(_first(group, ("",), "memory.max", mount)),
         read_bytes=sum(int(block.get("rbytes", 0)) for block in blocks),
         written_bytes=sum(int(block.get("wbytes", 0)) for block in blocks),
-        pids=_number(_first(container_id, ("",), "pids.current", mount)),
+        pids=_number(_first(group, ("",), "pids.current", mount)),
     )
 
 
-def _first(container_id: str, hierarchies: Sequence[str], name: str, mount: Path) -> str:
+def _first(group: str, hierarchies: Sequence[str], name: str, mount: Path) -> str:
     """The text of the file in the first hierarchy that has it; empty when none does."""
     for hierarchy in hierarchies:
         try:
-            return (mount / hierarchy / path_of(container_id).lstrip("/") / name).read_text()
+            return (mount / hierarchy / group.lstrip("/") / name).read_text()
         except OSError:
             continue
     return ""
@@ -157,6 +157,22 @@ def _blocks(text: str) -> tuple[int, int]:
         sum(int(row[2]) for row in rows if len(row) == 3 and row[1] == kind) for kind in ("Read", "Write")
     ]
     return sums[0], sums[1]
+
+
+def group_of(pid: int) -> str:
+    """The path of the process's control group, whoever made it; empty: the process is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    groups = {controller: path for _, names, path in _parts(lines) for controller in names.split(",")}
+    return groups.get("memory", groups.get("", ""))
+
+
+def _parts(lines: list[str]) -> list[tuple[str, str, str]]:
+    """`5:memory:/docker/1f2e`; version 2 names no controller."""
+    found = (line.split(":", 2) for line in lines)
+    return [(number, names, path) for number, names, path in found]
 
 
 def oom_killed(container_id: str, mount: Path = MOUNT) -> bool:

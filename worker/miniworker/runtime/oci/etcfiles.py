@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+from miniworker.runtime.api import ContainerConfig
 
 _LOCAL = (
     ("127.0.0.1", "localhost"),
@@ -19,6 +21,41 @@ _LOCAL = (
 HOST_RESOLV_CONF = Path("/etc/resolv.conf")
 SYSTEMD_RESOLV_CONF = Path("/run/systemd/resolve/resolv.conf")
 """The real name servers, where /etc/resolv.conf only names systemd's own on 127.0.0.53."""
+
+
+_HOSTNAME_LENGTH = 12
+
+
+def hostname(config: ContainerConfig) -> str:
+    """The container's, as Docker chooses it."""
+    return config.hostname or config.id[:_HOSTNAME_LENGTH]
+
+
+def texts(config: ContainerConfig) -> dict[str, str]:
+    """Of the three files, by their names."""
+    return {**names(config), "hostname": f"{hostname(config)}\n"}
+
+
+def names(config: ContainerConfig) -> dict[str, str]:
+    """Of those files that depend on the container's networks."""
+    return {
+        "hosts": hosts(config.hosts),
+        "resolv.conf": resolv_conf(
+            config.dns,
+            host=host_resolv_conf(),
+            search=config.dns_search,
+            options=config.dns_options,
+            networks_dns=config.networks_dns,
+        ),
+    }
+
+
+def write(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write the files, in place, for they may be mounted already. Blocks."""
+    for name, text in texts.items():
+        path = folder / name
+        path.write_text(text)
+        path.chmod(0o644)
 
 
 def hosts(lines: Iterable[tuple[str, str]]) -> str:

@@ -69,8 +69,9 @@ def _mounts(mounts: list[dict[str, Any]], files: ContainerFiles) -> list[tuple[s
     return found
 
 
-def usage(container_id: str, pid: int) -> Usage:
-    used = cgroups.usage(container_id)
+def usage(group: str, pid: int) -> Usage:
+    """Of the control group at that path, and of the network namespace of that process."""
+    used = cgroups.usage(group)
     received, sent = _traffic(pid)
     limit = used.memory_limit_bytes
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

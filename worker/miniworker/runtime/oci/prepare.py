@@ -65,7 +65,7 @@ def prepare(
     for directory in (files.root, files.etc):
         ensure_directory(directory)
     files.log.touch(mode=0o600)
-    _write_etc(config, files)
+    etcfiles.write(files.etc, etcfiles.texts(config))
     overlay.mount(files, store.lower(image.chain))
     identity = users.identify(
         config.user or settings.user,
@@ -99,29 +99,3 @@ def _stop_signal(text: str) -> str:
     if signal_number(signal) is None:
         raise RuntimeFaultError(f"invalid stop signal: {signal!r}; see signal(7)")
     return signal
-
-
-def _write_etc(config: ContainerConfig, files: ContainerFiles) -> None:
-    write_names(config, files)
-    _write(files.etc / "hostname", f"{bundle.hostname(config)}\n")
-
-
-def write_names(config: ContainerConfig, files: ContainerFiles) -> None:
-    """The files of /etc that depend on the container's networks. Written in place, for they may be mounted already."""
-    texts = {
-        "hosts": etcfiles.hosts(config.hosts),
-        "resolv.conf": etcfiles.resolv_conf(
-            config.dns,
-            host=etcfiles.host_resolv_conf(),
-            search=config.dns_search,
-            options=config.dns_options,
-            networks_dns=config.networks_dns,
-        ),
-    }
-    for name, text in texts.items():
-        _write(files.etc / name, text)
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text)
-    path.chmod(0o644)

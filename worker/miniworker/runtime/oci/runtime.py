@@ -35,7 +35,7 @@ from miniworker.runtime.api import (
     Usage,
 )
 from miniworker.runtime.interactive import Command, Conversation
-from miniworker.runtime.oci import cgroups, logs, look, names, overlay, processes, transfer
+from miniworker.runtime.oci import cgroups, etcfiles, logs, look, names, overlay, processes, transfer
 from miniworker.runtime.oci.attach import Attachment, connect
 from miniworker.runtime.oci.commit import write_layer
 from miniworker.runtime.oci.conmon import Programs, Supervisor
@@ -43,7 +43,7 @@ from miniworker.runtime.oci.image_service import OciImages
 from miniworker.runtime.oci.image_store import ImageStore
 from miniworker.runtime.oci.locks import KeyedLocks
 from miniworker.runtime.oci.observe import Observed, Observer
-from miniworker.runtime.oci.prepare import NodeParts, check_id, named_volumes, prepare, write_names
+from miniworker.runtime.oci.prepare import NodeParts, check_id, named_volumes, prepare
 from miniworker.runtime.oci.pull import Puller
 from miniworker.runtime.oci.records import ContainerFiles, ContainerRecord, Containers
 from miniworker.runtime.oci.registry.auth import Keyring
@@ -157,7 +157,7 @@ class OciRuntime:
 
     async def write_names(self, config: ContainerConfig) -> None:
         self._record(config.id)
-        await asyncio.to_thread(write_names, config, self._containers.files(config.id))
+        await asyncio.to_thread(etcfiles.write, self._containers.files(config.id).etc, etcfiles.names(config))
 
     async def exec(self, container_id: str, command: tuple[str, ...], *, timeout_ns: int) -> Execution:
         if self._observer.observe(self._record(container_id)).status is not ContainerStatus.RUNNING:
@@ -298,11 +298,11 @@ class OciRuntime:
         seen = self._observer.observe(self._record(container_id))
         if seen.status is not ContainerStatus.RUNNING:
             return None
-        return await asyncio.to_thread(look.usage, container_id, seen.pid)
+        return await asyncio.to_thread(look.usage, cgroups.path_of(container_id), seen.pid)
 
     async def processes(self, container_id: str) -> tuple[int, ...]:
         self._record(container_id)
-        return await asyncio.to_thread(cgroups.members, container_id)
+        return await asyncio.to_thread(cgroups.members, cgroups.path_of(container_id))
 
     async def details(self, container_id: str) -> Details:
         record = self._record(container_id)
