@@ -60,6 +60,15 @@ async def test_a_child_lives_in_a_session_of_its_own(directory: Path) -> None:
         assert os.getsid(small.state.pid) == small.state.pid != os.getsid(0)
 
 
+async def test_a_child_that_ended_while_nobody_watched_leaves_no_zombie(directory: Path) -> None:
+    async with supervised(child(directory, *FOREVER)) as small:
+        pid = small.state.pid
+    os.kill(pid, signal.SIGKILL)
+    await until(lambda: ") Z " in Path(f"/proc/{pid}/stat").read_text())
+    await small.stop()
+    assert not Path(f"/proc/{pid}").exists()
+
+
 async def test_a_new_supervisor_finds_the_running_child(directory: Path) -> None:
     async with supervised(child(directory, *FOREVER)) as small:
         pid = small.state.pid

@@ -8,6 +8,7 @@ got the same pid. A pidfd tells when it ends, whoever its parent is by then.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Mapping, Sequence
@@ -75,6 +76,7 @@ class Process:
         # Looked at again with the pidfd held: from here on the pid cannot mean another process.
         if _running_since(pid) == started:
             return cls(pid, descriptor)
+        _reap(pid, descriptor, started=started)
         os.close(descriptor)
         return None
 
@@ -126,6 +128,13 @@ async def _sleep(clock: Clock, duration_ns: int) -> None:
 def _identity(stat: str) -> tuple[int, str]:
     pid, _, rest = stat.partition(" ")
     return int(pid), rest.rpartition(")")[2].split()[_START_TIME_FIELD]
+
+
+def _reap(pid: int, descriptor: int, *, started: str) -> None:
+    """Let go of a child of ours that ended after it was released: nobody else will."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        if _identity(Path(f"/proc/{pid}/stat").read_text())[1] == started:
+            os.waitid(os.P_PIDFD, descriptor, os.WEXITED | os.WNOHANG)
 
 
 def _running_since(pid: int) -> str | None:
