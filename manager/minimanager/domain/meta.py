@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+SECOND = 1_000_000_000
+"""Nanoseconds."""
+
+HOUR = 3600 * SECOND
+"""Nanoseconds."""
+
 _EMPTY: Mapping[str, str] = {}
 
 

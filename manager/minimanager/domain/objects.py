@@ -13,6 +13,42 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from minimanager.domain.cluster_objects import Availability as Availability
+from minimanager.domain.cluster_objects import ClientCertificate as ClientCertificate
+from minimanager.domain.cluster_objects import ClientRole as ClientRole
+from minimanager.domain.cluster_objects import Cluster as Cluster
+from minimanager.domain.cluster_objects import ClusterSpec as ClusterSpec
+from minimanager.domain.cluster_objects import GenericResource as GenericResource
+from minimanager.domain.cluster_objects import IssuedToken as IssuedToken
+from minimanager.domain.cluster_objects import JoinToken as JoinToken
+from minimanager.domain.cluster_objects import Node as Node
+from minimanager.domain.cluster_objects import NodeDescription as NodeDescription
+from minimanager.domain.cluster_objects import NodeResources as NodeResources
+from minimanager.domain.cluster_objects import NodeRole as NodeRole
+from minimanager.domain.cluster_objects import NodeSpec as NodeSpec
+from minimanager.domain.cluster_objects import NodeState as NodeState
+from minimanager.domain.cluster_objects import NodeStatus as NodeStatus
+from minimanager.domain.cluster_objects import RemovedNode as RemovedNode
+from minimanager.domain.cluster_objects import RootRotation as RootRotation
+from minimanager.domain.container_objects import ContainerSpec as ContainerSpec
+from minimanager.domain.container_objects import Device as Device
+from minimanager.domain.container_objects import DnsConfig as DnsConfig
+from minimanager.domain.container_objects import HealthCheck as HealthCheck
+from minimanager.domain.container_objects import HostEntry as HostEntry
+from minimanager.domain.container_objects import LogDriver as LogDriver
+from minimanager.domain.container_objects import Mount as Mount
+from minimanager.domain.container_objects import MountType as MountType
+from minimanager.domain.container_objects import NetworkUse as NetworkUse
+from minimanager.domain.container_objects import ResourceLimits as ResourceLimits
+from minimanager.domain.container_objects import ResourceReservations as ResourceReservations
+from minimanager.domain.container_objects import Resources as Resources
+from minimanager.domain.container_objects import RestartCondition as RestartCondition
+from minimanager.domain.container_objects import RestartPolicy as RestartPolicy
+from minimanager.domain.container_objects import Swappiness as Swappiness
+from minimanager.domain.container_objects import TaskSpec as TaskSpec
+from minimanager.domain.container_objects import Ulimit as Ulimit
+from minimanager.domain.meta import HOUR as HOUR
+from minimanager.domain.meta import SECOND as SECOND
 from minimanager.domain.meta import Meta as Meta
 from minimanager.domain.meta import no_labels as _labels
 from minimanager.domain.secret_objects import Config as Config
@@ -25,220 +61,6 @@ from minimanager.domain.secret_objects import SecretRotation as SecretRotation
 from minimanager.domain.secret_objects import SecretSpec as SecretSpec
 from minimanager.domain.secret_objects import SecretUse as SecretUse
 from minimanager.domain.secret_objects import SecretVersion as SecretVersion
-
-SECOND = 1_000_000_000
-"""Nanoseconds."""
-
-HOUR = 3600 * SECOND
-"""Nanoseconds."""
-
-# --- cluster ---
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterSpec:
-    name: str = "default"
-    labels: Mapping[str, str] = field(default_factory=_labels)
-    task_history_limit: int = 5
-    """Finished tasks kept per slot; negative keeps all (SwarmKit's default: 5)."""
-    heartbeat_period_ns: int = 5 * SECOND
-    """SwarmKit's default."""
-    certificate_lifetime_ns: int = 2160 * HOUR
-    """90 days, SwarmKit's default; at least 1 h."""
-    autolock: bool = False
-    """Managers need the unlock key after a restart."""
-
-
-@dataclass(frozen=True, slots=True)
-class JoinToken:
-    sealed: bytes = b""
-    expires_at_ns: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class RemovedNode:
-    """No longer in the cluster, but its certificate is still valid."""
-
-    id: str = ""
-    expires_at_ns: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class RootRotation:
-    """A change of the root that goes on until every node has a certificate of the new one; empty: none."""
-
-    root_ca_pem: bytes = b""
-    sealed_root_key: bytes = b""
-    cross_signed_pem: bytes = b""
-    """The new root's key, certified by the old root: who trusts only the old one trusts the new one's certificates."""
-    started_at_ns: int = 0
-    issuer: str = ""
-    """Identifier, hex, of the new root's key."""
-
-    @property
-    def active(self) -> bool:
-        return bool(self.root_ca_pem)
-
-
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """Written by the API."""
-
-    id: str
-    meta: Meta = Meta()
-    spec: ClusterSpec = ClusterSpec()
-    root_ca_pem: bytes = b""
-    sealed_root_key: bytes = b""
-    worker_token: JoinToken = JoinToken()
-    manager_token: JoinToken = JoinToken()
-    default_address_pools: tuple[str, ...] = ("10.0.0.0/8",)
-    subnet_size: int = 24
-    removed_nodes: tuple[RemovedNode, ...] = ()
-    sealed_unlock_key: bytes = b""
-    key_id: int = 0
-    """Of the cluster key that values are sealed with."""
-    sealed_next_key: bytes = b""
-    """While the cluster key changes: the next one, sealed with the present one."""
-    root_rotation: RootRotation = RootRotation()
-    next_key_id: int = 0
-    """Of the key in `sealed_next_key`; equal to `key_id` once values are sealed with it."""
-
-
-# --- nodes ---
-
-
-class NodeRole(IntEnum):
-    WORKER = 0
-    MANAGER = 1
-
-
-class Availability(IntEnum):
-    ACTIVE = 0
-    PAUSE = 1
-    DRAIN = 2
-
-
-class NodeState(IntEnum):
-    UNKNOWN = 0
-    DOWN = 1
-    READY = 2
-    DISCONNECTED = 3
-
-
-@dataclass(frozen=True, slots=True)
-class NodeSpec:
-    name: str = ""
-    labels: Mapping[str, str] = field(default_factory=_labels)
-    role: NodeRole = NodeRole.WORKER
-    availability: Availability = Availability.ACTIVE
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """Written by the API and the CA; `ingress_address` is given when the node joins."""
-
-    id: str
-    meta: Meta = Meta()
-    spec: NodeSpec = NodeSpec()
-    ingress_address: str = ""
-    certificate_expires_at_ns: int = 0
-    """Of the newest certificate that it was given; 0: not known."""
-
-
-@dataclass(frozen=True, slots=True)
-class NodeResources:
-    nano_cpus: int = 0
-    memory_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class GenericResource:
-    """Something that a node has so many of, or these by name; and what a task reserves or has got of it."""
-
-    kind: str = ""
-    ids: tuple[str, ...] = ()
-    count: int = 0
-    """Of one without names, and in a reservation."""
-
-    @property
-    def amount(self) -> int:
-        """How many, named or not."""
-        return len(self.ids) or self.count
-
-
-@dataclass(frozen=True, slots=True)
-class NodeDescription:
-    hostname: str = ""
-    os: str = ""
-    architecture: str = ""
-    resources: NodeResources = NodeResources()
-    engine_version: str = ""
-    runtime: str = ""
-    runtime_version: str = ""
-    engine_labels: Mapping[str, str] = field(default_factory=_labels)
-    generic_resources: tuple[GenericResource, ...] = ()
-    allowed: tuple[str, ...] = ()
-    """What containers may have of the node (`minicommon.grants`)."""
-
-
-@dataclass(frozen=True, slots=True)
-class NodeStatus:
-    """Written by the manager that holds the node's session; by the leader when none does."""
-
-    id: str
-    meta: Meta = Meta()
-    state: NodeState = NodeState.UNKNOWN
-    message: str = ""
-    description: NodeDescription = NodeDescription()
-    address: str = ""
-    session_manager: str = ""
-    since_ns: int = 0
-    manager_address: str = ""
-    encryption_key: str = ""
-    next_encryption_key: str = ""
-    certificate_issuer: str = ""
-    """Key identifier, hex, of the root that signed the certificate it uses."""
-    trusted_roots: str = ""
-    """SHA-256, hex, of the PEM text of the roots that it trusts."""
-
-
-# --- who may come in ---
-
-
-@dataclass(frozen=True, slots=True)
-class IssuedToken:
-    """A join token of limited use, written by the API and, with each node that joins, by the CA."""
-
-    id: str
-    meta: Meta = Meta()
-    role: NodeRole = NodeRole.WORKER
-    label: str = ""
-    secret_sha256: str = ""
-    root_digest: str = ""
-    expires_at_ns: int = 0
-    max_uses: int = 0
-    uses: int = 0
-    revoked_at_ns: int = 0
-
-
-class ClientRole(IntEnum):
-    VIEWER = 0
-    OPERATOR = 1
-    ADMIN = 2
-
-
-@dataclass(frozen=True, slots=True)
-class ClientCertificate:
-    """Of a person or a program; `id` is its serial number in base 36."""
-
-    id: str
-    meta: Meta = Meta()
-    name: str = ""
-    role: ClientRole = ClientRole.VIEWER
-    expires_at_ns: int = 0
-    revoked_at_ns: int = 0
-    issuer: str = ""
-
 
 # --- services and tasks ---
 
@@ -258,175 +80,6 @@ class ServiceMode(IntEnum):
     def is_global(self) -> bool:
         """Whether every node that may have one gets one task."""
         return self in (ServiceMode.GLOBAL, ServiceMode.GLOBAL_JOB)
-
-
-class RestartCondition(IntEnum):
-    ANY = 0
-    ON_FAILURE = 1
-    NONE = 2
-
-
-@dataclass(frozen=True, slots=True)
-class RestartPolicy:
-    """SwarmKit's defaults (`api/defaults/service.go`)."""
-
-    condition: RestartCondition = RestartCondition.ANY
-    delay_ns: int = 5 * SECOND
-    max_attempts: int = 0
-    window_ns: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Swappiness:
-    """How readily the kernel swaps a container out."""
-
-    percent: int = -1
-    """0 to 100; -1: the node's own setting (Docker's default)."""
-
-
-@dataclass(frozen=True, slots=True)
-class ResourceLimits:
-    nano_cpus: int = 0
-    memory_bytes: int = 0
-    pids: int = 0
-    swap_bytes: int = 0
-    swappiness: Swappiness = Swappiness()
-
-
-@dataclass(frozen=True, slots=True)
-class ResourceReservations:
-    nano_cpus: int = 0
-    memory_bytes: int = 0
-    generic: tuple[GenericResource, ...] = ()
-    """By kind and count."""
-
-
-@dataclass(frozen=True, slots=True)
-class Resources:
-    limits: ResourceLimits = ResourceLimits()
-    reservations: ResourceReservations = ResourceReservations()
-
-
-@dataclass(frozen=True, slots=True)
-class Ulimit:
-    name: str = ""
-    soft: int = 0
-    hard: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class HostEntry:
-    name: str = ""
-    address: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class DnsConfig:
-    nameservers: tuple[str, ...] = ()
-    search: tuple[str, ...] = ()
-    options: tuple[str, ...] = ()
-
-
-class MountType(IntEnum):
-    VOLUME = 0
-    BIND = 1
-    TMPFS = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Mount:
-    type: MountType = MountType.VOLUME
-    source: str = ""
-    target: str = ""
-    read_only: bool = False
-    propagation: str = ""
-    non_recursive: bool = False
-    no_copy: bool = False
-    size_bytes: int = 0
-    mode: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class HealthCheck:
-    """What is empty or 0 is the image's, else Docker's default."""
-
-    test: tuple[str, ...] = ()
-    interval_ns: int = 0
-    timeout_ns: int = 0
-    retries: int = 0
-    start_period_ns: int = 0
-    start_interval_ns: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    source: str = ""
-    target: str = ""
-    permissions: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ContainerSpec:
-    image: str = ""
-    labels: Mapping[str, str] = field(default_factory=_labels)
-    command: tuple[str, ...] = ()
-    args: tuple[str, ...] = ()
-    env: tuple[str, ...] = ()
-    hostname: str = ""
-    user: str = ""
-    groups: tuple[str, ...] = ()
-    dir: str = ""
-    stop_signal: str = ""
-    stop_grace_period_ns: int = 10 * SECOND
-    read_only: bool = False
-    cap_add: tuple[str, ...] = ()
-    cap_drop: tuple[str, ...] = ()
-    init: bool = False
-    tty: bool = False
-    sysctls: Mapping[str, str] = field(default_factory=_labels)
-    ulimits: tuple[Ulimit, ...] = ()
-    hosts: tuple[HostEntry, ...] = ()
-    dns: DnsConfig = DnsConfig()
-    shm_size_bytes: int = 0
-    oom_score_adj: int = 0
-    mounts: tuple[Mount, ...] = ()
-    health: HealthCheck = HealthCheck()
-    privileged: bool = False
-    devices: tuple[Device, ...] = ()
-    host_pid: bool = False
-    seccomp_unconfined: bool = False
-    no_new_privileges: bool = False
-    open_stdin: bool = False
-    ready: HealthCheck = HealthCheck()
-    drain_timeout_ns: int = 0
-    """0: the node's default, 2 s; -1: none."""
-    secrets: tuple[SecretUse, ...] = ()
-    configs: tuple[ConfigUse, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkUse:
-    network: str = ""
-    """In the store the network's id."""
-    aliases: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class LogDriver:
-    """Where a container's output goes: "json-file", as when the name is empty, or "none"."""
-
-    name: str = ""
-    options: Mapping[str, str] = field(default_factory=_labels)
-
-
-@dataclass(frozen=True, slots=True)
-class TaskSpec:
-    container: ContainerSpec = ContainerSpec()
-    resources: Resources = Resources()
-    restart: RestartPolicy = RestartPolicy()
-    force_update: int = 0
-    networks: tuple[NetworkUse, ...] = ()
-    log_driver: LogDriver = LogDriver()
 
 
 class PortProtocol(IntEnum):
