@@ -52,7 +52,8 @@ def test_a_job_runs_to_completion(cluster: Cluster) -> None:
 
 def test_a_job_that_fails_is_an_error(cluster: Cluster) -> None:
     create = ("service", "create", "--mode", "global-job", "--restart-condition", "none", "--name", "bad")
-    done = cluster.ctl("core-01", *create, "--entrypoint", "sh -c 'exit 3'", "whoami:1", check=False)
+    failing = ("--no-resolve-image", "--entrypoint", "sh -c 'exit 3'", "whoami:1")
+    done = cluster.ctl("core-01", *create, *failing, check=False)
     assert done.returncode == 1
     assert done.stderr == "job failed: 3 out of 3 tasks failed and will not be tried again\n"
     errors = _lines(cluster, "service", "ps", "bad", "--format", "{{.Error}}")
