@@ -1,1 +1,1 @@
-"""The audit journal of one manager: lines of JSON in files of bounded size. ADR 0010 says why it is not in etcd."""
+"""The audit journal of one manager: lines of JSON in files of bounded size. ADR 0011 says why it is not in etcd."""
