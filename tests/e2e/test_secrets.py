@@ -149,8 +149,7 @@ def test_who_has_it_and_what_the_ledger_says(cluster: Cluster) -> None:
 
 def test_the_agent_may_be_killed_and_comes_back_to_the_same_files(cluster: Cluster) -> None:
     before = _pid(cluster, "core-02", "httpd")
-    _kill(cluster, "core-02", "mini-worker")
-    cluster.daemons["core-02"].wait(30)
+    cluster.kill("core-02")
     assert http_get(cluster.lab.client, "http://core-02:4569/") == "this is my password!\n"
     cluster.start("core-02")
     eventually(lambda: _ctl(cluster, "node", "ls").count("Ready") == 2, "core-02 is back")
