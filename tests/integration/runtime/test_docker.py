@@ -57,7 +57,7 @@ Open = Callable[[], Awaitable[DockerRuntime]]
 
 @contextlib.asynccontextmanager
 async def opening(folder: Path, engine: Dockerd) -> AsyncIterator[Open]:
-    """Opens the same Engine again each time, as a restarted agent does; in the end nothing is left in it."""
+    """Opens the same Engine again each time, as a restarted agent does; in the end only the image is left in it."""
     settings = DockerSettings(folder / "docker", engine.socket)
     opened: list[DockerRuntime] = []
 
@@ -79,7 +79,8 @@ async def clear(runtime: DockerRuntime) -> None:
     for volume in await runtime.volumes.list_volumes():
         await runtime.volumes.remove_volume(volume.name)
     for image in await runtime.images.list_images():
-        await runtime.images.remove_image(image.id, force=True)
+        if image.references != (IMAGE,):
+            await runtime.images.remove_image(image.id, force=True)
 
 
 @pytest.fixture
@@ -96,6 +97,8 @@ async def load(runtime: DockerRuntime, folder: Path, image: images.Image) -> Non
 async def runtime(reopen: Open, tmp_path: Path) -> DockerRuntime:
     """With an image whose configuration says something on everything."""
     runtime = await reopen()
+    if any(image.references == (IMAGE,) for image in await runtime.images.list_images()):
+        return runtime
     config: dict[str, Any] = {"Env": ["FROM_IMAGE=1", "DROPPED=1"], "User": "web", "Cmd": ["pwd"]}
     await load(runtime, tmp_path, images.busybox(IMAGE, WorkingDir="/tmp", **config))
     return runtime
