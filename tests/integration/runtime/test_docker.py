@@ -244,6 +244,14 @@ async def test_output_may_be_kept_nowhere(runtime: DockerRuntime) -> None:
     assert await run(runtime, "echo x", logs=LogLimits(keep=False)) == ""
 
 
+@pytest.mark.parametrize("driver", ["json-file", "local"])
+async def test_output_is_kept_in_several_files_by_the_engine(runtime: DockerRuntime, driver: str) -> None:
+    limits = LogLimits(max_bytes=20_000, files=3, compress=True, driver=driver)
+    found = [int(line) for line in (await run(runtime, "seq 3000", logs=limits)).splitlines()]
+    assert 0 < len(found) < 3000
+    assert found == list(range(3001 - len(found), 3001))
+
+
 async def test_a_terminal_has_the_size_it_is_given_and_follows_it(runtime: DockerRuntime) -> None:
     await runtime.create(ContainerConfig(id="t1", name="t1", image=IMAGE, command=WAITS))
     await runtime.start("t1")
