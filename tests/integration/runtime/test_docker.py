@@ -401,3 +401,32 @@ async def test_the_engine_restarts_below_a_container(tmp_path: Path, survives: b
                 assert (await waiting).code == 5  # its own handler of the stop signal
             assert not await asyncio.to_thread(Path(f"/proc/{pid}").exists)
     assert engine.left() == []
+
+
+@pytest.mark.parametrize("survives", [True, False], ids=["live-restore", "plain"])
+async def test_the_engine_is_killed_below_a_container(tmp_path: Path, survives: bool) -> None:
+    """It runs on meanwhile; the next Engine adopts it, or stops it before it answers."""
+    with Dockerd(["--live-restore"] if survives else []) as engine:
+        async with opening(tmp_path, engine) as open_again:
+            runtime = await open_again()
+            await load(runtime, tmp_path, images.busybox(IMAGE))
+            await runtime.create(ContainerConfig(id="t1", name="t1", image=IMAGE, command=RUNS))
+            pid = await runtime.start("t1")
+            waiting = asyncio.ensure_future(runtime.wait("t1"))
+            await until_up(runtime)
+            await asyncio.to_thread(engine.kill)
+            with pytest.raises(EngineGoneError, match="does not answer"):
+                await runtime.list()
+            assert await asyncio.to_thread(Path(f"/proc/{pid}").exists)
+            await asyncio.to_thread(engine.start)
+            (container,) = await runtime.list()
+            if survives:
+                assert (container.status, container.pid) == (ContainerStatus.RUNNING, pid)
+                assert not waiting.done()
+                await runtime.stop("t1")
+            else:
+                assert container.status is ContainerStatus.EXITED
+            async with asyncio.timeout(20):
+                assert (await waiting).code == 5  # its own handler of the stop signal
+            assert not await asyncio.to_thread(Path(f"/proc/{pid}").exists)
+    assert engine.left() == []
