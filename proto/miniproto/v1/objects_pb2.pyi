@@ -1710,10 +1710,10 @@ class LogDriver(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """"json-file" when empty, or "none" """
+    """"json-file" when empty, "local", "journald" or "none" """
     @_builtins.property
     def options(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """json-file: max-size, max-file"""
+        """json-file, local: max-size, max-file, compress"""
 
     def __init__(
         self,
