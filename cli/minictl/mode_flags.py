@@ -49,7 +49,9 @@ def apply_new(spec: ServiceSpec, parsed: Parsed) -> None:
     """What `service create` was given; one replica unless told otherwise. Raises CliError."""
     mode = parsed["mode"]
     if mode not in MODES:
-        raise CliError(f"Unknown mode: {mode}, only replicated and global supported")
+        raise CliError(
+            f'invalid mode "{mode}": must be "replicated", "global", "replicated-job" or "global-job"'
+        )
     number: Any = MODES.index(mode)
     spec.mode = number
     spec.replicas = 0 if number in GLOBALS else 1

@@ -7,7 +7,7 @@ update that could be given up; for these the wait has the same deadline.
 from __future__ import annotations
 
 from minictl.mode_flags import JOBS
-from minictl.progress import SECOND, SHUTDOWN, by_place, runs
+from minictl.progress import SECOND, SHUTDOWN, by_place, serves
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Patience:
             self.wake_ns = None
             self._most = -1
             return
-        running = sum(runs(task) for task in by_place(view).values())
+        running = sum(serves(view, task) for task in by_place(view).values())
         if running > self._most:
             self._most = running
             self.wake_ns = now_ns + self.deadline_ns

@@ -2,7 +2,7 @@
 
 A line has a key ("overall progress", "3/5", "verify"); saying a key again replaces the line on a terminal. Lines
 that would not change are not said again. The service is converged when every slot's task runs and has gone on running
-for the monitor period.
+for the monitor period. One that ended well, and is not to be started again, counts as if it ran.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ STEPS = 9
 """A running task is at the ninth step; Docker counts its `allocated`, which is never seen."""
 
 RUNNING, COMPLETE, SHUTDOWN = 512, 576, 640
+
+_ANY = 0
+"""The restart condition's number in the API."""
 
 _STEP_OF_STATE = {0: 1, 64: 3, 192: 4, 256: 5, 320: 6, 384: 7, 448: 8, RUNNING: 9}
 NAMES = {
@@ -99,9 +102,9 @@ class Convergence:
             if replicas <= MAX_BARS and not is_global:
                 lines += [Line(f"{bar}/{replicas}", " ") for bar in range(1, replicas + 1)]
         tasks = by_place(view)
-        running = sum(1 for task in tasks.values() if runs(task))
+        running = sum(1 for task in tasks.values() if serves(view, task))
         if self._since_ns is None or running != replicas:
-            lines += self._bar_lines(tasks, replicas)
+            lines += self._bar_lines(view, tasks, replicas)
             lines.append(Line("overall progress", f"{verb}{running} out of {replicas} tasks"))
         if running != replicas:
             if self._since_ns is not None:
@@ -134,7 +137,9 @@ class Convergence:
             self._rolling_back = True
         return [Line("rollback", rollout.message)] if known and self._rolling_back else []
 
-    def _bar_lines(self, tasks: dict[int | str, TaskView], replicas: int) -> list[Line]:
+    def _bar_lines(
+        self, view: ServiceProgress, tasks: dict[int | str, TaskView], replicas: int
+    ) -> list[Line]:
         """One per task; a task of a global service goes by its node."""
         lines = []
         for place, task in tasks.items():
@@ -142,7 +147,10 @@ class Convergence:
             if bar > replicas or replicas > MAX_BARS:
                 continue
             key = task.task.bound_node_id[:SHORT_ID] or f"{bar}/{replicas}"
-            line = bar_line(key, task, _STEP_OF_STATE)
+            if has_completed(view, task):
+                line: Line | None = Line(key, f"{'complete':<{_NAME_WIDTH}}", STEPS)
+            else:
+                line = bar_line(key, task, _STEP_OF_STATE)
             if line is not None:
                 lines.append(line)
         return lines
@@ -191,6 +199,17 @@ def _rank(task: TaskView) -> tuple[int, int]:
 def runs(task: TaskView) -> bool:
     """Whether the task is wanted, runs, and may get traffic."""
     return task.task.desired_state <= RUNNING and task.state == RUNNING and not task.status.not_ready
+
+
+def has_completed(view: ServiceProgress, task: TaskView) -> bool:
+    """Whether the task has ended well under a policy that starts none after it: there is nothing to wait for."""
+    again = view.service.service.spec.task.restart.condition == _ANY
+    return task.state == COMPLETE and task.task.desired_state <= SHUTDOWN and not again
+
+
+def serves(view: ServiceProgress, task: TaskView) -> bool:
+    """Whether the task has come as far as it is to come."""
+    return runs(task) or has_completed(view, task)
 
 
 def _short(error: str) -> str:

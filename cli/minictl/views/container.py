@@ -64,6 +64,7 @@ def surroundings_lines(container: ContainerSpec) -> list[str]:
     from minicommon import units
 
     lines = [" Init:\t\ttrue"] if container.init else []
+    lines += _identity_lines(container) + _node_lines(container)
     if container.sysctls:
         lines.append("SysCtls:")
         lines += [f" {name}: {value}" for name, value in sorted(container.sysctls.items())]
@@ -79,6 +80,55 @@ def surroundings_lines(container: ContainerSpec) -> list[str]:
         for mount in container.mounts:
             lines += [f" Target:\t{mount.target}", f"  Source:\t{mount.source}"]
             lines += [f"  ReadOnly:\t{str(mount.read_only).lower()}", f"  Type:\t\t{TYPES[mount.type]}"]
+    return lines
+
+
+def _identity_lines(container: ContainerSpec) -> list[str]:
+    """What the container is, to itself and to others; Docker's pretty form leaves most of it out."""
+    from minicommon import units
+
+    from minictl.service_flags import STOP_GRACE_PERIOD_NS
+
+    dns = container.dns
+    lines = [
+        f" {label}:\t{' '.join(values)}"
+        for label, values in (
+            ("Command", container.command),
+            ("Hostname", [container.hostname] if container.hostname else []),
+            ("Groups", container.groups),
+            ("Labels", [f"{key}={value}" for key, value in sorted(container.labels.items())]),
+            ("Hosts", [f"{entry.name}:{entry.address}" for entry in container.hosts]),
+            ("DNS", dns.nameservers),
+            ("DNS Search", dns.search),
+            ("DNS Options", dns.options),
+        )
+        if values
+    ]
+    lines += [f" Stop Signal:\t{container.stop_signal}"] if container.stop_signal else []
+    if container.stop_grace_period_ns not in (0, STOP_GRACE_PERIOD_NS):
+        lines.append(f" Stop Grace Period:\t{units.format_duration(container.stop_grace_period_ns)}")
+    return lines
+
+
+def _node_lines(container: ContainerSpec) -> list[str]:
+    """What it has of its node, and what it may do with it."""
+    from minicommon import units
+
+    options = ["no-new-privileges"] if container.no_new_privileges else []
+    options += ["seccomp=unconfined"] if container.seccomp_unconfined else []
+    switches = (
+        ("TTY", container.tty),
+        ("Read Only", container.read_only),
+        ("Privileged", container.privileged),
+    )
+    lines = [f" {label}:\ttrue" for label, is_set in switches if is_set]
+    lines += [" Pid Mode:\thost"] if container.host_pid else []
+    lines += [f" Security Options:\t{' '.join(options)}"] if options else []
+    lines += [f" Shm Size:\t{units.bytes_size(container.shm_size_bytes)}"] if container.shm_size_bytes else []
+    lines += [f" Oom Score Adj:\t{container.oom_score_adj}"] if container.oom_score_adj else []
+    if container.devices:
+        lines.append(" Devices:")
+        lines += [f"  {item.source}:{item.target}:{item.permissions}" for item in container.devices]
     return lines
 
 

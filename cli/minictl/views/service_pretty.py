@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from miniproto.v1.control_pb2 import ServiceView
-    from miniproto.v1.objects_pb2 import ContainerSpec, Network, Placement, PortConfig, Resources, ServiceSpec
+    from miniproto.v1.objects_pb2 import (
+        ContainerSpec,
+        Network,
+        Placement,
+        PortConfig,
+        Resources,
+        ServiceSpec,
+        TaskSpec,
+    )
 
 
 def render(view: ServiceView, networks: Mapping[str, Network] | None = None, *, now_ns: int = 0) -> str:
@@ -27,6 +35,7 @@ def render(view: ServiceView, networks: Mapping[str, Network] | None = None, *, 
     lines += _placement(service.spec.placement)
     lines += _container(service.spec.task.container)
     lines += _resources(service.spec.task.resources)
+    lines += _log_driver(service.spec.task)
     lines += _networks(service.spec, networks or {})
     lines.append(f"Endpoint Mode:\t{ENDPOINT_MODES[service.spec.endpoint_mode]}")
     if service.ports:
@@ -93,7 +102,24 @@ def _resources(resources: Resources) -> list[str]:
         lines.insert(0, "Resources:")
     if limits.pids:
         lines.append(f"  PIDs:\t\t{limits.pids}")
-    return lines
+    given = limits.HasField("swappiness") and limits.swappiness.percent >= 0
+    swap = [f" Swap:\t\t{_swap_text(limits.swap_bytes)}"] if limits.swap_bytes else []
+    swap += [f" Swappiness:\t{limits.swappiness.percent}"] if given else []
+    return [*(lines or (["Resources:"] if swap else [])), *swap]
+
+
+def _swap_text(swap_bytes: int) -> str:
+    return "unlimited" if swap_bytes < 0 else units.bytes_size(swap_bytes)
+
+
+def _log_driver(task: TaskSpec) -> list[str]:
+    driver = task.log_driver
+    if not driver.name and not driver.options:
+        return []
+    return [
+        f"Log Driver:\t{driver.name}",
+        *(f" {name}={value}" for name, value in sorted(driver.options.items())),
+    ]
 
 
 def _amounts(nano_cpus: int, memory_bytes: int) -> list[str]:

@@ -17,7 +17,7 @@ from minimanager.rpc.dispatcher.node_record import NodeRecords
 from minimanager.rpc.dispatcher.presence import Presence
 from minimanager.rpc.nodes import NodesServicer
 from minimanager.rpc.services import ServicesServicer
-from minimanager.store.api import Store
+from minimanager.store.api import Compare, Store
 from minimanager.store.cache import Cache
 from minimanager.store.envelope import KEY_BYTES, Envelope
 from minimanager.store.keys import Keys, Kind
@@ -33,8 +33,17 @@ class Manager:
     """A manager process. It can die and start again; its memory is gone then."""
 
     def __init__(
-        self, name: str, store: Store, keys: Keys, *, clock: VirtualTime, dice: Random, ids: Callable[[], str]
+        self,
+        name: str,
+        store: Store,
+        keys: Keys,
+        *,
+        clock: VirtualTime,
+        dice: Random,
+        ids: Callable[[], str],
+        fenced: bool = True,
     ) -> None:
+        self._fenced = fenced
         self.name = name
         self.connection = FaultyStore(store, clock, dice, Faults())
         self.keys = keys
@@ -94,8 +103,11 @@ class Manager:
             loop = ReconcileLoop(
                 self.core.cache, self.core.writer, Decide(reconcile, affected, self._ids, self._clock)
             )
-            group.start_eternal("election", self.election.run(loop.run))
+            group.start_eternal("election", self.election.run(lambda fence: self._lead(loop, fence)))
             serving.set()
+
+    async def _lead(self, loop: ReconcileLoop, fence: Compare) -> None:
+        await loop.run(fence if self._fenced else None)
 
     async def _follow_store(self) -> None:
         await self.core.cache.run()

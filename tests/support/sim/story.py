@@ -132,6 +132,7 @@ class Story:
             (self.remove_node, 1),
             (self.cut_manager, 4),
             (self.freeze_manager, 4),
+            (self.freeze_leader_deciding, 3),
             (self.kill_manager, 3),
             (self.worsen_store, 4),
         ]
@@ -375,6 +376,15 @@ class Story:
         manager.connection.stall()
         self._mend_in(seconds, manager.connection.mend)
 
+    async def freeze_leader_deciding(self) -> None:
+        """Between a decision and the writing of it, for longer than its lease: by then another one leads."""
+        self.world.when_decided = self._freeze_leader
+
+    def _freeze_leader(self, leader: Manager) -> None:
+        self.world.note(f"{leader.name} is frozen with a decision in its hand")
+        leader.connection.stall()
+        self._mend_in(self.dice.choice((4.0, 12.0)), leader.connection.mend)
+
     async def kill_manager(self) -> None:
         """At least one goes on."""
         serving = [manager for manager in self.world.managers if manager.alive]
@@ -386,7 +396,7 @@ class Story:
 
     async def _restart(self, manager: Manager) -> None:
         self.world.note(f"{manager.name} starts again")
-        await manager.start(self.world.reconcile, self.world.deliver)
+        await self.world.start_manager(manager)
 
     async def worsen_store(self) -> None:
         manager = self._victim()

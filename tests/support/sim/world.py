@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from random import Random
 
 from minicommon.errors import MiniError
@@ -46,10 +47,27 @@ class BrokenError(AssertionError):
     """A guarantee did not hold."""
 
 
+def _as_it_is(snapshot: Snapshot) -> Snapshot:
+    return snapshot
+
+
 class World:
     """`trace` gets a line for each thing that happens to the cluster."""
 
-    def __init__(self, seed: int, nodes: int, *, clock: VirtualTime, history_limit: int) -> None:
+    def __init__(
+        self,
+        seed: int,
+        nodes: int,
+        *,
+        clock: VirtualTime,
+        history_limit: int,
+        fenced: bool = True,
+        misread: Callable[[Snapshot], Snapshot] = _as_it_is,
+    ) -> None:
+        """Without `fenced`, and with leaders that `misread` what they see, guarantees are to be broken."""
+        self._misread = misread
+        self.when_decided: Callable[[Manager], None] | None = None
+        """Called once, with the leader, between its next decision that asks for something and the writing of it."""
         self.seed = seed
         self.clock = clock
         self.dice = Random(f"{seed}/world")
@@ -65,7 +83,15 @@ class World:
         self._background: set[asyncio.Task[None]] = set()
         self._size = nodes
         self.managers = [
-            Manager(name, self.store, KEYS, clock=clock, dice=Random(f"{seed}/{name}"), ids=self.new_id)
+            Manager(
+                name,
+                self.store,
+                KEYS,
+                clock=clock,
+                dice=Random(f"{seed}/{name}"),
+                ids=self.new_id,
+                fenced=fenced,
+            )
             for name in MANAGERS
         ]
 
@@ -84,10 +110,13 @@ class World:
         await writer.commit_all(writer.begin().create(obj) for obj in (Cluster("sim", spec=spec), INGRESS))
         self.background("watcher", self._see_everything())
         for manager in self.managers:
-            await manager.start(self.reconcile, self.deliver)
+            await self.start_manager(manager)
         for _ in range(self._size):
             await self.join()
         self.background("keep connected", self._keep_connected())
+
+    async def start_manager(self, manager: Manager) -> None:
+        await manager.start(partial(self.reconcile, manager), self.deliver)
 
     async def stop(self) -> None:
         for manager in self.managers:
@@ -154,12 +183,20 @@ class World:
     # --- watching ---
 
     def reconcile(
-        self, snapshot: Snapshot, dirty: frozenset[str], now_ns: int, new_id: Callable[[], str]
+        self,
+        manager: Manager,
+        snapshot: Snapshot,
+        dirty: frozenset[str],
+        now_ns: int,
+        new_id: Callable[[], str],
     ) -> Decision:
-        decision = decide(snapshot, dirty, now_ns, new_id)
+        decision = decide(self._misread(snapshot), dirty, now_ns, new_id)
         self.decided.add(snapshot, decision)
         for wrong in forbidden(snapshot, decision):
-            raise BrokenError(f"OnlyWhereItMayBe: {wrong}")
+            self._break(BrokenError(f"OnlyWhereItMayBe: {wrong}"))
+        if decision.actions and self.when_decided is not None:
+            act, self.when_decided = self.when_decided, None
+            act(manager)
         return decision
 
     async def _see_everything(self) -> None:

@@ -10,6 +10,49 @@ from minictl.views import service, service_pretty
 from miniproto.v1 import objects_pb2 as objects
 from support import canned
 
+
+def test_pretty_shows_every_other_field_of_a_container() -> None:
+    view = canned.service()
+    view.service.spec.CopyFrom(
+        create(
+            *(
+                "--hostname",
+                "box",
+                "--entrypoint",
+                "/bin/run -x",
+                "--group",
+                "adm",
+                "--container-label",
+                "a=b",
+            ),
+            *("--host", "db:10.0.0.5", "--dns", "10.0.0.1", "--dns-search", "lan", "--dns-option", "ndots:2"),
+            *("--stop-signal", "SIGINT", "--stop-grace-period", "3s", "--tty", "--read-only", "--privileged"),
+            *("--pid", "host", "--security-opt", "no-new-privileges", "--security-opt", "seccomp=unconfined"),
+            *("--shm-size", "64m", "--oom-score-adj", "7", "--device", "/dev/zero:/dev/nothing:r"),
+        )
+    )
+    lines = service_pretty.render(view).splitlines()
+    wanted = [
+        *(" Command:\t/bin/run -x", " Hostname:\tbox", " Groups:\tadm", " Labels:\ta=b"),
+        *(" Hosts:\tdb:10.0.0.5", " DNS:\t10.0.0.1", " DNS Search:\tlan", " DNS Options:\tndots:2"),
+        *(" Stop Signal:\tSIGINT", " Stop Grace Period:\t3s", " TTY:\ttrue", " Read Only:\ttrue"),
+        *(" Privileged:\ttrue", " Pid Mode:\thost"),
+        " Security Options:\tno-new-privileges seccomp=unconfined",
+        *(" Shm Size:\t64MiB", " Oom Score Adj:\t7", " Devices:", "  /dev/zero:/dev/nothing:r"),
+    ]
+    start = lines.index(wanted[0])
+    assert lines[start : start + len(wanted)] == wanted
+
+
+def test_pretty_shows_swap_and_where_the_output_goes() -> None:
+    view = canned.service()
+    memory = ("--limit-memory", "64m", "--memory-swap", "-1", "--memory-swappiness", "0")
+    view.service.spec.CopyFrom(create(*memory, "--log-driver", "json-file", "--log-opt", "max-size=1m"))
+    text = service_pretty.render(view)
+    assert "\n  Memory:\t64MiB\n Swap:\t\tunlimited\n Swappiness:\t0\n" in text
+    assert "\nLog Driver:\tjson-file\n max-size=1m\n" in text
+
+
 SECOND = 1_000_000_000
 
 

@@ -16,7 +16,7 @@ GOLDEN = Path(__file__).parent / "golden" / "progress"
 SECOND = 1_000_000_000
 
 NEW, PENDING, PREPARING, STARTING, RUNNING, FAILED = 0, 64, 320, 448, 512, 704
-SHUTDOWN = 640
+COMPLETE, SHUTDOWN = 576, 640
 
 Event = tuple[float, control.ServiceProgress | None]
 """Seconds since the start, and what was pushed then; None: only time passed."""
@@ -30,6 +30,13 @@ def view(*tasks: control.TaskView, replicas: int = 2, version: int = 1) -> contr
 
 def both(state: int) -> control.ServiceProgress:
     return view(canned.task(1, state=state), canned.task(2, identity="t2", state=state))
+
+
+def once(*tasks: control.TaskView) -> control.ServiceProgress:
+    """Of a service whose tasks are not started again."""
+    progress = view(*tasks)
+    progress.service.service.spec.task.restart.condition = 2  # type: ignore[assignment]
+    return progress
 
 
 def back(state: int, message: str, *tasks: control.TaskView) -> control.ServiceProgress:
@@ -116,6 +123,17 @@ STORIES: dict[str, list[Event]] = {
         (1, view(*(canned.task(slot, identity=f"t{slot}") for slot in range(1, 22)), replicas=21)),
         (6, None),
     ],
+    "ended-well": [
+        (0, once(canned.task(1, state=RUNNING), canned.task(2, identity="t2", state=STARTING))),
+        (1, once(canned.task(1, state=COMPLETE, desired=SHUTDOWN), canned.task(2, identity="t2"))),
+        (
+            2,
+            once(
+                *(canned.task(slot, identity=f"t{slot}", state=COMPLETE, desired=SHUTDOWN) for slot in (1, 2))
+            ),
+        ),
+        (6, None),
+    ],
     "nothing": [(0, view(replicas=0)), (5, None)],
 }
 
@@ -148,10 +166,22 @@ def test_terminal(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "converged"), [("create", True), ("failure", True), ("update", True), ("pending", False)]
+    ("name", "converged"),
+    [("create", True), ("failure", True), ("update", True), ("pending", False), ("ended-well", True)],
 )
 def test_converged(name: str, converged: bool) -> None:
     assert play(STORIES[name], Plain(io.StringIO())).converged is converged
+
+
+@pytest.mark.parametrize("state", [COMPLETE, FAILED])
+def test_an_end_is_convergence_only_when_it_is_good_and_for_good(state: int) -> None:
+    ended = both(state)
+    again, over = Convergence(), Convergence()
+    again.update(ended, canned.NOW_NS)
+    assert again.wake_ns is None
+    ended.service.service.spec.task.restart.condition = 2  # type: ignore[assignment]
+    over.update(ended, canned.NOW_NS)
+    assert (over.wake_ns is not None) is (state == COMPLETE)
 
 
 def test_a_failure_during_the_monitor_period_starts_it_again() -> None:

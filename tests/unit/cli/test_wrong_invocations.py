@@ -471,7 +471,7 @@ CASES: list[tuple[list[str], int, str]] = [
     (
         ["service", "create", "--mode", "foo", "x"],
         1,
-        "Unknown mode: foo, only replicated and global supported\n",
+        'invalid mode "foo": must be "replicated", "global", "replicated-job" or "global-job"\n',
     ),
     (
         ["service", "create", "--mode", "global", "--replicas", "2", "x"],
