@@ -65,7 +65,7 @@ from minimanager.rpc.diagnostics import DiagnosticsServicer
 from minimanager.rpc.dispatcher.opener import Opener
 from minimanager.rpc.dispatcher.service import Dispatcher, manager_addresses
 from minimanager.rpc.encryption_keys import EncryptionKeysServicer, UnlockedServicer
-from minimanager.rpc.interceptors import control_guard
+from minimanager.rpc.interceptors import control_guard, end_refused
 from minimanager.rpc.join import JoinService
 from minimanager.rpc.join_listener import GrpcJoinListener, JoinListener
 from minimanager.rpc.join_tokens import JoinTokensServicer
@@ -191,14 +191,13 @@ class Manager:
         self._keys = KeyHolder(parts.paths, parts.keyring, self._envelope, node_id=parts.settings.node_id)
         self._contents = Contents(parts.store, keys, self._envelope)
         self._ledger = Ledger(parts.store, keys, self._envelope, Anchor(parts.ledger_anchor))
-        self._server = new_server(
-            control_guard(
-                cluster_id=parts.settings.cluster_id,
-                cache=self.core.cache,
-                clock=parts.clock,
-                journal=parts.journal,
-            )
+        self._guard = control_guard(
+            cluster_id=parts.settings.cluster_id,
+            cache=self.core.cache,
+            clock=parts.clock,
+            journal=parts.journal,
         )
+        self._server = new_server(self._guard)
         self._health = add_health(self._server)
         self._issuer = Issuer(self._sealer, lifetime_ns=parts.certificate_lifetime_ns)
         join = JoinService(self.core, self._sealer, managers=self._managers, issuer=self._issuer)
@@ -208,6 +207,7 @@ class Manager:
         self._services = ServicesServicer(self.core, self._sealer)
         self._one_offs = OneOffs(self.core, self._streams, self._services)
         self._containers = ContainersServicer(self.core, self._streams, self._one_offs)
+        self._watched: list[SecretsServicer | RootAuthorityServicer | EncryptionKeysServicer] = []
         self._dispatcher: Dispatcher | None = None
         self._election: asyncio.Task[None] | None = None
 
@@ -236,7 +236,8 @@ class Manager:
             self._election.cancel()
         if self._dispatcher is not None:
             self._dispatcher.close()
-        self._tasks.close()
+        for watched in (self._tasks, *self._watched):
+            watched.close()
         self._containers.close()
         await asyncio.gather(self._server.stop(STOP_GRACE), self._join.stop())
 
@@ -257,6 +258,7 @@ class Manager:
         group.start_eternal("cache", core.cache.run())
         await core.cache.wait_synced()
         group.start_eternal("keys", self._keys.run(core.cache, core.store, core.keys))
+        group.start_eternal("revocations", end_refused(self._guard, core.cache))
         self._dispatcher = Dispatcher(core, group, self._sealer, self._streams)
         group.start_eternal("dispatcher", self._dispatcher.run())
         group.start_eternal("one-off containers", self._one_offs.run_forever())
@@ -315,7 +317,9 @@ class Manager:
         audit = SecretAudit(core, self._ledger, cluster_id=self._parts.settings.cluster_id)
         deliveries = DeliveriesServicer(core, self._contents, self._ledger)
         secrets_pb2_grpc.add_DeliveriesServicer_to_server(deliveries, server)
-        secrets_pb2_grpc.add_SecretsServicer_to_server(SecretsServicer(core, self._contents, audit), server)
+        secrets = SecretsServicer(core, self._contents, audit)
+        self._watched.append(secrets)
+        secrets_pb2_grpc.add_SecretsServicer_to_server(secrets, server)
         secrets_pb2_grpc.add_ConfigsServicer_to_server(ConfigsServicer(core, self._contents), server)
 
     def _add_security(self, server: aio.Server) -> None:
@@ -330,8 +334,10 @@ class Manager:
             self._parts.journal, others=self._other_managers, credentials=self._parts.credentials
         )
         security_pb2_grpc.add_AuditServicer_to_server(audit, server)
-        security_pb2_grpc.add_RootAuthorityServicer_to_server(RootAuthorityServicer(core, sealer), server)
+        root = RootAuthorityServicer(core, sealer)
+        security_pb2_grpc.add_RootAuthorityServicer_to_server(root, server)
         keys = EncryptionKeysServicer(core, self._envelope, self._keys)
+        self._watched += [root, keys]
         security_pb2_grpc.add_EncryptionKeysServicer_to_server(keys, server)
         security_pb2_grpc.add_LockServicer_to_server(UnlockedServicer(), server)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,9 @@ from minimanager.domain.objects import Cluster, NodeRole
 from minimanager.domain.snapshot import Snapshot
 from minimanager.rpc.core import Core
 from minimanager.rpc.requests import check, require_cluster
+from minimanager.rpc.watches import Watches, change_of
 from minimanager.store.envelope import Envelope
+from minimanager.store.keys import Kind
 
 Context = aio.ServicerContext[Any, Any]
 
@@ -36,6 +39,11 @@ class EncryptionKeysServicer(security_pb2_grpc.EncryptionKeysServicer):
         self._envelope = envelope
         self._sealer = ClusterSealer(envelope)
         self._holder = holder
+        self._watches = Watches(core.cache)
+
+    def close(self) -> None:
+        """The manager stops: whoever watches is told to ask another."""
+        self._watches.close()
 
     async def UnlockKey(
         self, request: security_pb2.GetUnlockKeyRequest, context: Context
@@ -74,7 +82,23 @@ class EncryptionKeysServicer(security_pb2_grpc.EncryptionKeysServicer):
         self, request: security_pb2.EncryptionStatusRequest, context: Context
     ) -> security_pb2.EncryptionStatus:
         check(request)
-        snapshot = await self._core.settle()
+        return await self._status(await self._core.settle())
+
+    async def Watch(
+        self, request: security_pb2.EncryptionStatusRequest, context: Context
+    ) -> AsyncIterator[security_pb2.EncryptionStatus]:
+        check(request)
+        await self._core.settle()
+        told = None
+        with self._watches.open() as changes:
+            while True:
+                status = await self._status(self._core.cache.snapshot())
+                if status != told:
+                    told = status
+                    yield status
+                await change_of({Kind.CLUSTER}, changes)
+
+    async def _status(self, snapshot: Snapshot) -> security_pb2.EncryptionStatus:
         cluster = require_cluster(snapshot)
         return security_pb2.EncryptionStatus(
             key_id=cluster.key_id,

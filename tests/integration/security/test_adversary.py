@@ -29,7 +29,14 @@ from minicommon.rpc import access
 from minimanager.ca.sealer import ClusterSealer
 from minimanager.domain.objects import NodeRole
 from minimanager.store.envelope import Envelope, SealError
-from miniproto.v1 import control_pb2, dispatcher_pb2, dispatcher_pb2_grpc, join_pb2, objects_pb2
+from miniproto.v1 import (
+    control_pb2,
+    dispatcher_pb2,
+    dispatcher_pb2_grpc,
+    join_pb2,
+    objects_pb2,
+    security_pb2,
+)
 from support.etcd import EtcdProcess, make_pki, running_etcd
 from support.manager import Client, InProcess, ManagerProcess, manager_process
 
@@ -112,6 +119,19 @@ async def test_a_viewer_changes_nothing(manager: InProcess) -> None:
     assert {k: v for k, v in after.items() if k not in besides} == {
         k: v for k, v in before.items() if k not in besides
     }
+
+
+async def test_each_call_that_may_change_something_leaves_a_record(manager: InProcess, local: Client) -> None:
+    """By the contract's own list of methods, whoever may call one and whatever comes of it."""
+    clients = {caller: await manager.member(caller) for caller in (Caller.ADMIN, Caller.MANAGER)}
+    clients[Caller.WORKER] = (await manager.join_worker())[1]
+    recorded = [path for path in CONTROL if access.recorded(path)]
+    assert len(recorded) > 30
+    for path in recorded:
+        client = next((each for caller, each in clients.items() if caller in access.allowed(path)), local)
+        await call(client.channel, path, valid(METHODS[path]))
+    answer = await local.audit.List(security_pb2.ListAuditRequest(limit=1000))
+    assert {path.rpartition(".")[2] for path in recorded} <= {record.method for record in answer.records}
 
 
 # --- a worker that poses as another ---
