@@ -47,6 +47,7 @@ from minimanager.ca.issuer import Issuer
 from minimanager.ca.keyholder import KeyHolder
 from minimanager.ca.sealer import ClusterSealer
 from minimanager.control.leader import Election
+from minimanager.control.ledger_keeper import LedgerKeeper
 from minimanager.control.loop import Decide, ReconcileLoop
 from minimanager.control.secret_keeper import SecretKeeper
 from minimanager.control.sweeper import Sweeper
@@ -88,6 +89,7 @@ from minimanager.store.envelope import Envelope
 from minimanager.store.etcd.client import EtcdStore
 from minimanager.store.keys import Keys
 from minimanager.store.ledger import Ledger
+from minimanager.store.trimmer import Trimmer
 from minimanager.store.writer import Writer
 
 logger = logging.getLogger(__name__)
@@ -268,13 +270,25 @@ class Manager:
         sweeper = Sweeper(core.store, core.cache, core.writer, parts.clock)
         election = Election(core.store, core.keys, core.node_id, clock=parts.clock)
         keeper = SecretKeeper(core.cache, core.writer, parts.clock)
+        ledger = LedgerKeeper(core.cache, self._trimmer(), parts.clock)
         upkeep = UpkeepLoop(core.cache, core.writer, core.store, self._envelope, parts.clock)
         self._election = group.start_eternal(
-            "election", election.run(lambda fence: _lead(loop, sweeper, keeper, upkeep, fence))
+            "election", election.run(lambda fence: _lead(loop, sweeper, keeper, ledger, upkeep, fence))
         )
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
         self.serving.set()
         logger.info("Manager started.", extra=fields(node_id=core.node_id, control_port=self.control_port))
+
+    def _trimmer(self) -> Trimmer:
+        core = self.core
+        return Trimmer(
+            self._ledger,
+            core.store,
+            core.keys,
+            core.clock,
+            cluster_id=self._parts.settings.cluster_id,
+            node_id=core.node_id,
+        )
 
     async def _reach_store(self) -> StoreStatus:
         """Wait until etcd answers."""
@@ -373,11 +387,17 @@ class Manager:
 
 
 async def _lead(
-    loop: ReconcileLoop, sweeper: Sweeper, keeper: SecretKeeper, upkeep: UpkeepLoop, fence: Compare
+    loop: ReconcileLoop,
+    sweeper: Sweeper,
+    keeper: SecretKeeper,
+    ledger: LedgerKeeper,
+    upkeep: UpkeepLoop,
+    fence: Compare,
 ) -> None:
     """What the leader does, until it leads no more."""
     async with Supervisor() as group:
         group.start_eternal("reconcile", loop.run(fence))
         group.start_eternal("sweep", sweeper.run(fence))
         group.start_eternal("secrets", keeper.run(fence))
+        group.start_eternal("ledger", ledger.run(fence))
         group.start_eternal("upkeep", upkeep.run(fence))

@@ -9,7 +9,7 @@ A method is its request, its response and which side streams: "", "client", "ser
 
 MESSAGES: dict[str, str] = {
     "Meta": "1 version int64;2 created_at_ns int64;3 updated_at_ns int64",
-    "ClusterSpec": "1 name string;2 labels string>string;3 task_history_limit int64;4 heartbeat_period_ns int64;5 certificate_lifetime_ns int64;30 autolock bool",
+    "ClusterSpec": "1 name string;2 labels string>string;3 task_history_limit int64;4 heartbeat_period_ns int64;5 certificate_lifetime_ns int64;30 autolock bool;31 ledger_age_ns int64;32 ledger_records int64",
     "JoinToken": "1 sealed bytes;2 expires_at_ns int64",
     "RemovedNode": "1 id string;2 expires_at_ns int64",
     "RootRotation": "1 root_ca_pem bytes;2 sealed_root_key bytes;3 cross_signed_pem bytes;4 started_at_ns int64;5 issuer string",
@@ -148,10 +148,11 @@ MESSAGES: dict[str, str] = {
     "LedgerRecord": "1 number uint64;2 previous bytes;3 event @LedgerEvent;4 at_ns int64;5 manager_id string;6 node_id string;7 task_id string;8 task_name string;9 secret_id string;10 secret_name string;11 secret_version uint64;12 config_id string;13 message string;14 delivery uint64;15 signature bytes;16 certificate bytes",
     "LedgerEntry": "1 record bytes;2 mac bytes",
     "LedgerHead": "1 number uint64;2 mac bytes;3 seal bytes",
+    "LedgerCheckpoint": "1 number uint64;2 mac bytes;3 at_ns int64;4 problems *string;5 seal bytes",
     "AuditRequest": "1 since_ns int64;2 ref string",
     "AuditRecords": "1 records *LedgerRecord",
     "VerifyAuditRequest": "",
-    "AuditVerdict": "1 whole bool;2 records uint64;3 receipts uint64;4 unconfirmed uint64;5 problems *string",
+    "AuditVerdict": "1 whole bool;2 records uint64;3 receipts uint64;4 unconfirmed uint64;5 problems *string;6 removed uint64;7 removed_at_ns int64",
     "FetchRequest": "1 task_id string;2 secret_id string;3 secret_version uint64;4 config_id string;5 min_revision int64",
     "FetchResponse": "1 data bytes;2 record bytes",
     "Receipt": "1 delivery uint64;2 signature bytes;3 certificate bytes",
@@ -275,7 +276,7 @@ ENUMS: dict[str, tuple[tuple[str, int], ...]] = {
     "TaskState": (("TASK_STATE_NEW", 0), ("TASK_STATE_PENDING", 64), ("TASK_STATE_ASSIGNED", 192), ("TASK_STATE_ACCEPTED", 256), ("TASK_STATE_PREPARING", 320), ("TASK_STATE_READY", 384), ("TASK_STATE_STARTING", 448), ("TASK_STATE_RUNNING", 512), ("TASK_STATE_COMPLETE", 576), ("TASK_STATE_SHUTDOWN", 640), ("TASK_STATE_FAILED", 704), ("TASK_STATE_REJECTED", 768), ("TASK_STATE_REMOVE", 800), ("TASK_STATE_ORPHANED", 832),),
     "RotationState": (("ROTATION_STATE_NONE", 0), ("ROTATION_STATE_ROLLING", 1), ("ROTATION_STATE_COMPLETED", 2), ("ROTATION_STATE_REVERTING", 3), ("ROTATION_STATE_REVERTED", 4),),
     "LocalState": (("LOCAL_STATE_INACTIVE", 0), ("LOCAL_STATE_PENDING", 1), ("LOCAL_STATE_ACTIVE", 2), ("LOCAL_STATE_ERROR", 3), ("LOCAL_STATE_LOCKED", 4),),
-    "LedgerEvent": (("LEDGER_EVENT_DELIVERED", 0), ("LEDGER_EVENT_REFUSED", 1), ("LEDGER_EVENT_RECEIVED", 2),),
+    "LedgerEvent": (("LEDGER_EVENT_DELIVERED", 0), ("LEDGER_EVENT_REFUSED", 1), ("LEDGER_EVENT_RECEIVED", 2), ("LEDGER_EVENT_REMOVED", 3),),
 }
 
 METHODS: dict[str, tuple[str, str, str]] = {

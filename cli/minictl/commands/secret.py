@@ -185,7 +185,13 @@ def _verify(context: Context, parsed: Parsed) -> int:
     if parsed.arguments or parsed["since"]:
         raise CliError("--verify looks at the whole ledger: give neither a secret nor --since with it")
     verdict = context.call("Secrets/VerifyAudit", messages.VerifyAuditRequest(), timeout=None)
+    from minictl.views.common import timestamp
+
     counts = f"{verdict.records} records, {verdict.receipts} receipts, {verdict.unconfirmed} deliveries without one"
+    if verdict.removed:
+        counts += (
+            f"; {verdict.removed} older records were removed, at last on {timestamp(verdict.removed_at_ns)}"
+        )
     if verdict.whole:
         context.print(f"The ledger is whole: {counts}")
         return 0

@@ -265,6 +265,10 @@ def change_spec(spec: ClusterSpec, parsed: Parsed) -> None:
         spec.certificate_lifetime_ns = parsed["cert-expiry"]
     if parsed.changed("dispatcher-heartbeat"):
         spec.heartbeat_period_ns = parsed["dispatcher-heartbeat"]
+    if "ledger-age" in parsed.given():
+        spec.ledger_age_ns = parsed["ledger-age"]
+    if "ledger-records" in parsed.given():
+        spec.ledger_records = parsed["ledger-records"]
     if parsed.changed("task-history-limit"):
         spec.task_history_limit = parsed["task-history-limit"]
 
@@ -493,6 +497,16 @@ COMMANDS = (
                 short="d",
             ),
             _HEARTBEAT,
+            Flag(
+                "ledger-age",
+                "How long records of delivered secrets are kept; 0s for 90 days (ns|us|ms|s|m|h)",
+                kind=values.DURATION,
+            ),
+            Flag(
+                "ledger-records",
+                "How many records of delivered secrets are kept; 0 for 50000",
+                kind=values.UINT,
+            ),
             Flag("rotate-encryption-key", "Put everything that is encrypted at rest under a new key"),
             _HISTORY,
             *_LATER,

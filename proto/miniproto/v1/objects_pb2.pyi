@@ -456,6 +456,8 @@ class ClusterSpec(_message.Message):
     HEARTBEAT_PERIOD_NS_FIELD_NUMBER: _builtins.int
     CERTIFICATE_LIFETIME_NS_FIELD_NUMBER: _builtins.int
     AUTOLOCK_FIELD_NUMBER: _builtins.int
+    LEDGER_AGE_NS_FIELD_NUMBER: _builtins.int
+    LEDGER_RECORDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """always "default", as in Swarm"""
     task_history_limit: _builtins.int
@@ -464,6 +466,10 @@ class ClusterSpec(_message.Message):
     certificate_lifetime_ns: _builtins.int
     autolock: _builtins.bool
     """managers need the unlock key after a restart"""
+    ledger_age_ns: _builtins.int
+    """records of deliveries are kept so long; 0: 90 days"""
+    ledger_records: _builtins.int
+    """and so many of them; 0: 50,000"""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
@@ -475,10 +481,12 @@ class ClusterSpec(_message.Message):
         heartbeat_period_ns: _builtins.int = ...,
         certificate_lifetime_ns: _builtins.int = ...,
         autolock: _builtins.bool = ...,
+        ledger_age_ns: _builtins.int = ...,
+        ledger_records: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["autolock", b"autolock", "certificate_lifetime_ns", b"certificate_lifetime_ns", "heartbeat_period_ns", b"heartbeat_period_ns", "labels", b"labels", "name", b"name", "task_history_limit", b"task_history_limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["autolock", b"autolock", "certificate_lifetime_ns", b"certificate_lifetime_ns", "heartbeat_period_ns", b"heartbeat_period_ns", "labels", b"labels", "ledger_age_ns", b"ledger_age_ns", "ledger_records", b"ledger_records", "name", b"name", "task_history_limit", b"task_history_limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
