@@ -54,6 +54,8 @@ class Trimmer:
 
         The fence, a comparison with the leader's key, guards the checkpoint. Raises UnavailableError.
         """
+        if await self._store.get(self._keys.ledger_head) is None:
+            return 0  # nothing was written to it yet, or it is for an audit to look at
         checkpoint = await self._ledger.checkpoint()
         if checkpoint is None:
             self._ledger.anchor.report("the ledger's checkpoint was changed or is forged")
