@@ -51,7 +51,7 @@ from minimanager.control.ledger_keeper import LedgerKeeper
 from minimanager.control.loop import Decide, ReconcileLoop
 from minimanager.control.secret_keeper import SecretKeeper
 from minimanager.control.sweeper import Sweeper
-from minimanager.control.upkeep import UpkeepLoop
+from minimanager.control.upkeep import DRAIN_NS, UpkeepLoop
 from minimanager.decide.reconcile import affected, reconcile
 from minimanager.locked import unlocked
 from minimanager.rpc import views
@@ -97,6 +97,9 @@ logger = logging.getLogger(__name__)
 CERTIFICATE_SECONDS = "MINI_TEST_CERTIFICATE_SECONDS"
 """Environment variable: the life of node certificates, shorter than a cluster may have it, for tests of renewal."""
 
+DRAIN_SECONDS = "MINI_TEST_DRAIN_SECONDS"
+"""Environment variable: how long a change of the cluster key waits for writes under the old one, for tests of it."""
+
 STOP_GRACE = 3.0
 """Seconds that calls have to finish when the manager stops."""
 
@@ -119,6 +122,7 @@ class Parts:
     """None: nothing but the store knows how far the ledger went."""
     certificate_lifetime_ns: int = 0
     """Of every node certificate, whatever the cluster says; 0: as it says. For tests, which cannot wait for days."""
+    drain_ns: int = DRAIN_NS
 
 
 async def serve(paths: NodePaths, settings: ManagerSettings, *, clock: Clock, stop: asyncio.Event) -> None:
@@ -138,6 +142,7 @@ async def serve(paths: NodePaths, settings: ManagerSettings, *, clock: Clock, st
         clock=clock,
         ledger_anchor=paths.ledger_anchor,
         certificate_lifetime_ns=int(os.environ.get(CERTIFICATE_SECONDS, "0")) * SECOND,
+        drain_ns=int(os.environ.get(DRAIN_SECONDS, DRAIN_NS // SECOND)) * SECOND,
     )
     try:
         await Manager(parts).run(stop)
@@ -271,7 +276,9 @@ class Manager:
         election = Election(core.store, core.keys, core.node_id, clock=parts.clock)
         keeper = SecretKeeper(core.cache, core.writer, parts.clock)
         ledger = LedgerKeeper(core.cache, self._trimmer(), parts.clock)
-        upkeep = UpkeepLoop(core.cache, core.writer, core.store, self._envelope, parts.clock)
+        upkeep = UpkeepLoop(
+            core.cache, core.writer, core.store, self._envelope, parts.clock, drain_ns=parts.drain_ns
+        )
         self._election = group.start_eternal(
             "election", election.run(lambda fence: _lead(loop, sweeper, keeper, ledger, upkeep, fence))
         )
