@@ -15,7 +15,7 @@ from pathlib import Path
 
 from minicommon import __version__
 from minicommon.clock import SystemClock
-from minicommon.core_dumps import forbid_core_dumps
+from minicommon.core_dumps import forbid_core_dumps, keep_out_of_swap
 from minicommon.errors import MiniError
 from minicommon.log import configure, fields, keep_grpc_quiet
 from minicommon.paths import DEFAULT_DATA_DIR, DEFAULT_RUN_DIR, NodePaths
@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     configure(format=options.log_format, level=options.log_level)
     forbid_core_dumps()
+    if not keep_out_of_swap():
+        logger.warning("This process may be swapped out: it has no CAP_IPC_LOCK.")
     keep_grpc_quiet()
     failed = False
     try:

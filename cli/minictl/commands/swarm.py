@@ -333,7 +333,8 @@ _EXTERNAL_CA = Flag(
     "external-ca",
     "Specifications of one or more certificate signing endpoints",
     kind=values.LIST,
-    later=True,
+    why="is not supported: managers sign by themselves. A root of your own is brought with "
+    "`minictl swarm ca --rotate --ca-cert FILE --ca-key FILE`",
 )
 _LATER = (
     _EXTERNAL_CA,
