@@ -296,11 +296,19 @@ class ManagerProcess(Reachable):
 
     async def until_serving(self) -> None:
         """Return when it serves. Raises RuntimeError when it does not."""
-        async with unix_channel(self.home.paths.manager_socket) as channel:
+        async with (
+            asyncio.timeout(START_SECONDS),
+            unix_channel(self.home.paths.manager_socket) as channel,
+        ):
             stub = health_pb2_grpc.HealthStub(channel)
-            answer = await stub.Check(
-                health_pb2.HealthCheckRequest(), timeout=START_SECONDS, wait_for_ready=True
-            )
+            while True:
+                try:
+                    answer = await stub.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True)
+                    break
+                except grpc.aio.AioRpcError as error:
+                    # One that was locked makes room for the one that serves.
+                    if error.code() not in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE):
+                        raise
         if answer.status != health_pb2.HealthCheckResponse.SERVING:
             raise RuntimeError(f"the manager answers but does not serve:\n{self.log}")
 

@@ -201,10 +201,13 @@ def _unlock_key(context: Context, parsed: Parsed) -> int:
         raise CliError("no unlock key is set")
     if parsed["quiet"]:
         context.print(answer.key)
-        return 0
+    else:
+        if parsed["rotate"]:
+            context.print("Successfully rotated manager unlock key.\n")
+        _show_unlock(context, answer.key)
     if parsed["rotate"]:
-        context.print("Successfully rotated manager unlock key.\n")
-    _show_unlock(context, answer.key)
+        context.out.flush()  # whoever asked has the new one before the former is worth nothing
+        context.call("EncryptionKeys/UnlockKey", messages.GetUnlockKeyRequest(confirm=answer.key))
     return 0
 
 

@@ -83,6 +83,8 @@ class Cluster:
     root_rotation: RootRotation = RootRotation()
     next_key_id: int = 0
     """Of the key in `sealed_next_key`; equal to `key_id` once values are sealed with it."""
+    sealed_former_unlock_key: bytes = b""
+    """Opens managers, too, until somebody has confirmed to have the present one."""
 
 
 # --- nodes ---

@@ -186,43 +186,85 @@ async def unlock_key(local: Client, *, rotate: bool = False) -> str:
 async def unlocked(process: ManagerProcess, key: str) -> Client:
     """Start the locked manager and give it the key."""
     process.spawn()
+    locked = process.home.paths.locked
+    await _until(locked.exists)
     async with unix_channel(process.home.paths.manager_socket) as channel:
         lock = security_pb2_grpc.LockStub(channel)
         await lock.Unlock(security_pb2.UnlockRequest(key=key), timeout=PATIENCE, wait_for_ready=True)
+    await _until(lambda: not locked.exists())
     await process.until_serving()
     return await process.local()
 
 
-async def test_a_change_of_the_unlock_key_that_was_cut_off_before_the_disk_is_completed_after_the_old_key(
-    site: tuple[ManagerProcess, Store],
-) -> None:
-    """Written to the cluster, not yet to the disk, told to nobody: the old key opens, then the new one is had."""
-    process, store = site
-    local = await process.local()
+async def _until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(0.01)
+
+
+async def confirm(local: Client, key: str) -> None:
+    await local.keys.UnlockKey(security_pb2.GetUnlockKeyRequest(confirm=key))
+
+
+def opens(process: ManagerProcess, key: str) -> bool:
+    """Whether the manager's disk opens with it."""
+    try:
+        KeyringFile(process.home.paths.cluster_key).open(unlock_holder(parse_unlock(key)))
+    except KeyringError:
+        return False
+    return True
+
+
+@pytest.fixture
+async def locking(site: tuple[ManagerProcess, Store]) -> str:
+    """The unlock key of the manager, which needs it from now on."""
+    local = await site[0].local()
     cluster = (await local.clusters.Get(control_pb2.GetClusterRequest())).cluster
     cluster.spec.autolock = True
     await local.clusters.Update(
         control_pb2.UpdateClusterRequest(version=cluster.meta.version, spec=cluster.spec)
     )
-    old = await unlock_key(local)
+    return await unlock_key(local)
+
+
+async def test_a_change_of_the_unlock_key_that_was_cut_off_before_the_disk(
+    site: tuple[ManagerProcess, Store], locking: str
+) -> None:
+    """Written to the cluster, not yet to the disk, told to nobody: the old key opens, then the new one is had."""
+    process, store = site
+    local = await process.local()
     present = {item.key: item.value for item in (await store.list("/")).items}
     sealed_before = cluster_in(present, process).sealed_unlock_key
-    file = KeyringFile(process.home.paths.cluster_key)
-    with file.exclusive():  # the manager cannot write its disk
+    with KeyringFile(process.home.paths.cluster_key).exclusive():  # the manager cannot write its disk
         rotating = asyncio.ensure_future(unlock_key(local, rotate=True))
         await seen(store, lambda found: cluster_in(found, process).sealed_unlock_key != sealed_before)
         process.kill()
     with pytest.raises(grpc.aio.AioRpcError):
         await rotating
-
-    local = await unlocked(process, old)
+    local = await unlocked(process, locking)
     new = await unlock_key(local)
-    assert new != old
-    cluster = (await local.clusters.Get(control_pb2.GetClusterRequest())).cluster
-    await local.clusters.Update(  # returns when the disk is as the cluster wants it
-        control_pb2.UpdateClusterRequest(version=cluster.meta.version, spec=cluster.spec)
-    )
-    with pytest.raises(KeyringError, match="invalid key"):
-        file.open(unlock_holder(parse_unlock(old)))
+    assert new != locking
+    await confirm(local, new)
+    assert (opens(process, locking), opens(process, new)) == (False, True)
     process.kill()
     assert await unlock_key(await unlocked(process, new)) == new
+
+
+async def test_a_new_unlock_key_that_nobody_has_seen_locks_nobody_out(
+    site: tuple[ManagerProcess, Store], locking: str
+) -> None:
+    """Killed when it is on the disk, before anybody was told: twice, and the one that is known still opens."""
+    process, _ = site
+    local = await process.local()
+    for _ in range(2):
+        unseen = await unlock_key(local, rotate=True)
+        assert (opens(process, locking), opens(process, unseen)) == (True, True)
+        process.kill()
+        local = await unlocked(process, locking)
+    shown = await unlock_key(local)
+    with pytest.raises(grpc.aio.AioRpcError, match="confirm: is not the present unlock key"):
+        await confirm(local, locking)
+    await confirm(local, shown)
+    assert (opens(process, locking), opens(process, shown)) == (False, True)
