@@ -15,13 +15,11 @@ from pathlib import Path
 
 from minicommon import __version__
 from minicommon.clock import SystemClock
-from minicommon.core_dumps import forbid_core_dumps
+from minicommon.core_dumps import forbid_core_dumps, keep_out_of_swap
 from minicommon.errors import MiniError
-from minicommon.log import configure, fields
+from minicommon.log import configure, fields, keep_grpc_quiet
 from minicommon.paths import DEFAULT_DATA_DIR, DEFAULT_RUN_DIR, NodePaths
 from minicommon.settings import ManagerSettings, read_json
-
-from minimanager.app import serve
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     configure(format=options.log_format, level=options.log_level)
     forbid_core_dumps()
+    if not keep_out_of_swap():
+        logger.warning("This process may be swapped out: it has no CAP_IPC_LOCK.")
+    keep_grpc_quiet()
     failed = False
     try:
         asyncio.run(_run(NodePaths(options.data_dir, options.run_dir)))
@@ -54,6 +55,8 @@ def _single(group: BaseExceptionGroup[Exception]) -> Iterator[BaseException]:
 
 
 async def _run(paths: NodePaths) -> None:
+    from minimanager.app import serve  # imports gRPC, which looks at its environment then
+
     settings = read_json(paths.manager_settings, ManagerSettings)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -215,6 +215,12 @@ CASES: list[tuple[list[str], int, str]] = [
         "the flag --snapshot-interval is not supported by this version of minictl" + usage("swarm init"),
     ),
     (
+        ["swarm", "ca", "--rotate", "--external-ca", "protocol=cfssl,url=https://ca.example"],
+        125,
+        "the flag --external-ca is not supported: managers sign by themselves. A root of your own is brought with "
+        "`minictl swarm ca --rotate --ca-cert FILE --ca-key FILE`" + usage("swarm ca"),
+    ),
+    (
         ["service", "update", "--rollback", "--image", "x", "web"],
         1,
         "other flags may not be combined with --rollback: --image\n",
