@@ -27,6 +27,8 @@ from minicommon.rpc.server import add_health, add_reflection, listen_tls, listen
 from minicommon.settings import EtcdSettings, ManagerSettings
 from minicommon.supervise import Supervisor
 from miniproto.v1 import (
+    backup_pb2,
+    backup_pb2_grpc,
     control_pb2,
     control_pb2_grpc,
     dispatcher_pb2,
@@ -42,6 +44,9 @@ from miniproto.v1 import (
 )
 
 from minimanager.audit.journal import FileJournal
+from minimanager.backup.making import BackupMaker
+from minimanager.backup.restoring import restore
+from minimanager.backup.schedule import BackupSchedule, ScheduledBackups
 from minimanager.bootstrap import bootstrap
 from minimanager.ca.issuer import Issuer
 from minimanager.ca.keyholder import KeyHolder
@@ -56,6 +61,7 @@ from minimanager.decide.reconcile import affected, reconcile
 from minimanager.locked import unlocked
 from minimanager.rpc import views
 from minimanager.rpc.audit import AuditServicer
+from minimanager.rpc.backups import BackupsServicer
 from minimanager.rpc.client_certificates import ClientCertificatesServicer
 from minimanager.rpc.clusters import ClustersServicer
 from minimanager.rpc.configs import ConfigsServicer
@@ -120,12 +126,21 @@ class Parts:
     clock: Clock
     ledger_anchor: Path | None = None
     """None: nothing but the store knows how far the ledger went."""
+    backups: BackupSchedule | None = None
+    """None: only those that somebody asks for."""
     certificate_lifetime_ns: int = 0
     """Of every node certificate, whatever the cluster says; 0: as it says. For tests, which cannot wait for days."""
     drain_ns: int = DRAIN_NS
 
 
-async def serve(paths: NodePaths, settings: ManagerSettings, *, clock: Clock, stop: asyncio.Event) -> None:
+async def serve(
+    paths: NodePaths,
+    settings: ManagerSettings,
+    *,
+    clock: Clock,
+    stop: asyncio.Event,
+    backups: BackupSchedule | None = None,
+) -> None:
     """Run a manager on etcd until `stop` is set; first wait for the unlock key, if it needs one."""
     journal = FileJournal(paths.audit_dir, manager=settings.node_id)
     keyring = await _keyring(paths, journal, stop)
@@ -141,6 +156,7 @@ async def serve(paths: NodePaths, settings: ManagerSettings, *, clock: Clock, st
         journal=journal,
         clock=clock,
         ledger_anchor=paths.ledger_anchor,
+        backups=backups,
         certificate_lifetime_ns=int(os.environ.get(CERTIFICATE_SECONDS, "0")) * SECOND,
         drain_ns=int(os.environ.get(DRAIN_SECONDS, DRAIN_NS // SECOND)) * SECOND,
     )
@@ -196,6 +212,7 @@ class Manager:
         self._envelope = _envelope(parts.keyring, parts.settings.cluster_id)
         self._sealer = ClusterSealer(self._envelope)
         self._keys = KeyHolder(parts.paths, parts.keyring, self._envelope, node_id=parts.settings.node_id)
+        self._backups = BackupMaker(self.core, self._sealer, self._keys, parts.settings)
         self._contents = Contents(parts.store, keys, self._envelope)
         self._ledger = Ledger(parts.store, keys, self._envelope, Anchor(parts.ledger_anchor))
         self._guard = control_guard(
@@ -254,6 +271,9 @@ class Manager:
         logger.info(
             "Connected to etcd.", extra=fields(version=status.version, endpoints=",".join(status.endpoints))
         )
+        await restore(
+            parts.paths.restore, parts.settings, store=core.store, keys=core.keys, clock=parts.clock
+        )
         await bootstrap(
             parts.paths.bootstrap,
             parts.settings,
@@ -266,6 +286,9 @@ class Manager:
         await core.cache.wait_synced()
         group.start_eternal("keys", self._keys.run(core.cache, core.store, core.keys))
         group.start_eternal("revocations", end_refused(self._guard, core.cache))
+        if parts.backups is not None:
+            scheduled = ScheduledBackups(parts.backups, self._backups, parts.clock)
+            group.start_eternal("backups", scheduled.run())
         self._dispatcher = Dispatcher(core, group, self._sealer, self._streams)
         group.start_eternal("dispatcher", self._dispatcher.run())
         group.start_eternal("one-off containers", self._one_offs.run_forever())
@@ -329,7 +352,7 @@ class Manager:
         streams_pb2_grpc.add_NodeStreamsServicer_to_server(self._streams, server)
         diagnostics = DiagnosticsServicer(core, self._streams, Opener(self._sealer))
         streams_pb2_grpc.add_DiagnosticsServicer_to_server(diagnostics, server)
-        files = (control_pb2, dispatcher_pb2, join_pb2, secrets_pb2, security_pb2, streams_pb2)
+        files = (backup_pb2, control_pb2, dispatcher_pb2, join_pb2, secrets_pb2, security_pb2, streams_pb2)
         names = [each.full_name for file in files for each in file.DESCRIPTOR.services_by_name.values()]
         add_reflection(server, [name for name in names if name != "mini.v1.Join"])
 
@@ -361,6 +384,7 @@ class Manager:
         self._watched += [root, keys]
         security_pb2_grpc.add_EncryptionKeysServicer_to_server(keys, server)
         security_pb2_grpc.add_LockServicer_to_server(UnlockedServicer(), server)
+        backup_pb2_grpc.add_BackupsServicer_to_server(BackupsServicer(self._backups), server)
 
     async def _listen(self) -> None:
         settings = self._parts.settings

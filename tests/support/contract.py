@@ -10,7 +10,10 @@ METHODS = {
     for method in service.methods
 }
 
-SERVED_FILES = ("control.proto", "secrets.proto", "security.proto", "dispatcher.proto", "streams.proto")
+SERVED_FILES = (
+    *("backup.proto", "control.proto", "secrets.proto", "security.proto", "dispatcher.proto"),
+    "streams.proto",
+)
 
 CONTROL = [
     path

@@ -116,6 +116,9 @@ MESSAGES: dict[str, str] = {
     "UnlockNodeResponse": "",
     "LeaveClusterRequest": "1 force bool",
     "LeaveClusterResponse": "",
+    "RestoreOptions": "1 key string;2 advertise_address string;3 listen_address string",
+    "RestoreChunk": "1 options RestoreOptions;2 data bytes",
+    "RestoreResponse": "1 node_id string;2 cluster_id string;3 created_at_ns int64;4 entries int64;5 worker_token string;6 join_address string;7 former_address string",
     "LoadImageChunk": "1 data bytes",
     "LoadImageResponse": "1 loaded *string",
     "Image": "1 id string;2 references *string;3 digests *string;4 created_at_ns int64;5 size_bytes int64",
@@ -254,6 +257,14 @@ MESSAGES: dict[str, str] = {
     "EncryptionStatus": "1 key_id int64;2 rotating bool;3 next_key_id int64;4 waiting *string",
     "UnlockRequest": "1 key string",
     "UnlockResponse": "",
+    "BackupHeader": "1 cluster_id string;2 created_at_ns int64;3 seal @BackupSeal;4 salt bytes;5 scrypt_log_n uint32",
+    "BackupRecord": "1 manifest BackupManifest;2 entry BackupEntry;3 end BackupEnd",
+    "BackupManifest": "1 cluster_id string;2 node_id string;3 hostname string;4 advertise_host string;5 join_port uint32;6 mini_version string;7 created_at_ns int64;8 revision int64;9 root_ca_pem bytes;10 root_key_pem bytes;11 cluster_keys int64>bytes;12 certificate_lifetime_ns int64",
+    "BackupEntry": "1 key string;2 value bytes",
+    "BackupEntries": "1 entries *BackupEntry",
+    "BackupEnd": "1 entries int64",
+    "CreateBackupRequest": "1 passphrase bytes",
+    "BackupChunk": "1 data bytes",
 }
 
 ENUMS: dict[str, tuple[tuple[str, int], ...]] = {
@@ -277,6 +288,7 @@ ENUMS: dict[str, tuple[tuple[str, int], ...]] = {
     "RotationState": (("ROTATION_STATE_NONE", 0), ("ROTATION_STATE_ROLLING", 1), ("ROTATION_STATE_COMPLETED", 2), ("ROTATION_STATE_REVERTING", 3), ("ROTATION_STATE_REVERTED", 4),),
     "LocalState": (("LOCAL_STATE_INACTIVE", 0), ("LOCAL_STATE_PENDING", 1), ("LOCAL_STATE_ACTIVE", 2), ("LOCAL_STATE_ERROR", 3), ("LOCAL_STATE_LOCKED", 4),),
     "LedgerEvent": (("LEDGER_EVENT_DELIVERED", 0), ("LEDGER_EVENT_REFUSED", 1), ("LEDGER_EVENT_RECEIVED", 2), ("LEDGER_EVENT_REMOVED", 3),),
+    "BackupSeal": (("BACKUP_SEAL_UNSPECIFIED", 0), ("BACKUP_SEAL_PASSPHRASE", 1), ("BACKUP_SEAL_UNLOCK_KEY", 2),),
 }
 
 METHODS: dict[str, tuple[str, str, str]] = {
@@ -313,6 +325,7 @@ METHODS: dict[str, tuple[str, str, str]] = {
     "LocalNode/Join": ("JoinClusterRequest", "JoinClusterResponse", ""),
     "LocalNode/Unlock": ("UnlockNodeRequest", "UnlockNodeResponse", ""),
     "LocalNode/Leave": ("LeaveClusterRequest", "LeaveClusterResponse", ""),
+    "LocalNode/Restore": ("RestoreChunk", "RestoreResponse", "client"),
     "Images/Load": ("LoadImageChunk", "LoadImageResponse", "client"),
     "Images/List": ("ListImagesRequest", "ListImagesResponse", ""),
     "Images/Remove": ("RemoveImageRequest", "RemoveImageResponse", ""),
@@ -370,4 +383,5 @@ METHODS: dict[str, tuple[str, str, str]] = {
     "EncryptionKeys/Status": ("EncryptionStatusRequest", "EncryptionStatus", ""),
     "EncryptionKeys/Watch": ("EncryptionStatusRequest", "EncryptionStatus", "server"),
     "Lock/Unlock": ("UnlockRequest", "UnlockResponse", ""),
+    "Backups/Create": ("CreateBackupRequest", "BackupChunk", "server"),
 }

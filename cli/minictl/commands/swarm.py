@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from minictl import values
 from minictl.command import Command
-from minictl.commands import common
+from minictl.commands import backup, common
 from minictl.errors import CliError
 from minictl.flags import Flag
 
@@ -345,7 +345,11 @@ _LATER = (
     Flag("snapshot-interval", "Number of log entries between Raft snapshots", kind=values.UINT, later=True),
 )
 
+_BACKUP, _VERIFY, _RESTORE = backup.commands(advertise=_ADVERTISE, listen=_LISTEN)
+
 COMMANDS = (
+    _BACKUP,
+    _VERIFY,
     Command(
         "ca",
         "Display and rotate the root CA",
@@ -481,6 +485,7 @@ COMMANDS = (
         _leave,
         flags=(Flag("force", "Force this node to leave the swarm, ignoring warnings", short="f"),),
     ),
+    _RESTORE,
     Command("unlock", "Unlock swarm", _unlock),
     Command(
         "unlock-key",

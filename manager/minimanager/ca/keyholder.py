@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from minicommon.identity import etcd_keys
@@ -65,6 +66,11 @@ class KeyHolder:
         self._followed = 0
         self._said = b""
         self._progress = asyncio.Condition()
+
+    @property
+    def cluster_keys(self) -> Mapping[int, bytes]:
+        """All that this manager has: the present one and, while it changes, the next one."""
+        return self._keyring.cluster_keys
 
     async def run(self, cache: Cache, store: Store, keys: Keys) -> None:
         """Follow the cluster object."""
