@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-PARTS = ("scheduler", "store", "cli", "runtime", "ingress", "dns")
+PARTS = ("scheduler", "store", "cli", "runtime", "ingress", "dns", "logs")
 
 
 def main(names: list[str]) -> int:

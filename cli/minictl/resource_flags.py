@@ -50,7 +50,11 @@ _COMMON = (
     Flag("limit-cpu", "Limit CPUs", kind=values.CPUS),
     Flag("limit-memory", "Limit Memory", kind=values.MEMORY),
     Flag("limit-pids", "Limit maximum number of processes (default 0 = unlimited)", kind=values.INT),
-    Flag("log-driver", 'Logging driver for service ("json-file", "none")', kind=values.STRING),
+    Flag(
+        "log-driver",
+        'Logging driver for service ("json-file", "local", "journald", "none")',
+        kind=values.STRING,
+    ),
     Flag("log-opt", "Logging driver options", kind=_OPTION),
     Flag(
         "memory-swappiness",

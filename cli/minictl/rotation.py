@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import time
-
-from minictl.errors import FailedError
+from minictl.errors import CliError, FailedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
     from miniproto.v1.security_pb2 import RootInfo
 
     from minictl.context import Context
-
-POLL_SECONDS = 0.3
-"""Docker's CLI polls every 200 ms; the change itself waits on nothing of ours."""
 
 
 def wait_root(context: Context, *, quiet: bool) -> None:
@@ -22,9 +20,9 @@ def wait_root(context: Context, *, quiet: bool) -> None:
 
     shown: tuple[str, ...] = ()
     wanted = ""
+    context.out.flush()
     try:
-        while True:
-            info = context.call("RootAuthority/Get", messages.GetRootRequest())
+        for info in _told(context, "RootAuthority/Watch", messages.GetRootRequest()):
             wanted = wanted or info.next_digest or info.digest
             lines = tuple(root_lines(info, wanted))
             if not quiet and lines != shown:
@@ -32,7 +30,6 @@ def wait_root(context: Context, *, quiet: bool) -> None:
                 context.print("\n".join(lines))
             if not info.rotating and info.trusting >= info.nodes and info.certificates >= info.nodes:
                 return
-            time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
         raise FailedError(
             "Operation continuing in background.\nUse `minictl swarm ca --help` to learn more."
@@ -61,11 +58,21 @@ def rotate_encryption_key(context: Context, *, detach: bool) -> None:
     if detach:
         return
     try:
-        while True:
-            status = context.call("EncryptionKeys/Status", messages.EncryptionStatusRequest())
+        for status in _told(context, "EncryptionKeys/Watch", messages.EncryptionStatusRequest()):
             if not status.rotating:
                 context.print(f"Encryption key rotated: everything is under key {status.key_id} now.")
                 return
-            time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
         raise FailedError("Operation continuing in background.") from None
+
+
+def _told(context: Context, method: str, request: Any) -> Iterator[Any]:
+    """What a watch tells, until the caller has seen enough. Raises CliError when the manager ends it before."""
+    stream = context.channel.stream(method, request)
+    try:
+        while (message := stream.receive()) is not None:
+            context.out.flush()
+            yield message
+    finally:
+        stream.cancel()
+    raise CliError("the daemon stopped telling how far it is; the change goes on in the background")

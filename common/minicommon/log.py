@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, TextIO
@@ -46,6 +47,14 @@ def configure(*, format: Format = "text", level: str = "info", stream: TextIO | 
     handler.setFormatter(formatters[format])
     logging.basicConfig(level=number, handlers=[handler], force=True)
     logging.captureWarnings(True)
+
+
+def keep_grpc_quiet() -> None:
+    """Let gRPC's own library write nothing: it logs what a peer sent, byte for byte, to standard error.
+
+    It looks at this when it is imported. Whoever wants to see it sets GRPC_VERBOSITY.
+    """
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 class TextFormatter(logging.Formatter):

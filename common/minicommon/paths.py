@@ -59,6 +59,11 @@ class NodePaths:
         return self.swarm_dir / "bootstrap.json"
 
     @property
+    def restore(self) -> Path:
+        """`BackupEntries`: what `swarm restore` gives the manager; it removes the file once all is in etcd."""
+        return self.swarm_dir / "restore.pb"
+
+    @property
     def cluster_key(self) -> Path:
         """The keyring (`minicommon.identity.keyring`): what seals the secrets in etcd."""
         return self.swarm_dir / "cluster.key"

@@ -27,6 +27,8 @@ from minicommon.rpc.server import add_health, add_reflection, listen_tls, listen
 from minicommon.settings import EtcdSettings, ManagerSettings
 from minicommon.supervise import Supervisor
 from miniproto.v1 import (
+    backup_pb2,
+    backup_pb2_grpc,
     control_pb2,
     control_pb2_grpc,
     dispatcher_pb2,
@@ -42,19 +44,24 @@ from miniproto.v1 import (
 )
 
 from minimanager.audit.journal import FileJournal
+from minimanager.backup.making import BackupMaker
+from minimanager.backup.restoring import restore
+from minimanager.backup.schedule import BackupSchedule, ScheduledBackups
 from minimanager.bootstrap import bootstrap
 from minimanager.ca.issuer import Issuer
 from minimanager.ca.keyholder import KeyHolder
 from minimanager.ca.sealer import ClusterSealer
 from minimanager.control.leader import Election
+from minimanager.control.ledger_keeper import LedgerKeeper
 from minimanager.control.loop import Decide, ReconcileLoop
 from minimanager.control.secret_keeper import SecretKeeper
 from minimanager.control.sweeper import Sweeper
-from minimanager.control.upkeep import UpkeepLoop
+from minimanager.control.upkeep import DRAIN_NS, UpkeepLoop
 from minimanager.decide.reconcile import affected, reconcile
 from minimanager.locked import unlocked
 from minimanager.rpc import views
 from minimanager.rpc.audit import AuditServicer
+from minimanager.rpc.backups import BackupsServicer
 from minimanager.rpc.client_certificates import ClientCertificatesServicer
 from minimanager.rpc.clusters import ClustersServicer
 from minimanager.rpc.configs import ConfigsServicer
@@ -65,7 +72,7 @@ from minimanager.rpc.diagnostics import DiagnosticsServicer
 from minimanager.rpc.dispatcher.opener import Opener
 from minimanager.rpc.dispatcher.service import Dispatcher, manager_addresses
 from minimanager.rpc.encryption_keys import EncryptionKeysServicer, UnlockedServicer
-from minimanager.rpc.interceptors import control_guard
+from minimanager.rpc.interceptors import control_guard, end_refused
 from minimanager.rpc.join import JoinService
 from minimanager.rpc.join_listener import GrpcJoinListener, JoinListener
 from minimanager.rpc.join_tokens import JoinTokensServicer
@@ -88,12 +95,16 @@ from minimanager.store.envelope import Envelope
 from minimanager.store.etcd.client import EtcdStore
 from minimanager.store.keys import Keys
 from minimanager.store.ledger import Ledger
+from minimanager.store.trimmer import Trimmer
 from minimanager.store.writer import Writer
 
 logger = logging.getLogger(__name__)
 
 CERTIFICATE_SECONDS = "MINI_TEST_CERTIFICATE_SECONDS"
 """Environment variable: the life of node certificates, shorter than a cluster may have it, for tests of renewal."""
+
+DRAIN_SECONDS = "MINI_TEST_DRAIN_SECONDS"
+"""Environment variable: how long a change of the cluster key waits for writes under the old one, for tests of it."""
 
 STOP_GRACE = 3.0
 """Seconds that calls have to finish when the manager stops."""
@@ -115,11 +126,21 @@ class Parts:
     clock: Clock
     ledger_anchor: Path | None = None
     """None: nothing but the store knows how far the ledger went."""
+    backups: BackupSchedule | None = None
+    """None: only those that somebody asks for."""
     certificate_lifetime_ns: int = 0
     """Of every node certificate, whatever the cluster says; 0: as it says. For tests, which cannot wait for days."""
+    drain_ns: int = DRAIN_NS
 
 
-async def serve(paths: NodePaths, settings: ManagerSettings, *, clock: Clock, stop: asyncio.Event) -> None:
+async def serve(
+    paths: NodePaths,
+    settings: ManagerSettings,
+    *,
+    clock: Clock,
+    stop: asyncio.Event,
+    backups: BackupSchedule | None = None,
+) -> None:
     """Run a manager on etcd until `stop` is set; first wait for the unlock key, if it needs one."""
     journal = FileJournal(paths.audit_dir, manager=settings.node_id)
     keyring = await _keyring(paths, journal, stop)
@@ -135,7 +156,9 @@ async def serve(paths: NodePaths, settings: ManagerSettings, *, clock: Clock, st
         journal=journal,
         clock=clock,
         ledger_anchor=paths.ledger_anchor,
+        backups=backups,
         certificate_lifetime_ns=int(os.environ.get(CERTIFICATE_SECONDS, "0")) * SECOND,
+        drain_ns=int(os.environ.get(DRAIN_SECONDS, DRAIN_NS // SECOND)) * SECOND,
     )
     try:
         await Manager(parts).run(stop)
@@ -189,16 +212,16 @@ class Manager:
         self._envelope = _envelope(parts.keyring, parts.settings.cluster_id)
         self._sealer = ClusterSealer(self._envelope)
         self._keys = KeyHolder(parts.paths, parts.keyring, self._envelope, node_id=parts.settings.node_id)
+        self._backups = BackupMaker(self.core, self._sealer, self._keys, parts.settings)
         self._contents = Contents(parts.store, keys, self._envelope)
         self._ledger = Ledger(parts.store, keys, self._envelope, Anchor(parts.ledger_anchor))
-        self._server = new_server(
-            control_guard(
-                cluster_id=parts.settings.cluster_id,
-                cache=self.core.cache,
-                clock=parts.clock,
-                journal=parts.journal,
-            )
+        self._guard = control_guard(
+            cluster_id=parts.settings.cluster_id,
+            cache=self.core.cache,
+            clock=parts.clock,
+            journal=parts.journal,
         )
+        self._server = new_server(self._guard)
         self._health = add_health(self._server)
         self._issuer = Issuer(self._sealer, lifetime_ns=parts.certificate_lifetime_ns)
         join = JoinService(self.core, self._sealer, managers=self._managers, issuer=self._issuer)
@@ -208,6 +231,7 @@ class Manager:
         self._services = ServicesServicer(self.core, self._sealer)
         self._one_offs = OneOffs(self.core, self._streams, self._services)
         self._containers = ContainersServicer(self.core, self._streams, self._one_offs)
+        self._watched: list[SecretsServicer | RootAuthorityServicer | EncryptionKeysServicer] = []
         self._dispatcher: Dispatcher | None = None
         self._election: asyncio.Task[None] | None = None
 
@@ -236,7 +260,8 @@ class Manager:
             self._election.cancel()
         if self._dispatcher is not None:
             self._dispatcher.close()
-        self._tasks.close()
+        for watched in (self._tasks, *self._watched):
+            watched.close()
         self._containers.close()
         await asyncio.gather(self._server.stop(STOP_GRACE), self._join.stop())
 
@@ -245,6 +270,9 @@ class Manager:
         status = await self._reach_store()
         logger.info(
             "Connected to etcd.", extra=fields(version=status.version, endpoints=",".join(status.endpoints))
+        )
+        await restore(
+            parts.paths.restore, parts.settings, store=core.store, keys=core.keys, clock=parts.clock
         )
         await bootstrap(
             parts.paths.bootstrap,
@@ -257,6 +285,10 @@ class Manager:
         group.start_eternal("cache", core.cache.run())
         await core.cache.wait_synced()
         group.start_eternal("keys", self._keys.run(core.cache, core.store, core.keys))
+        group.start_eternal("revocations", end_refused(self._guard, core.cache))
+        if parts.backups is not None:
+            scheduled = ScheduledBackups(parts.backups, self._backups, parts.clock)
+            group.start_eternal("backups", scheduled.run())
         self._dispatcher = Dispatcher(core, group, self._sealer, self._streams)
         group.start_eternal("dispatcher", self._dispatcher.run())
         group.start_eternal("one-off containers", self._one_offs.run_forever())
@@ -266,13 +298,27 @@ class Manager:
         sweeper = Sweeper(core.store, core.cache, core.writer, parts.clock)
         election = Election(core.store, core.keys, core.node_id, clock=parts.clock)
         keeper = SecretKeeper(core.cache, core.writer, parts.clock)
-        upkeep = UpkeepLoop(core.cache, core.writer, core.store, self._envelope, parts.clock)
+        ledger = LedgerKeeper(core.cache, self._trimmer(), parts.clock)
+        upkeep = UpkeepLoop(
+            core.cache, core.writer, core.store, self._envelope, parts.clock, drain_ns=parts.drain_ns
+        )
         self._election = group.start_eternal(
-            "election", election.run(lambda fence: _lead(loop, sweeper, keeper, upkeep, fence))
+            "election", election.run(lambda fence: _lead(loop, sweeper, keeper, ledger, upkeep, fence))
         )
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
         self.serving.set()
         logger.info("Manager started.", extra=fields(node_id=core.node_id, control_port=self.control_port))
+
+    def _trimmer(self) -> Trimmer:
+        core = self.core
+        return Trimmer(
+            self._ledger,
+            core.store,
+            core.keys,
+            core.clock,
+            cluster_id=self._parts.settings.cluster_id,
+            node_id=core.node_id,
+        )
 
     async def _reach_store(self) -> StoreStatus:
         """Wait until etcd answers."""
@@ -306,7 +352,7 @@ class Manager:
         streams_pb2_grpc.add_NodeStreamsServicer_to_server(self._streams, server)
         diagnostics = DiagnosticsServicer(core, self._streams, Opener(self._sealer))
         streams_pb2_grpc.add_DiagnosticsServicer_to_server(diagnostics, server)
-        files = (control_pb2, dispatcher_pb2, join_pb2, secrets_pb2, security_pb2, streams_pb2)
+        files = (backup_pb2, control_pb2, dispatcher_pb2, join_pb2, secrets_pb2, security_pb2, streams_pb2)
         names = [each.full_name for file in files for each in file.DESCRIPTOR.services_by_name.values()]
         add_reflection(server, [name for name in names if name != "mini.v1.Join"])
 
@@ -315,7 +361,9 @@ class Manager:
         audit = SecretAudit(core, self._ledger, cluster_id=self._parts.settings.cluster_id)
         deliveries = DeliveriesServicer(core, self._contents, self._ledger)
         secrets_pb2_grpc.add_DeliveriesServicer_to_server(deliveries, server)
-        secrets_pb2_grpc.add_SecretsServicer_to_server(SecretsServicer(core, self._contents, audit), server)
+        secrets = SecretsServicer(core, self._contents, audit)
+        self._watched.append(secrets)
+        secrets_pb2_grpc.add_SecretsServicer_to_server(secrets, server)
         secrets_pb2_grpc.add_ConfigsServicer_to_server(ConfigsServicer(core, self._contents), server)
 
     def _add_security(self, server: aio.Server) -> None:
@@ -330,10 +378,13 @@ class Manager:
             self._parts.journal, others=self._other_managers, credentials=self._parts.credentials
         )
         security_pb2_grpc.add_AuditServicer_to_server(audit, server)
-        security_pb2_grpc.add_RootAuthorityServicer_to_server(RootAuthorityServicer(core, sealer), server)
+        root = RootAuthorityServicer(core, sealer)
+        security_pb2_grpc.add_RootAuthorityServicer_to_server(root, server)
         keys = EncryptionKeysServicer(core, self._envelope, self._keys)
+        self._watched += [root, keys]
         security_pb2_grpc.add_EncryptionKeysServicer_to_server(keys, server)
         security_pb2_grpc.add_LockServicer_to_server(UnlockedServicer(), server)
+        backup_pb2_grpc.add_BackupsServicer_to_server(BackupsServicer(self._backups), server)
 
     async def _listen(self) -> None:
         settings = self._parts.settings
@@ -367,11 +418,17 @@ class Manager:
 
 
 async def _lead(
-    loop: ReconcileLoop, sweeper: Sweeper, keeper: SecretKeeper, upkeep: UpkeepLoop, fence: Compare
+    loop: ReconcileLoop,
+    sweeper: Sweeper,
+    keeper: SecretKeeper,
+    ledger: LedgerKeeper,
+    upkeep: UpkeepLoop,
+    fence: Compare,
 ) -> None:
     """What the leader does, until it leads no more."""
     async with Supervisor() as group:
         group.start_eternal("reconcile", loop.run(fence))
         group.start_eternal("sweep", sweeper.run(fence))
         group.start_eternal("secrets", keeper.run(fence))
+        group.start_eternal("ledger", ledger.run(fence))
         group.start_eternal("upkeep", upkeep.run(fence))

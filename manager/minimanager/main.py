@@ -15,13 +15,13 @@ from pathlib import Path
 
 from minicommon import __version__
 from minicommon.clock import SystemClock
-from minicommon.core_dumps import forbid_core_dumps
+from minicommon.core_dumps import forbid_core_dumps, keep_out_of_swap
 from minicommon.errors import MiniError
-from minicommon.log import configure, fields
+from minicommon.log import configure, fields, keep_grpc_quiet
 from minicommon.paths import DEFAULT_DATA_DIR, DEFAULT_RUN_DIR, NodePaths
 from minicommon.settings import ManagerSettings, read_json
 
-from minimanager.app import serve
+from minimanager.backup.schedule import BackupSchedule, schedule_of
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +34,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     configure(format=options.log_format, level=options.log_level)
     forbid_core_dumps()
+    if not keep_out_of_swap():
+        logger.warning("This process may be swapped out: it has no CAP_IPC_LOCK.")
+    keep_grpc_quiet()
+    if options.verify_backup is not None:
+        from minimanager.backup import report  # imports gRPC, as `_run` does
+
+        return report.main(options.verify_backup)
     failed = False
     try:
-        asyncio.run(_run(NodePaths(options.data_dir, options.run_dir)))
+        backups = schedule_of(
+            options.backup_dir, options.backup_interval, options.backup_keep, options.backup_passphrase_file
+        )
+        asyncio.run(_run(NodePaths(options.data_dir, options.run_dir), backups))
     except* (MiniError, OSError, ValueError) as errors:
         failed = True
         for error in _single(errors):
@@ -53,13 +63,15 @@ def _single(group: BaseExceptionGroup[Exception]) -> Iterator[BaseException]:
             yield error
 
 
-async def _run(paths: NodePaths) -> None:
+async def _run(paths: NodePaths, backups: BackupSchedule | None) -> None:
+    from minimanager.app import serve  # imports gRPC, which looks at its environment then
+
     settings = read_json(paths.manager_settings, ManagerSettings)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await serve(paths, settings, clock=SystemClock(), stop=stop)
+    await serve(paths, settings, clock=SystemClock(), stop=stop, backups=backups)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,6 +80,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--data-dir", type=Path, default=DEFAULT_DATA_DIR, help="default: %(default)s")
     parser.add_argument("--run-dir", type=Path, default=DEFAULT_RUN_DIR, help="default: %(default)s")
+    parser.add_argument("--backup-dir", type=Path, help="where backups are written from time to time")
+    parser.add_argument("--backup-interval", default="24h", help="between two backups (default: %(default)s)")
+    parser.add_argument("--backup-keep", type=int, default=7, help="so many stay (default: %(default)s)")
+    parser.add_argument("--backup-passphrase-file", type=Path, help="default: sealed with the unlock key")
+    parser.add_argument(
+        "--verify-backup",
+        type=Path,
+        metavar="FILE",
+        help="look through a backup, with its passphrase or unlock key on standard input, print JSON and exit",
+    )
     parser.add_argument("--log-format", choices=("text", "json"), default="text")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.canary import Canary
 from support.cluster import Cluster, eventually, http_get
 from support.dockerd import PROGRAM
 from support.hosts import Lab
@@ -117,6 +118,30 @@ def test_commands_run_in_a_container_of_the_engine(cluster: Cluster) -> None:
     name = next(line.split()[0] for line in lines if line.split()[1] == DOCKER)
     assert cluster.ctl(DOCKER, "exec", name, "sh", "-c", "echo $((6*7))").stdout == "42\n"
     assert "whoami" in cluster.ctl(DOCKER, "ps").stdout
+
+
+CANARY = "canary-8c2d41-of-the-engine"
+
+
+def test_a_secret_is_nowhere_in_the_engine(cluster: Cluster) -> None:
+    """Not in its data, what it tells of the container, or an image of that; in the tmpfs of the task only."""
+    host, search = cluster.lab[DOCKER], Canary(CANARY)
+    cluster.ctl(DOCKER, "secret", "create", "canary", "-", input=CANARY)
+    create = ("service", "create", "--name", "keeper", "--secret", "canary", "-p", "4569:4567")
+    show = ("-e", "SECRET_PATH=/run/secrets/canary", "--constraint", f"node.hostname=={DOCKER}")
+    cluster.ctl(DOCKER, *create, *show, "secret:latest")
+    assert http_get(cluster.lab.client, "http://10.77.0.11:4569/") == CANARY
+    (task,) = cluster.ctl(DOCKER, "ps", "--filter", "name=keeper", "-q").stdout.split()
+    cluster.ctl(DOCKER, "commit", task, "committed_canary")
+    told = (
+        cluster.ctl(DOCKER, "inspect", task).stdout
+        + cluster.ctl(DOCKER, "service", "inspect", "keeper").stdout
+    )
+    assert CANARY not in told
+    assert len(search.held(host)) == 1, "the search would find it"
+    assert search.elsewhere(host) == []
+    cluster.ctl(DOCKER, "service", "rm", "keeper")
+    eventually(lambda: search.held(host) == [], "it is gone with its task")
 
 
 def test_an_engine_that_restarts_takes_its_tasks_with_it_and_they_are_replaced(cluster: Cluster) -> None:

@@ -147,9 +147,7 @@ def _replace_child(cluster: Cluster, name: str, program: str, signal: str) -> No
 
 
 def _restart_worker(cluster: Cluster, name: str, signal: str) -> None:
-    daemon = cluster.daemons[name]
-    cluster.lab[name].run(["kill", f"-{signal}", _process(cluster, name, "mini-worker")])
-    daemon.wait(timeout=30)
+    cluster.kill(name, signal)
     cluster.start(name)
 
 

@@ -247,7 +247,7 @@ def test_killing_our_own_processes_disturbs_nothing(cluster: Cluster) -> None:
         host.run(["kill", "-9", pid])
         assert http_get(cluster.lab.client, "http://core-01:4567/").strip() in before
         eventually(lambda: _processes(cluster, "core-01", program) not in ([], [pid]), f"{program} is back")  # noqa: B023
-    cluster.daemons["core-01"].kill()
+    cluster.kill("core-01")
     assert http_get(cluster.lab.client, "http://core-01:4567/").strip() in before
     cluster.start("core-01")
 

@@ -72,7 +72,17 @@ class Cluster:
             raise RuntimeError(
                 f"mini-worker ended with {code} on {name}:\n{self.lab[name].log('mini-worker.log')}"
             )
-        return self.lab[name].run(["test", "-S", str(RUN_DIR / "mini.sock")], check=False).returncode == 0
+        # Its socket alone says nothing: a daemon that was killed leaves one.
+        return self.ctl(name, "info", check=False).returncode == 0
+
+    def kill(self, name: str, signal: str = "KILL") -> None:
+        """Send the host's daemon a signal, and wait until it has ended.
+
+        Not through `daemons`: what that names is `nsenter`, which ends alone and leaves the daemon running.
+        """
+        holder = (self.lab[name].directory / "data" / "mini-worker.lock").read_text().strip()
+        self.lab[name].run(["kill", f"-{signal}", holder])
+        self.daemons[name].wait(timeout=60)
 
     def ctl(
         self, name: str, *arguments: str, check: bool = True, timeout: float = 120, input: str | None = None

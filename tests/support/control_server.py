@@ -264,6 +264,13 @@ class _LocalNode(node_pb2_grpc.LocalNodeServicer):
         self.world.requests.append(request)
         return node_pb2.LeaveClusterResponse()
 
+    async def Restore(
+        self, request_iterator: AsyncIterator[node_pb2.RestoreChunk], context: Context
+    ) -> node_pb2.RestoreResponse:
+        """Takes no backup: a real daemon does, in `tests/integration/node/test_backup.py`."""
+        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "this node is part of a swarm")
+        raise AssertionError("abort raises")
+
 
 class _Images(node_pb2_grpc.ImagesServicer):
     def __init__(self, world: World) -> None:

@@ -265,10 +265,11 @@ class ManagerProcess(Reachable):
 
     async def start(self) -> None:
         """Start it, and return when it serves."""
-        self._spawn()
-        await self._until_serving()
+        self.spawn()
+        await self.until_serving()
 
-    def _spawn(self) -> None:
+    def spawn(self) -> None:
+        """Start it, whether it will serve or wait for a key."""
         paths = self.home.paths
         command = [
             *(sys.executable, "-m", "minimanager.main"),
@@ -293,12 +294,21 @@ class ManagerProcess(Reachable):
             self._process.wait()
             self._process = None
 
-    async def _until_serving(self) -> None:
-        async with unix_channel(self.home.paths.manager_socket) as channel:
+    async def until_serving(self) -> None:
+        """Return when it serves. Raises RuntimeError when it does not."""
+        async with (
+            asyncio.timeout(START_SECONDS),
+            unix_channel(self.home.paths.manager_socket) as channel,
+        ):
             stub = health_pb2_grpc.HealthStub(channel)
-            answer = await stub.Check(
-                health_pb2.HealthCheckRequest(), timeout=START_SECONDS, wait_for_ready=True
-            )
+            while True:
+                try:
+                    answer = await stub.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True)
+                    break
+                except grpc.aio.AioRpcError as error:
+                    # One that was locked makes room for the one that serves.
+                    if error.code() not in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE):
+                        raise
         if answer.status != health_pb2.HealthCheckResponse.SERVING:
             raise RuntimeError(f"the manager answers but does not serve:\n{self.log}")
 

@@ -49,9 +49,14 @@ class Subject:
     images: Images
     volumes: Volumes
     archive: Path
+    kept: Kept
 
     async def load(self) -> tuple[str, ...]:
         return await self.images.load(chunks(self.archive))
+
+    async def forget_images(self) -> None:
+        for image in await self.images.list_images():
+            await self.images.remove_image(image.id, force=True)
 
 
 async def chunks(path: Path, size: int = 100_000) -> AsyncIterator[bytes]:
@@ -81,34 +86,62 @@ REAL = (
 )
 
 
+@dataclass(slots=True)
+class Kept:
+    """What the tests of one kind of runtime share: its folder, and the image once it is loaded."""
+
+    folder: Path
+    image_id: str = ""
+
+
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kept]:
+    """By kind: what is slow to make is made once, and a test finds it as if it were the first."""
+    return {kind: Kept(tmp_path_factory.mktemp(kind)) for kind in ("oci", "docker")}
+
+
 @pytest.fixture(params=["fake", *REAL])
-async def empty(request: pytest.FixtureRequest, tmp_path: Path, archive: Path) -> AsyncIterator[Subject]:
-    """A runtime without images."""
+async def opened(
+    request: pytest.FixtureRequest, archive: Path, kept: dict[str, Kept]
+) -> AsyncIterator[Subject]:
+    """A runtime without containers and volumes; images may be there of a test before."""
     if request.param == "fake":
         fake = FakeRuntime(BEHAVIORS)
-        yield Subject(fake, fake.images, fake.volumes, archive)
+        yield Subject(fake, fake.images, fake.volumes, archive, Kept(archive.parent))
         return
-    socket = request.getfixturevalue("dockerd").socket if request.param == "docker" else tmp_path / "none"
+    shared = kept[request.param]
+    socket = (
+        request.getfixturevalue("dockerd").socket if request.param == "docker" else shared.folder / "none"
+    )
     settings = RuntimeSettings(
-        OciSettings(tmp_path / "data", tmp_path / "run"),
-        DockerSettings(tmp_path / "docker", socket),
+        OciSettings(shared.folder / "data", shared.folder / "run"),
+        DockerSettings(shared.folder / "docker", socket),
         kind=request.param,
     )
     runtime, images_, volumes = await open_runtime(settings)
-    yield Subject(runtime, images_, volumes, archive)
+    yield Subject(runtime, images_, volumes, archive, shared)
     for container in await runtime.list():
         await runtime.remove(container.id)
-    if request.param == "docker":  # it is shared
-        for volume in await volumes.list_volumes():
-            await volumes.remove_volume(volume.name)
-        for image in await images_.list_images():
-            await images_.remove_image(image.id, force=True)
+    for volume in await volumes.list_volumes():
+        await volumes.remove_volume(volume.name)
     await runtime.close()
-    assert os.fspath(tmp_path) not in await asyncio.to_thread(Path("/proc/self/mounts").read_text)
+    assert os.fspath(shared.folder) not in await asyncio.to_thread(Path("/proc/self/mounts").read_text)
 
 
 @pytest.fixture
-async def subject(empty: Subject) -> Subject:
-    """A runtime with the image loaded."""
-    await empty.load()
-    return empty
+async def empty(opened: Subject) -> Subject:
+    """A runtime without images."""
+    await opened.forget_images()
+    return opened
+
+
+@pytest.fixture
+async def subject(opened: Subject) -> Subject:
+    """A runtime with the image loaded, and no other."""
+    found = await opened.images.list_images()
+    if [(each.id, each.references) for each in found] != [(opened.kept.image_id, (IMAGE,))]:
+        await opened.forget_images()
+        await opened.load()
+        (image,) = await opened.images.list_images()
+        opened.kept.image_id = image.id
+    return opened

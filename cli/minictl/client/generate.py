@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor
-from miniproto.v1 import control_pb2, node_pb2, secrets_pb2, security_pb2, streams_pb2
+from miniproto.v1 import backup_pb2, control_pb2, node_pb2, secrets_pb2, security_pb2, streams_pb2
 
 TARGET = Path(__file__).with_name("schema.py")
 PACKAGE = "mini.v1"
@@ -50,6 +50,7 @@ def files() -> list[FileDescriptor]:
     visit(secrets_pb2.DESCRIPTOR)
     visit(streams_pb2.DESCRIPTOR)
     visit(security_pb2.DESCRIPTOR)
+    visit(backup_pb2.DESCRIPTOR)
     return list(found.values())
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from miniproto.v1.backup_pb2 import *
     from miniproto.v1.control_pb2 import *
     from miniproto.v1.node_pb2 import *
     from miniproto.v1.objects_pb2 import *

@@ -46,7 +46,7 @@ def moment(text: str, flag: str, now_ns: int) -> int:
         pass
     try:
         return int(float(text) * 1_000_000_000)
-    except ValueError:
+    except (ValueError, OverflowError):  # "inf" is a number, but no moment
         pass
     from datetime import datetime
 

@@ -119,7 +119,7 @@ def moment(text: str, now_ns: int) -> int:
 
 def _width(context: Context, ref: str, *, prefixed: bool) -> int:
     """Digits of the highest slot, which prefixes are padded to (docker/cli `cli/command/service/logs.go`)."""
-    from minicommon.errors import MiniError
+    from minicommon.errors import NotFoundError
 
     from minictl.client import messages
 
@@ -127,7 +127,7 @@ def _width(context: Context, ref: str, *, prefixed: bool) -> int:
         return 0
     try:
         spec = context.call("Services/Get", messages.GetRequest(ref=ref)).service.spec
-    except MiniError:
+    except NotFoundError:  # it is a task, or nothing: the call for the logs tells
         return 1
     return len(str(max(spec.replicas, 1)))
 

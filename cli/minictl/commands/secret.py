@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from minictl import values
 from minictl.command import Command
 from minictl.commands import common, content
@@ -22,9 +20,6 @@ if TYPE_CHECKING:
 
 DEFAULT_GRACE_NS = 600 * 1_000_000_000
 """How long a content that nobody uses any more can still be gone back to: 10 minutes."""
-
-POLL_SECONDS = 0.2
-"""Docker's pause between two looks at what it waits for."""
 
 _ROLLING, _COMPLETED, _REVERTING = 1, 2, 3
 """States of a rotation, as the API numbers them."""
@@ -78,10 +73,10 @@ def _inspect(context: Context, parsed: Parsed) -> int:
     )
 
 
-def _get(context: Context, ref: str, min_revision: int = 0) -> Any:
+def _get(context: Context, ref: str) -> Any:
     from minictl.client import messages
 
-    return context.call("Secrets/Get", messages.GetRequest(ref=ref, min_revision=min_revision))
+    return context.call("Secrets/Get", messages.GetRequest(ref=ref))
 
 
 def _rm(context: Context, parsed: Parsed) -> int:
@@ -111,11 +106,17 @@ def _rotate(context: Context, parsed: Parsed) -> int:
 
 def _wait(context: Context, name: str, version: int, revision: int) -> int:
     """Until the rotation has ended, one way or the other. Raises CliError when it was taken back."""
+    from minictl.client import messages
+
     said = False
+    changes = context.channel.stream("Secrets/Watch", messages.GetRequest(ref=name, min_revision=revision))
     while True:
-        secret: Secret = _get(context, name, revision)
+        secret: Secret | None = changes.receive()
+        if secret is None:
+            raise CliError(f"the daemon stopped telling about secret {name}; the rotation goes on")
         rotation = secret.rotation
         if rotation.new_version != version:
+            changes.cancel()
             context.print(f"{name}: another rotation has begun, to version {rotation.new_version}")
             return 0
         if rotation.state == _REVERTING and not said:
@@ -125,8 +126,8 @@ def _wait(context: Context, name: str, version: int, revision: int) -> int:
                 f"{rotation.old_version}"
             )
         if rotation.state not in (_ROLLING, _REVERTING):
+            changes.cancel()
             break
-        time.sleep(POLL_SECONDS)
     if rotation.state != _COMPLETED:
         raise CliError(
             f"{name}: version {rotation.old_version} is in use again, because version {version} failed: "
@@ -184,7 +185,13 @@ def _verify(context: Context, parsed: Parsed) -> int:
     if parsed.arguments or parsed["since"]:
         raise CliError("--verify looks at the whole ledger: give neither a secret nor --since with it")
     verdict = context.call("Secrets/VerifyAudit", messages.VerifyAuditRequest(), timeout=None)
+    from minictl.views.common import timestamp
+
     counts = f"{verdict.records} records, {verdict.receipts} receipts, {verdict.unconfirmed} deliveries without one"
+    if verdict.removed:
+        counts += (
+            f"; {verdict.removed} older records were removed, at last on {timestamp(verdict.removed_at_ns)}"
+        )
     if verdict.whole:
         context.print(f"The ledger is whole: {counts}")
         return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from minictl import values
 from minictl.command import Command
-from minictl.commands import common
+from minictl.commands import backup, common
 from minictl.errors import CliError
 from minictl.flags import Flag
 
@@ -201,10 +201,13 @@ def _unlock_key(context: Context, parsed: Parsed) -> int:
         raise CliError("no unlock key is set")
     if parsed["quiet"]:
         context.print(answer.key)
-        return 0
+    else:
+        if parsed["rotate"]:
+            context.print("Successfully rotated manager unlock key.\n")
+        _show_unlock(context, answer.key)
     if parsed["rotate"]:
-        context.print("Successfully rotated manager unlock key.\n")
-    _show_unlock(context, answer.key)
+        context.out.flush()  # whoever asked has the new one before the former is worth nothing
+        context.call("EncryptionKeys/UnlockKey", messages.GetUnlockKeyRequest(confirm=answer.key))
     return 0
 
 
@@ -265,6 +268,10 @@ def change_spec(spec: ClusterSpec, parsed: Parsed) -> None:
         spec.certificate_lifetime_ns = parsed["cert-expiry"]
     if parsed.changed("dispatcher-heartbeat"):
         spec.heartbeat_period_ns = parsed["dispatcher-heartbeat"]
+    if "ledger-age" in parsed.given():
+        spec.ledger_age_ns = parsed["ledger-age"]
+    if "ledger-records" in parsed.given():
+        spec.ledger_records = parsed["ledger-records"]
     if parsed.changed("task-history-limit"):
         spec.task_history_limit = parsed["task-history-limit"]
 
@@ -329,7 +336,8 @@ _EXTERNAL_CA = Flag(
     "external-ca",
     "Specifications of one or more certificate signing endpoints",
     kind=values.LIST,
-    later=True,
+    why="is not supported: managers sign by themselves. A root of your own is brought with "
+    "`minictl swarm ca --rotate --ca-cert FILE --ca-key FILE`",
 )
 _LATER = (
     _EXTERNAL_CA,
@@ -337,7 +345,11 @@ _LATER = (
     Flag("snapshot-interval", "Number of log entries between Raft snapshots", kind=values.UINT, later=True),
 )
 
+_BACKUP, _VERIFY, _RESTORE = backup.commands(advertise=_ADVERTISE, listen=_LISTEN)
+
 COMMANDS = (
+    _BACKUP,
+    _VERIFY,
     Command(
         "ca",
         "Display and rotate the root CA",
@@ -473,6 +485,7 @@ COMMANDS = (
         _leave,
         flags=(Flag("force", "Force this node to leave the swarm, ignoring warnings", short="f"),),
     ),
+    _RESTORE,
     Command("unlock", "Unlock swarm", _unlock),
     Command(
         "unlock-key",
@@ -493,6 +506,16 @@ COMMANDS = (
                 short="d",
             ),
             _HEARTBEAT,
+            Flag(
+                "ledger-age",
+                "How long records of delivered secrets are kept; 0s for 90 days (ns|us|ms|s|m|h)",
+                kind=values.DURATION,
+            ),
+            Flag(
+                "ledger-records",
+                "How many records of delivered secrets are kept; 0 for 50000",
+                kind=values.UINT,
+            ),
             Flag("rotate-encryption-key", "Put everything that is encrypted at rest under a new key"),
             _HISTORY,
             *_LATER,

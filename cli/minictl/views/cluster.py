@@ -28,6 +28,7 @@ def to_json(info: ClusterInfo) -> dict[str, Any]:
             "Orchestration": {"TaskHistoryRetentionLimit": spec.task_history_limit},
             "Dispatcher": {"HeartbeatPeriod": spec.heartbeat_period_ns},
             "CAConfig": {"NodeCertExpiry": spec.certificate_lifetime_ns},
+            "Ledger": {"Age": spec.ledger_age_ns, "Records": spec.ledger_records},
         },
         "DefaultAddrPool": list(cluster.default_address_pools),
         "SubnetSize": cluster.subnet_size,

@@ -43,7 +43,7 @@ AUDIT_LAYOUT = Layout(
     ("Number", "Time", "Event", "Secret", "Version", "Task", "Node", "Detail"),
     quiet="Number",
 )
-_EVENTS = ("delivered", "refused", "received")
+_EVENTS = ("delivered", "refused", "received", "removed")
 """At the place of their numbers in the API."""
 
 _STATES = ("", "rolling", "completed", "reverting", "reverted")

@@ -44,6 +44,7 @@ INVALID_KEY: Final = "invalid key"
 _NONCE_BYTES: Final = 12
 _NODE: Final = "node"
 _UNLOCK: Final = "unlock"
+_FORMER: Final = "unlock-former"
 _FORMAT: Final = 1
 _BOUND: Final = b"mini keyring 1"
 
@@ -76,7 +77,7 @@ class Holder:
 
     @property
     def is_unlock_key(self) -> bool:
-        return self.name == _UNLOCK
+        return self.name in (_UNLOCK, _FORMER)
 
 
 def node_holder(key_pem: bytes) -> Holder:
@@ -88,11 +89,10 @@ def node_holder(key_pem: bytes) -> Holder:
     return Holder(f"{_NODE}-{name}", secret)
 
 
-def unlock_holder(key: bytes) -> Holder:
-    """Whoever knows the unlock key."""
-    return Holder(
-        _UNLOCK, HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=b"mini keyring: unlock").derive(key)
-    )
+def unlock_holder(key: bytes, *, former: bool = False) -> Holder:
+    """Whoever knows the unlock key; to write: or the one before it."""
+    secret = HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=b"mini keyring: unlock").derive(key)
+    return Holder(_FORMER if former else _UNLOCK, secret)
 
 
 def new_unlock_key() -> bytes:
@@ -129,12 +129,18 @@ class KeyringFile:
     def locked(self) -> bool:
         """Whether only the unlock key opens it. Raises OSError."""
         data = self._path.read_bytes()
-        return len(data) != KEY_BYTES and all(name == _UNLOCK for name in _parsed(data)["holders"])
+        return len(data) != KEY_BYTES and all(name in (_UNLOCK, _FORMER) for name in _parsed(data)["holders"])
 
     def open(self, holder: Holder) -> Keyring:
         """Raises KeyringError, and OSError."""
         data = self._path.read_bytes()
-        return Keyring({0: data}) if len(data) == KEY_BYTES else _open(_parsed(data), holder)
+        if len(data) == KEY_BYTES:
+            return Keyring({0: data})
+        document = _parsed(data)
+        if holder.name == _UNLOCK and _FORMER in document["holders"]:
+            with contextlib.suppress(KeyringError):
+                return _open(document, replace(holder, name=_FORMER))
+        return _open(document, holder)
 
     def write(self, keyring: Keyring, holders: Sequence[Holder]) -> None:
         """Replace the file, durably, in one step."""

@@ -13,6 +13,7 @@ from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from miniproto.v1 import (
     access_pb2,
+    backup_pb2,
     control_pb2,
     dispatcher_pb2,
     ingress_pb2,
@@ -26,6 +27,7 @@ from miniproto.v1 import (
 from minicommon.identity.names import Caller
 
 FILES: Final = (
+    backup_pb2,
     control_pb2,
     dispatcher_pb2,
     ingress_pb2,

@@ -10,8 +10,8 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -48,6 +48,19 @@ class Guard(grpc.aio.ServerInterceptor):
         self._gate = gate
         self._unary_seconds = unary_seconds
         self._journal = journal or NoJournal()
+        self._streams: set[_Stream] = set()
+
+    def recheck(self) -> None:
+        """End the streams of those whom the gate lets in no more, idle ones too, with what it says of them.
+
+        To be called when a certificate may have been revoked. Handlers that write to their stream by themselves, as
+        that of a node's session, are not ended.
+        """
+        for stream in tuple(self._streams):
+            try:
+                self._gate.identify(stream.context)
+            except MiniError as error:
+                stream.end(error)
 
     async def intercept_service(
         self,
@@ -86,11 +99,21 @@ class Guard(grpc.aio.ServerInterceptor):
                 self._around(method, context, unary=False, request=request),
                 aclosing(inner(checked(request), context)) as messages,
             ):
-                async for message in messages:
-                    self._gate.identify(context)  # a certificate may be revoked while a stream is open
-                    yield message
+                with self._open(context) as stream:
+                    while (message := await stream.next(messages)) is not None:
+                        self._gate.identify(context)  # a certificate may be revoked while it is open
+                        yield message
 
         return call
+
+    @contextmanager
+    def _open(self, context: Context) -> Iterator[_Stream]:
+        stream = _Stream(context)
+        self._streams.add(stream)
+        try:
+            yield stream
+        finally:
+            self._streams.discard(stream)
 
     @asynccontextmanager
     async def _around(
@@ -143,6 +166,40 @@ class Guard(grpc.aio.ServerInterceptor):
             exc_info=error,
         )
         await context.abort(StatusCode.INTERNAL, f"internal error (reference {reference})")
+
+
+class _Stream:
+    """A stream of answers that is open. It is ended only while its handler is waited for, not amid gRPC's own work."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self._waiting: asyncio.Task[Any] | None = None
+        self._error: MiniError | None = None
+
+    def end(self, error: MiniError) -> None:
+        """Let `next` raise this."""
+        if self._error is None:
+            self._error = error
+            if self._waiting is not None:
+                self._waiting.cancel()
+
+    async def next(self, messages: AsyncIterator[Any]) -> Any:
+        """The next message; None: there is none. Raises what the stream was ended with."""
+        self._raise_if_ended()
+        self._waiting = task = asyncio.current_task()
+        try:
+            return await anext(messages, None)
+        except asyncio.CancelledError:
+            self._raise_if_ended(task)
+            raise
+        finally:
+            self._waiting = None
+
+    def _raise_if_ended(self, cancelled: asyncio.Task[Any] | None = None) -> None:
+        if self._error is not None:
+            if cancelled is not None:
+                cancelled.uncancel()
+            raise self._error from None
 
 
 _MALFORMED: Final = object()

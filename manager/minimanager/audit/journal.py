@@ -11,6 +11,7 @@ import dataclasses
 import json
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -83,11 +84,11 @@ class FileJournal:
             self._rotate()
 
     def read(self, query: Query, *, limit: int) -> list[Record]:
-        """The newest `limit` records that are wanted, oldest first."""
+        """The newest `limit` records that are wanted, oldest first. No more than these are in memory at once."""
         found: list[Record] = []
         for path in self._files():
-            wanted = [record for record in _records(path) if query.wants(record)]
-            found = wanted[max(0, len(wanted) - (limit - len(found))) :] + found
+            wanted = (record for record in _records(path) if query.wants(record))
+            found = [*deque(wanted, maxlen=limit - len(found)), *found]
             if len(found) >= limit:
                 break
         return found

@@ -5,6 +5,7 @@
 | `sealed_next_key` | has the present key and the next one |
 | no `sealed_next_key` | has the key `key_id` only |
 | autolock | opens with the unlock key only, and has the keys of etcd's certificates |
+| a former unlock key | opens with that one, too |
 | no autolock | opens with the node's key |
 
 Each manager says in the store which keys are on its disk, so that the leader knows when all can open what a new key
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from minicommon.identity import etcd_keys
@@ -65,6 +67,11 @@ class KeyHolder:
         self._said = b""
         self._progress = asyncio.Condition()
 
+    @property
+    def cluster_keys(self) -> Mapping[int, bytes]:
+        """All that this manager has: the present one and, while it changes, the next one."""
+        return self._keyring.cluster_keys
+
     async def run(self, cache: Cache, store: Store, keys: Keys) -> None:
         """Follow the cluster object."""
         with cache.subscribe() as changes:
@@ -85,8 +92,8 @@ class KeyHolder:
 
     async def _follow(self, cluster: Cluster) -> None:
         keyring = self._wanted_keys(cluster)
-        unlock_key = self._unlock_key(cluster, keyring)
-        writing = asyncio.ensure_future(asyncio.to_thread(self._write, keyring, unlock_key))
+        unlocking = self._unlocking(cluster, keyring)
+        writing = asyncio.ensure_future(asyncio.to_thread(self._write, keyring, unlocking))
         try:
             await asyncio.shield(writing)
         finally:
@@ -102,19 +109,25 @@ class KeyHolder:
             return keyring.with_key(next_id, key)
         return keyring
 
-    def _unlock_key(self, cluster: Cluster, keyring: Keyring) -> bytes:
-        """What opens the keyring; empty: the node's own key. It may be sealed with a key that is known only now."""
-        if not cluster.sealed_unlock_key:
-            return b""
-        self._envelope.use({**self._keyring.cluster_keys, **keyring.cluster_keys}, cluster.key_id)
-        return self._sealer.open_unlock_key(cluster)
+    def _unlocking(self, cluster: Cluster, keyring: Keyring) -> tuple[Holder, ...]:
+        """Who opens the keyring by an unlock key; nobody: the node's own key does.
 
-    def _write(self, keyring: Keyring, unlock_key: bytes) -> None:
+        The former one does, too, until somebody has the present one for sure. They may be sealed with a key that is
+        known only now.
+        """
+        if not cluster.sealed_unlock_key:
+            return ()
+        self._envelope.use({**self._keyring.cluster_keys, **keyring.cluster_keys}, cluster.key_id)
+        present = unlock_holder(self._sealer.open_unlock_key(cluster))
+        former = self._sealer.open_former_unlock_key(cluster)
+        return (present, unlock_holder(former, former=True)) if former else (present,)
+
+    def _write(self, keyring: Keyring, unlocking: tuple[Holder, ...]) -> None:
         """Bring the disk there; a crash in between leaves what can be opened, and is completed by the next start."""
         with self._file.exclusive():
-            if unlock_key:
+            holders = unlocking
+            if unlocking:
                 files = {**keyring.files, **etcd_keys.at_rest(self._paths)}
-                holders = (unlock_holder(unlock_key),)
             else:
                 files = {}
                 holders = (node_holder(self._paths.node_key.read_bytes()),)
@@ -125,10 +138,10 @@ class KeyHolder:
                 self._file.write(keyring, holders)
                 logger.info(
                     "Keyring written.",
-                    extra=fields(keys=sorted(keyring.cluster_keys), locked=bool(unlock_key)),
+                    extra=fields(keys=sorted(keyring.cluster_keys), locked=bool(unlocking)),
                 )
             self._keyring, self._written = keyring, wanted
-            if unlock_key:
+            if unlocking:
                 etcd_keys.take_from_rest(self._paths)
 
     async def _say(self, cluster: Cluster, store: Store, keys: Keys) -> None:

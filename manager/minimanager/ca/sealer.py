@@ -69,6 +69,11 @@ class ClusterSealer:
         """The key that managers need after a restart, sealed."""
         return self._envelope.seal(UNLOCK_KEY, key)
 
+    def open_former_unlock_key(self, cluster: Cluster) -> bytes:
+        """The one that opens managers, too, until the present one is confirmed; empty: there is none."""
+        former = cluster.sealed_former_unlock_key
+        return self._envelope.open(UNLOCK_KEY, former) if former else b""
+
     def open_unlock_key(self, cluster: Cluster) -> bytes:
         """That key; empty when managers are not locked."""
         return (

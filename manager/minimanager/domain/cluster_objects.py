@@ -24,6 +24,10 @@ class ClusterSpec:
     """90 days, SwarmKit's default; at least 1 h."""
     autolock: bool = False
     """Managers need the unlock key after a restart."""
+    ledger_age_ns: int = 0
+    """How long records of deliveries are kept; 0: 90 days."""
+    ledger_records: int = 0
+    """How many of them are kept; 0: 50,000."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,8 @@ class Cluster:
     root_rotation: RootRotation = RootRotation()
     next_key_id: int = 0
     """Of the key in `sealed_next_key`; equal to `key_id` once values are sealed with it."""
+    sealed_former_unlock_key: bytes = b""
+    """Opens managers, too, until somebody has confirmed to have the present one."""
 
 
 # --- nodes ---

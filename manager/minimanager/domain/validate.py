@@ -27,6 +27,10 @@ MAX_LABEL_BYTES = 65_536
 MIN_HEARTBEAT_NS, MAX_HEARTBEAT_NS = SECOND // 10, 600 * SECOND
 """Faster than the lower bound, beats cost more than they tell; slower than the upper, no failure is ever noticed."""
 
+MIN_LEDGER_AGE_NS = HOUR
+MIN_LEDGER_RECORDS, MAX_LEDGER_RECORDS = 100, 1_000_000
+"""Of the ledger of deliveries: less would tell nothing, more than that fills etcd (2 GiB) by itself."""
+
 MIN_CERTIFICATE_LIFETIME_NS = HOUR
 """swarmkit `ca/certificates.go`."""
 
@@ -98,7 +102,21 @@ def validate_cluster(spec: ClusterSpec) -> ClusterSpec:
         raise InvalidArgumentError(
             f"heartbeat period: must be {bounds}, not {format_duration(spec.heartbeat_period_ns)}"
         )
+    _check_ledger(spec)
     return spec
+
+
+def _check_ledger(spec: ClusterSpec) -> None:
+    if spec.ledger_age_ns and spec.ledger_age_ns < MIN_LEDGER_AGE_NS:
+        raise InvalidArgumentError(
+            f"ledger age: must be at least {format_duration(MIN_LEDGER_AGE_NS)}, or 0 for the default, "
+            f"not {format_duration(spec.ledger_age_ns)}"
+        )
+    if spec.ledger_records and not MIN_LEDGER_RECORDS <= spec.ledger_records <= MAX_LEDGER_RECORDS:
+        raise InvalidArgumentError(
+            f"ledger records: must be {MIN_LEDGER_RECORDS} to {MAX_LEDGER_RECORDS}, or 0 for the default, "
+            f"not {spec.ledger_records}"
+        )
 
 
 def check_labels(labels: Mapping[str, str]) -> None:

@@ -17,11 +17,18 @@ MAX_COUNT = 1_000_000_000
 
 MAX_KINDS = 100
 
-DRIVERS = ("json-file", "none")
-"""Docker's drivers that nodes have; `local` and those that send output elsewhere are not among them."""
+MAX_FILES = 1000
+"""Of one container's output: each has to be opened to read it."""
 
-OPTIONS = ("max-size", "max-file")
-"""Of json-file."""
+_FILES = ("compress", "max-file", "max-size")
+
+DRIVERS: Mapping[str, tuple[str, ...]] = {
+    "json-file": _FILES,
+    "local": _FILES,
+    "journald": (),
+    "none": (),
+}
+"""Docker's drivers that nodes have, with their options. `journald` is there on nodes with a Docker Engine only."""
 
 
 def check_generic(reserved: Iterable[GenericResource]) -> None:
@@ -53,19 +60,23 @@ def check_generic(reserved: Iterable[GenericResource]) -> None:
 
 def check_log_driver(driver: LogDriver) -> None:
     """Raises InvalidArgumentError."""
-    if driver.name and driver.name not in DRIVERS:
-        raise InvalidArgumentError(f"log-driver must be {' or '.join(DRIVERS)}, not {driver.name!r}")
-    if driver.name == "none" and driver.options:
-        raise InvalidArgumentError(f"log-opt: none has no options, not {', '.join(sorted(driver.options))}")
+    name = driver.name or "json-file"
+    allowed = DRIVERS.get(name)
+    if allowed is None:
+        raise InvalidArgumentError(f"log-driver must be one of {', '.join(DRIVERS)}, not {driver.name!r}")
     for option in driver.options:
-        if option not in OPTIONS:
+        if not allowed:
             raise InvalidArgumentError(
-                f"log-opt: json-file has {' and '.join(OPTIONS)} (unknown log opt {option!r} for json-file log driver)"
+                f"log-opt: {name} has no options, not {', '.join(sorted(driver.options))}"
             )
-    _check_sizes(driver.options)
+        if option not in allowed:
+            raise InvalidArgumentError(
+                f"log-opt: {name} has {', '.join(allowed)} (unknown log opt {option!r} for {name} log driver)"
+            )
+    _check_files(name, driver.options)
 
 
-def _check_sizes(options: Mapping[str, str]) -> None:
+def _check_files(name: str, options: Mapping[str, str]) -> None:
     if "max-size" in options:
         try:
             size = parse_bytes(options["max-size"])
@@ -73,12 +84,16 @@ def _check_sizes(options: Mapping[str, str]) -> None:
             raise InvalidArgumentError(f"log-opt: max-size: {error}") from error
         if size <= 0:
             raise InvalidArgumentError(f"log-opt: max-size must be more than 0, not {options['max-size']!r}")
-    files = options.get("max-file", "1")
-    if not files.isascii() or not files.isdigit() or int(files) < 1:
-        raise InvalidArgumentError(f"log-opt: max-file must be a number from 1, not {files!r}")
-    if int(files) > 1 and "max-size" not in options:
+    files = options.get("max-file", "5" if name == "local" else "1")
+    if not files.isascii() or not files.isdigit() or not 1 <= int(files) <= MAX_FILES:
+        raise InvalidArgumentError(f"log-opt: max-file must be a number from 1 to {MAX_FILES}, not {files!r}")
+    limited = "max-size" in options or name == "local"
+    if int(files) > 1 and not limited:
         raise InvalidArgumentError("log-opt: max-file cannot be more than 1 when max-size is not set")
-    if int(files) > 1:
+    compress = options.get("compress", "false")
+    if compress not in ("true", "false"):
+        raise InvalidArgumentError(f"log-opt: compress must be true or false, not {compress!r}")
+    if compress == "true" and (int(files) < 2 or not limited):
         raise InvalidArgumentError(
-            f"log-opt: max-file must be 1 in this version, not {files}: a full file is begun anew"
+            "log-opt: compress cannot be true when max-file is less than 2 or max-size is not set"
         )

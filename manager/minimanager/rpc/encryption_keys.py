@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
 from grpc import aio
-from minicommon.errors import FailedPreconditionError
-from minicommon.identity.keyring import KEY_BYTES, new_unlock_key, unlock_text
+from minicommon.errors import FailedPreconditionError, InvalidArgumentError
+from minicommon.identity.keyring import KEY_BYTES, new_unlock_key, parse_unlock, same_key, unlock_text
 from miniproto.v1 import control_pb2, security_pb2, security_pb2_grpc
 
 from minimanager.ca.keyholder import KeyHolder, acknowledgment, next_key_purpose
@@ -17,7 +18,9 @@ from minimanager.domain.objects import Cluster, NodeRole
 from minimanager.domain.snapshot import Snapshot
 from minimanager.rpc.core import Core
 from minimanager.rpc.requests import check, require_cluster
+from minimanager.rpc.watches import Watches, change_of
 from minimanager.store.envelope import Envelope
+from minimanager.store.keys import Kind
 
 Context = aio.ServicerContext[Any, Any]
 
@@ -36,16 +39,31 @@ class EncryptionKeysServicer(security_pb2_grpc.EncryptionKeysServicer):
         self._envelope = envelope
         self._sealer = ClusterSealer(envelope)
         self._holder = holder
+        self._watches = Watches(core.cache)
+
+    def close(self) -> None:
+        """The manager stops: whoever watches is told to ask another."""
+        self._watches.close()
 
     async def UnlockKey(
         self, request: security_pb2.GetUnlockKeyRequest, context: Context
     ) -> security_pb2.GetUnlockKeyResponse:
-        """The present one, or a new one; the old one opens this manager's disk no more when the answer is there."""
+        """The present one, or a new one.
+
+        Until a new one is confirmed the one before it opens managers, too: whatever dies before the new one has been
+        shown to somebody, nobody is locked out. When a confirmation is answered, the former opens this manager's disk
+        no more.
+        """
         check(request)
+        if request.rotate and request.confirm:
+            raise InvalidArgumentError(
+                "confirm: must be empty with rotate: a new key is confirmed when it is known"
+            )
         cluster = require_cluster(await self._core.settle())
-        if request.rotate:
+        if request.rotate or request.confirm:
+            change = self._with_new_unlock_key if request.rotate else self._confirmed
             cluster = await self._core.retried(
-                lambda snapshot: self._with_new_unlock_key(require_cluster(snapshot))
+                lambda snapshot: change(require_cluster(snapshot), request.confirm)
             )
             await self._holder.wait_followed(cluster.meta.version)
         key = self._sealer.open_unlock_key(cluster)
@@ -74,7 +92,23 @@ class EncryptionKeysServicer(security_pb2_grpc.EncryptionKeysServicer):
         self, request: security_pb2.EncryptionStatusRequest, context: Context
     ) -> security_pb2.EncryptionStatus:
         check(request)
-        snapshot = await self._core.settle()
+        return await self._status(await self._core.settle())
+
+    async def Watch(
+        self, request: security_pb2.EncryptionStatusRequest, context: Context
+    ) -> AsyncIterator[security_pb2.EncryptionStatus]:
+        check(request)
+        await self._core.settle()
+        told = None
+        with self._watches.open() as changes:
+            while True:
+                status = await self._status(self._core.cache.snapshot())
+                if status != told:
+                    told = status
+                    yield status
+                await change_of({Kind.CLUSTER}, changes)
+
+    async def _status(self, snapshot: Snapshot) -> security_pb2.EncryptionStatus:
         cluster = require_cluster(snapshot)
         return security_pb2.EncryptionStatus(
             key_id=cluster.key_id,
@@ -93,12 +127,25 @@ class EncryptionKeysServicer(security_pb2_grpc.EncryptionKeysServicer):
         managers = (node for node in snapshot.nodes.values() if node.spec.role is NodeRole.MANAGER)
         return sorted(node.id for node in managers if node.id not in there)
 
-    async def _with_new_unlock_key(self, cluster: Cluster) -> Cluster:
+    async def _with_new_unlock_key(self, cluster: Cluster, _: str) -> Cluster:
         if not cluster.spec.autolock:
             raise FailedPreconditionError("cannot rotate because autolock is not turned on")
-        changed = replace(cluster, sealed_unlock_key=self._sealer.unlock_key(new_unlock_key()))
-        revision = await self._save(changed)
-        return replace(changed, meta=replace(changed.meta, version=revision))
+        changed = replace(
+            cluster,
+            sealed_unlock_key=self._sealer.unlock_key(new_unlock_key()),
+            # One that was never confirmed is known to nobody for sure: the one before it stays.
+            sealed_former_unlock_key=cluster.sealed_former_unlock_key or cluster.sealed_unlock_key,
+        )
+        return await self._saved(changed)
+
+    async def _confirmed(self, cluster: Cluster, text: str) -> Cluster:
+        if not same_key(parse_unlock(text), self._sealer.open_unlock_key(cluster)):
+            raise FailedPreconditionError("confirm: is not the present unlock key")
+        return await self._saved(replace(cluster, sealed_former_unlock_key=b""))
+
+    async def _saved(self, cluster: Cluster) -> Cluster:
+        revision = await self._save(cluster)
+        return replace(cluster, meta=replace(cluster.meta, version=revision))
 
     async def _save(self, cluster: Cluster) -> int:
         meta = replace(cluster.meta, updated_at_ns=self._core.clock.now_ns())

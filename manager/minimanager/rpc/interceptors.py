@@ -11,6 +11,7 @@ from minicommon.rpc.guard import Guard
 
 from minimanager.domain.objects import ClientCertificate, RemovedNode
 from minimanager.store.cache import Cache
+from minimanager.store.keys import Kind
 
 
 def control_guard(*, cluster_id: str, cache: Cache, clock: Clock, journal: Journal | None = None) -> Guard:
@@ -19,6 +20,14 @@ def control_guard(*, cluster_id: str, cache: Cache, clock: Clock, journal: Journ
     refused = Refused(cache)
     gate = MemberGate(cluster_id=cluster_id, removed=refused.nodes, revoked=refused.clients, clock=clock)
     return Guard(gate, journal=journal)
+
+
+async def end_refused(guard: Guard, cache: Cache) -> None:
+    """End the open streams of removed nodes and revoked certificates; run it for as long as the manager lives."""
+    with cache.subscribe() as changes:
+        async for change_set in changes:
+            if any(change.kind in (Kind.CLUSTER, Kind.CLIENT) for change in change_set.changes):
+                guard.recheck()
 
 
 class Refused:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from grpc import aio
 from minicommon.errors import FailedPreconditionError, InvalidArgumentError
@@ -24,18 +25,44 @@ from minimanager.domain.objects import Cluster, RootRotation
 from minimanager.domain.snapshot import Snapshot
 from minimanager.rpc.core import Core
 from minimanager.rpc.requests import check, require_cluster
+from minimanager.rpc.watches import Watches, change_of
+from minimanager.store.keys import Kind
 
 Context = aio.ServicerContext[Any, Any]
+
+_CONCERNED: Final = frozenset({Kind.CLUSTER, Kind.NODE, Kind.NODE_STATUS, Kind.CLIENT})
+"""Objects that a change of the root is told from."""
 
 
 class RootAuthorityServicer(security_pb2_grpc.RootAuthorityServicer):
     def __init__(self, core: Core, sealer: ClusterSealer) -> None:
         self._core = core
         self._sealer = sealer
+        self._watches = Watches(core.cache)
+
+    def close(self) -> None:
+        """The manager stops: whoever watches is told to ask another."""
+        self._watches.close()
 
     async def Get(self, request: security_pb2.GetRootRequest, context: Context) -> security_pb2.RootInfo:
         check(request)
-        snapshot = await self._core.settle()
+        return self._info(await self._core.settle())
+
+    async def Watch(
+        self, request: security_pb2.GetRootRequest, context: Context
+    ) -> AsyncIterator[security_pb2.RootInfo]:
+        check(request)
+        await self._core.settle()
+        told = None
+        with self._watches.open() as changes:
+            while True:
+                info = self._info(self._core.cache.snapshot())
+                if info != told:
+                    told = info
+                    yield info
+                await change_of(_CONCERNED, changes)
+
+    def _info(self, snapshot: Snapshot) -> security_pb2.RootInfo:
         cluster, now_ns = require_cluster(snapshot), self._core.clock.now_ns()
         issuer = signing_key(cluster)
         progress = root_progress(snapshot, cluster, issuer, now_ns)

@@ -27,7 +27,7 @@ class SecretAudit:
         """What was recorded since then, of this secret or of all; without certificates."""
         listed = await self._ledger.read()
         batch = secrets_pb2.AuditRecords()
-        for record in audit.records(listed, self._core.keys):
+        for record in audit.records(listed, self._core.keys, await self._ledger.macs()):
             if record.at_ns < since_ns or (secret_id and record.secret_id != secret_id):
                 continue
             record.ClearField("certificate")
@@ -51,4 +51,6 @@ class SecretAudit:
             receipts=found.receipts,
             unconfirmed=found.unconfirmed,
             problems=found.problems,
+            removed=found.removed,
+            removed_at_ns=found.removed_at_ns,
         )

@@ -7,7 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from grpc import aio
-from minicommon.errors import AlreadyExistsError, FailedPreconditionError, InvalidArgumentError
+from minicommon.errors import (
+    AlreadyExistsError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+)
 from minicommon.units import HOUR, format_duration
 from miniproto.v1 import control_pb2, objects_pb2, secrets_pb2, secrets_pb2_grpc
 
@@ -24,6 +29,7 @@ from minimanager.rpc.core import Core
 from minimanager.rpc.requests import check, ensure_version, filters_of
 from minimanager.rpc.secret_audit import SecretAudit
 from minimanager.rpc.uses import uses_version
+from minimanager.rpc.watches import Watches, change_of
 from minimanager.store.contents import Contents
 from minimanager.store.keys import Kind
 
@@ -39,6 +45,11 @@ class SecretsServicer(secrets_pb2_grpc.SecretsServicer):
         self._core = core
         self._contents = contents
         self._audit = audit
+        self._watches = Watches(core.cache)
+
+    def close(self) -> None:
+        """The manager stops: whoever watches is told to ask another."""
+        self._watches.close()
 
     async def Create(self, request: secrets_pb2.CreateSecretRequest, context: Context) -> control_pb2.Created:
         check(request)
@@ -167,6 +178,20 @@ class SecretsServicer(secrets_pb2_grpc.SecretsServicer):
     ) -> secrets_pb2.AuditVerdict:
         check(request)
         return await self._audit.verdict()
+
+    async def Watch(
+        self, request: control_pb2.GetRequest, context: Context
+    ) -> AsyncIterator[objects_pb2.Secret]:
+        check(request)
+        secret = find_secret(await self._core.read(request.min_revision), request.ref)
+        told = None
+        with self._watches.open() as changes:
+            while (now := self._core.cache.snapshot().secrets.get(secret.id)) is not None:
+                if now != told:
+                    told = now
+                    yield _message(now)
+                await change_of({Kind.SECRET}, changes)
+        raise NotFoundError(f"secret {secret.spec.name} was removed")
 
     async def Who(self, request: control_pb2.GetRequest, context: Context) -> secrets_pb2.WhoResponse:
         check(request)

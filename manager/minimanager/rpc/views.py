@@ -36,6 +36,7 @@ def cluster(value: Cluster) -> objects_pb2.Cluster:
         worker_token=JoinToken(expires_at_ns=value.worker_token.expires_at_ns),
         manager_token=JoinToken(expires_at_ns=value.manager_token.expires_at_ns),
         sealed_unlock_key=b"",
+        sealed_former_unlock_key=b"",
         sealed_next_key=b"",
         root_rotation=replace(value.root_rotation, sealed_root_key=b""),
     )

@@ -22,7 +22,8 @@ from miniproto.v1 import secrets_pb2
 from miniproto.v1.secrets_pb2 import LedgerEntry, LedgerHead, LedgerRecord
 
 from minimanager.store.anchor import Seen
-from minimanager.store.api import Range
+from minimanager.store.api import KeyValue, Range
+from minimanager.store.checkpoint import Checkpoint
 from minimanager.store.keys import Keys
 from minimanager.store.ledger import Macs
 
@@ -35,21 +36,39 @@ class Verdict:
     records: int = 0
     receipts: int = 0
     unconfirmed: int = 0
+    removed: int = 0
+    """Records before these, which were removed."""
+    removed_at_ns: int = 0
     problems: list[str] = field(default_factory=list)
+
+    @property
+    def last(self) -> int:
+        """The number of the last one that was looked at."""
+        return self.removed + self.records
 
     def add(self, problem: str) -> None:
         if len(self.problems) < MAX_PROBLEMS:
             self.problems.append(problem)
 
 
-def records(listed: Range, keys: Keys) -> Iterator[LedgerRecord]:
-    """The records that can be read, oldest first, whether they are genuine or not."""
-    for item in listed.items:
-        if item.key.startswith(keys.ledger_entries):
-            try:
-                yield LedgerRecord.FromString(LedgerEntry.FromString(item.value).record)
-            except DecodeError:
-                continue
+def records(listed: Range, keys: Keys, macs: Macs) -> Iterator[LedgerRecord]:
+    """The records that can be read, oldest first, whether they are genuine or not; not those that were removed."""
+    beginning = _checkpoint(listed, keys, macs) or Checkpoint()
+    for item in _entries(listed, keys, beginning):
+        _, record = read(item.value)
+        if record is not None:
+            yield record
+
+
+def _entries(listed: Range, keys: Keys, beginning: Checkpoint) -> Iterator[KeyValue]:
+    """Those that count: who has removed the others may not have come to delete them all."""
+    first = keys.ledger_entry(beginning.number + 1)
+    return (item for item in listed.items if item.key.startswith(keys.ledger_entries) and item.key >= first)
+
+
+def _checkpoint(listed: Range, keys: Keys, macs: Macs) -> Checkpoint | None:
+    found = (item.value for item in listed.items if item.key == keys.ledger_checkpoint)
+    return macs.checkpoint(next(found, None))
 
 
 def verify(listed: Range, keys: Keys, macs: Macs, anchor: Seen, *, cluster_id: str) -> Verdict:
@@ -57,18 +76,23 @@ def verify(listed: Range, keys: Keys, macs: Macs, anchor: Seen, *, cluster_id: s
     verdict = Verdict()
     for problem in anchor.problems:
         verdict.add(problem)
+    beginning = _checkpoint(listed, keys, macs)
+    if beginning is None:
+        verdict.add("the ledger's checkpoint was changed or is forged")
+        return verdict
+    for problem in beginning.problems:
+        verdict.add(problem)
+    verdict.removed, verdict.removed_at_ns = beginning.number, beginning.at_ns
     deliveries: dict[int, bytes] = {}
-    previous = b""
-    for item in listed.items:
-        if not item.key.startswith(keys.ledger_entries):
-            continue
-        number = verdict.records + 1
-        entry, record = _read(item.value)
+    previous = beginning.mac
+    for item in _entries(listed, keys, beginning):
+        number = verdict.last + 1
+        entry, record = read(item.value)
         if item.key != keys.ledger_entry(number):
             found = item.key.removeprefix(keys.ledger_entries)
             verdict.add(f"record {number} is missing: the next one is at {found}")
             return verdict
-        verdict.records = number
+        verdict.records += 1
         if entry is None or record is None:
             verdict.add(f"record {number} cannot be read")
             return verdict
@@ -92,6 +116,8 @@ def _look(
         deliveries[record.number] = entry.record
     elif record.event == secrets_pb2.LEDGER_EVENT_RECEIVED:
         verdict.receipts += 1
+        if record.delivery <= verdict.removed:
+            return  # what it is a receipt for was looked at when it was removed
         delivered = deliveries.pop(record.delivery, None)
         if delivered is None:
             verdict.add(f"record {record.number} is a receipt for {record.delivery}, which awaits none")
@@ -123,12 +149,12 @@ def _check_end(
     listed: Range, keys: Keys, macs: Macs, anchor: Seen, verdict: Verdict, last_mac: bytes
 ) -> None:
     found = {item.key: item.value for item in listed.items}
-    if verdict.records < anchor.number:
+    if verdict.last < anchor.number:
         verdict.add(
-            f"the ledger ends with record {verdict.records}, this manager has seen record {anchor.number}"
+            f"the ledger ends with record {verdict.last}, this manager has seen record {anchor.number}"
         )
     if keys.ledger_head not in found:
-        if verdict.records:
+        if verdict.last:
             verdict.add("the ledger's head is missing")
         return
     try:
@@ -138,11 +164,12 @@ def _check_end(
         return
     if not macs.is_good(head):
         verdict.add("the ledger's head was changed or is forged")
-    elif head.number != verdict.records or head.mac != last_mac:
-        verdict.add(f"the ledger's head names record {head.number}, the last one is {verdict.records}")
+    elif head.number != verdict.last or head.mac != last_mac:
+        verdict.add(f"the ledger's head names record {head.number}, the last one is {verdict.last}")
 
 
-def _read(value: bytes) -> tuple[LedgerEntry | None, LedgerRecord | None]:
+def read(value: bytes) -> tuple[LedgerEntry | None, LedgerRecord | None]:
+    """An entry and its record, as far as they can be read."""
     try:
         entry = LedgerEntry.FromString(value)
         return entry, LedgerRecord.FromString(entry.record)

@@ -212,7 +212,16 @@ class Keys:
 
     def ledger_receipt(self, number: int) -> str:
         """There once the delivery of this number has its receipt."""
-        return f"{self.ledger}receipt/{number:016}"
+        return f"{self.ledger_receipts}{number:016}"
+
+    @property
+    def ledger_receipts(self) -> str:
+        return f"{self.ledger}receipt/"
+
+    @property
+    def ledger_checkpoint(self) -> str:
+        """There once the oldest records were removed."""
+        return f"{self.ledger}checkpoint"
 
     @property
     def ledger_head(self) -> str:

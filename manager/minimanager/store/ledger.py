@@ -26,6 +26,7 @@ from miniproto.v1.secrets_pb2 import LedgerEntry, LedgerHead, LedgerRecord
 
 from minimanager.store.anchor import Anchor
 from minimanager.store.api import Compare, KeyValue, Operation, Put, Range, Store
+from minimanager.store.checkpoint import Checkpoint, opened
 from minimanager.store.keys import Keys
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,14 @@ class Macs:
 
     def is_good(self, head: LedgerHead) -> bool:
         return hmac.compare_digest(head.seal, self.head(head.number, head.mac))
+
+    def checkpoint(self, stored: bytes | None) -> Checkpoint | None:
+        """What is stored of the ledger's beginning; None: it was changed, or is forged."""
+        return opened(stored, self._key)
+
+    def sealed(self, checkpoint: Checkpoint) -> bytes:
+        """As it is stored."""
+        return checkpoint.sealed(self._key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +124,38 @@ class Ledger:
         """The entry of this number, as it is in the store."""
         found = await self._store.get(self._keys.ledger_entry(number))
         return LedgerEntry.FromString(found.value) if found is not None else None
+
+    async def checkpoint(self) -> Checkpoint | None:
+        """Where the ledger begins; None: what is stored of it is forged."""
+        found = await self._store.get(self._keys.ledger_checkpoint)
+        return (await self.macs()).checkpoint(found.value if found is not None else None)
+
+    async def restart(
+        self, checkpoint: Checkpoint, record: LedgerRecord, fence: Compare | None = None
+    ) -> bool:
+        """Let it begin after the checkpoint, which `record` tells of. Whether it was done; raises UnavailableError."""
+        macs = await self.macs()
+        found = await self._store.get(self._keys.ledger_checkpoint)
+        before = macs.checkpoint(found.value if found is not None else None)
+        if before is None or before.number >= checkpoint.number:
+            return False
+        end = await self._read_end(macs)
+        if end.number < checkpoint.number:
+            return False
+        answer: asyncio.Future[Written] = asyncio.get_running_loop().create_future()
+        _, operations, number, mac = _chained([_Waiting(record, "", answer)], end, macs, self._keys)
+        compares = [
+            Compare(self._keys.ledger_head, end.version),
+            Compare(self._keys.ledger_entry(end.number + 1), 0),
+            Compare(self._keys.ledger_checkpoint, found.mod_revision if found is not None else 0),
+            *((fence,) if fence is not None else ()),
+        ]
+        begun = Put(self._keys.ledger_checkpoint, macs.sealed(checkpoint))
+        result = await self._store.txn(compares, [*operations, begun])
+        if result.succeeded:
+            self.anchor.reach(number, mac)
+        self._end = None
+        return result.succeeded
 
     async def is_marked(self, mark: str) -> bool:
         """Whether an appended record has written this key."""

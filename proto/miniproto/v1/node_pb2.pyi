@@ -371,6 +371,97 @@ class LeaveClusterResponse(_message.Message):
 Global___LeaveClusterResponse: _TypeAlias = LeaveClusterResponse  # noqa: Y015
 
 @_typing.final
+class RestoreOptions(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    ADVERTISE_ADDRESS_FIELD_NUMBER: _builtins.int
+    LISTEN_ADDRESS_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """the passphrase, or the unlock key"""
+    advertise_address: _builtins.str
+    """host or interface, with an optional :port"""
+    listen_address: _builtins.str
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        advertise_address: _builtins.str = ...,
+        listen_address: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advertise_address", b"advertise_address", "key", b"key", "listen_address", b"listen_address"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestoreOptions: _TypeAlias = RestoreOptions  # noqa: Y015
+
+@_typing.final
+class RestoreChunk(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """the file, in order"""
+    @_builtins.property
+    def options(self) -> Global___RestoreOptions:
+        """in the first message"""
+
+    def __init__(
+        self,
+        *,
+        options: Global___RestoreOptions | None = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "options", b"options"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestoreChunk: _TypeAlias = RestoreChunk  # noqa: Y015
+
+@_typing.final
+class RestoreResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    CREATED_AT_NS_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    WORKER_TOKEN_FIELD_NUMBER: _builtins.int
+    JOIN_ADDRESS_FIELD_NUMBER: _builtins.int
+    FORMER_ADDRESS_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    cluster_id: _builtins.str
+    created_at_ns: _builtins.int
+    entries: _builtins.int
+    worker_token: _builtins.str
+    join_address: _builtins.str
+    former_address: _builtins.str
+    """host of the manager that made the backup, which the workers know"""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        cluster_id: _builtins.str = ...,
+        created_at_ns: _builtins.int = ...,
+        entries: _builtins.int = ...,
+        worker_token: _builtins.str = ...,
+        join_address: _builtins.str = ...,
+        former_address: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "created_at_ns", b"created_at_ns", "entries", b"entries", "former_address", b"former_address", "join_address", b"join_address", "node_id", b"node_id", "worker_token", b"worker_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestoreResponse: _TypeAlias = RestoreResponse  # noqa: Y015
+
+@_typing.final
 class LoadImageChunk(_message.Message):
     """--- images on this node ---"""
 

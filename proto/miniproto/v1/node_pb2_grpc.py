@@ -59,6 +59,11 @@ class LocalNodeStub:
                 request_serializer=miniproto_dot_v1_dot_node__pb2.LeaveClusterRequest.SerializeToString,
                 response_deserializer=miniproto_dot_v1_dot_node__pb2.LeaveClusterResponse.FromString,
                 _registered_method=True)
+        self.Restore = channel.stream_unary(
+                '/mini.v1.LocalNode/Restore',
+                request_serializer=miniproto_dot_v1_dot_node__pb2.RestoreChunk.SerializeToString,
+                response_deserializer=miniproto_dot_v1_dot_node__pb2.RestoreResponse.FromString,
+                _registered_method=True)
 
 
 class LocalNodeServicer:
@@ -95,6 +100,13 @@ class LocalNodeServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Restore(self, request_iterator, context):
+        """Makes this node the only manager of the cluster in the backup, as it was then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LocalNodeServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -122,6 +134,11 @@ def add_LocalNodeServicer_to_server(servicer, server):
                     servicer.Leave,
                     request_deserializer=miniproto_dot_v1_dot_node__pb2.LeaveClusterRequest.FromString,
                     response_serializer=miniproto_dot_v1_dot_node__pb2.LeaveClusterResponse.SerializeToString,
+            ),
+            'Restore': grpc.stream_unary_rpc_method_handler(
+                    servicer.Restore,
+                    request_deserializer=miniproto_dot_v1_dot_node__pb2.RestoreChunk.FromString,
+                    response_serializer=miniproto_dot_v1_dot_node__pb2.RestoreResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -259,6 +276,33 @@ class LocalNode:
             '/mini.v1.LocalNode/Leave',
             miniproto_dot_v1_dot_node__pb2.LeaveClusterRequest.SerializeToString,
             miniproto_dot_v1_dot_node__pb2.LeaveClusterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Restore(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/mini.v1.LocalNode/Restore',
+            miniproto_dot_v1_dot_node__pb2.RestoreChunk.SerializeToString,
+            miniproto_dot_v1_dot_node__pb2.RestoreResponse.FromString,
             options,
             channel_credentials,
             insecure,

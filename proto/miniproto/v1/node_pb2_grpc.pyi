@@ -37,6 +37,8 @@ class LocalNodeStub:
     Unlock: _grpc.UnaryUnaryMultiCallable[_node_pb2.UnlockNodeRequest, _node_pb2.UnlockNodeResponse]
     """Gives the node's manager the unlock key that it needs after a restart."""
     Leave: _grpc.UnaryUnaryMultiCallable[_node_pb2.LeaveClusterRequest, _node_pb2.LeaveClusterResponse]
+    Restore: _grpc.StreamUnaryMultiCallable[_node_pb2.RestoreChunk, _node_pb2.RestoreResponse]
+    """Makes this node the only manager of the cluster in the backup, as it was then."""
 
 @_typing.type_check_only
 class LocalNodeAsyncStub(LocalNodeStub):
@@ -47,6 +49,8 @@ class LocalNodeAsyncStub(LocalNodeStub):
     Unlock: _aio.UnaryUnaryMultiCallable[_node_pb2.UnlockNodeRequest, _node_pb2.UnlockNodeResponse]  # type: ignore[assignment]
     """Gives the node's manager the unlock key that it needs after a restart."""
     Leave: _aio.UnaryUnaryMultiCallable[_node_pb2.LeaveClusterRequest, _node_pb2.LeaveClusterResponse]  # type: ignore[assignment]
+    Restore: _aio.StreamUnaryMultiCallable[_node_pb2.RestoreChunk, _node_pb2.RestoreResponse]  # type: ignore[assignment]
+    """Makes this node the only manager of the cluster in the backup, as it was then."""
 
 class LocalNodeServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -84,6 +88,14 @@ class LocalNodeServicer(metaclass=_abc_1.ABCMeta):
         request: _node_pb2.LeaveClusterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.LeaveClusterResponse, _abc.Awaitable[_node_pb2.LeaveClusterResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Restore(
+        self,
+        request_iterator: _MaybeAsyncIterator[_node_pb2.RestoreChunk],
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.RestoreResponse, _abc.Awaitable[_node_pb2.RestoreResponse]]:
+        """Makes this node the only manager of the cluster in the backup, as it was then."""
 
 def add_LocalNodeServicer_to_server(servicer: LocalNodeServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

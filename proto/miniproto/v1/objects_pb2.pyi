@@ -456,6 +456,8 @@ class ClusterSpec(_message.Message):
     HEARTBEAT_PERIOD_NS_FIELD_NUMBER: _builtins.int
     CERTIFICATE_LIFETIME_NS_FIELD_NUMBER: _builtins.int
     AUTOLOCK_FIELD_NUMBER: _builtins.int
+    LEDGER_AGE_NS_FIELD_NUMBER: _builtins.int
+    LEDGER_RECORDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """always "default", as in Swarm"""
     task_history_limit: _builtins.int
@@ -464,6 +466,10 @@ class ClusterSpec(_message.Message):
     certificate_lifetime_ns: _builtins.int
     autolock: _builtins.bool
     """managers need the unlock key after a restart"""
+    ledger_age_ns: _builtins.int
+    """records of deliveries are kept so long; 0: 90 days"""
+    ledger_records: _builtins.int
+    """and so many of them; 0: 50,000"""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
@@ -475,10 +481,12 @@ class ClusterSpec(_message.Message):
         heartbeat_period_ns: _builtins.int = ...,
         certificate_lifetime_ns: _builtins.int = ...,
         autolock: _builtins.bool = ...,
+        ledger_age_ns: _builtins.int = ...,
+        ledger_records: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["autolock", b"autolock", "certificate_lifetime_ns", b"certificate_lifetime_ns", "heartbeat_period_ns", b"heartbeat_period_ns", "labels", b"labels", "name", b"name", "task_history_limit", b"task_history_limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["autolock", b"autolock", "certificate_lifetime_ns", b"certificate_lifetime_ns", "heartbeat_period_ns", b"heartbeat_period_ns", "labels", b"labels", "ledger_age_ns", b"ledger_age_ns", "ledger_records", b"ledger_records", "name", b"name", "task_history_limit", b"task_history_limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -589,6 +597,7 @@ class Cluster(_message.Message):
     SEALED_NEXT_KEY_FIELD_NUMBER: _builtins.int
     ROOT_ROTATION_FIELD_NUMBER: _builtins.int
     NEXT_KEY_ID_FIELD_NUMBER: _builtins.int
+    SEALED_FORMER_UNLOCK_KEY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     root_ca_pem: _builtins.bytes
     sealed_root_key: _builtins.bytes
@@ -603,6 +612,8 @@ class Cluster(_message.Message):
     """while it changes: the next cluster key, encrypted with the present one"""
     next_key_id: _builtins.int
     """of the key in sealed_next_key; equal to key_id once values are sealed with it"""
+    sealed_former_unlock_key: _builtins.bytes
+    """opens managers, too, until somebody has confirmed to have the present one"""
     @_builtins.property
     def meta(self) -> Global___Meta: ...
     @_builtins.property
@@ -641,10 +652,11 @@ class Cluster(_message.Message):
         sealed_next_key: _builtins.bytes = ...,
         root_rotation: Global___RootRotation | None = ...,
         next_key_id: _builtins.int = ...,
+        sealed_former_unlock_key: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["manager_token", b"manager_token", "meta", b"meta", "root_rotation", b"root_rotation", "spec", b"spec", "worker_token", b"worker_token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_address_pools", b"default_address_pools", "id", b"id", "key_id", b"key_id", "manager_token", b"manager_token", "meta", b"meta", "next_key_id", b"next_key_id", "removed_nodes", b"removed_nodes", "root_ca_pem", b"root_ca_pem", "root_rotation", b"root_rotation", "sealed_next_key", b"sealed_next_key", "sealed_root_key", b"sealed_root_key", "sealed_unlock_key", b"sealed_unlock_key", "spec", b"spec", "subnet_size", b"subnet_size", "worker_token", b"worker_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_address_pools", b"default_address_pools", "id", b"id", "key_id", b"key_id", "manager_token", b"manager_token", "meta", b"meta", "next_key_id", b"next_key_id", "removed_nodes", b"removed_nodes", "root_ca_pem", b"root_ca_pem", "root_rotation", b"root_rotation", "sealed_former_unlock_key", b"sealed_former_unlock_key", "sealed_next_key", b"sealed_next_key", "sealed_root_key", b"sealed_root_key", "sealed_unlock_key", b"sealed_unlock_key", "spec", b"spec", "subnet_size", b"subnet_size", "worker_token", b"worker_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1710,10 +1722,10 @@ class LogDriver(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """"json-file" when empty, or "none" """
+    """"json-file" when empty, "local", "journald" or "none" """
     @_builtins.property
     def options(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """json-file: max-size, max-file"""
+        """json-file, local: max-size, max-file, compress"""
 
     def __init__(
         self,

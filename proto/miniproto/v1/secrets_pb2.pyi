@@ -32,6 +32,8 @@ class _LedgerEventEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LedgerEve
     """a node asked for what is not assigned to it"""
     LEDGER_EVENT_RECEIVED: _LedgerEvent.ValueType  # 2
     """the node's signed receipt"""
+    LEDGER_EVENT_REMOVED: _LedgerEvent.ValueType  # 3
+    """older records were removed, up to the number in the message"""
 
 class LedgerEvent(_LedgerEvent, metaclass=_LedgerEventEnumTypeWrapper):
     """--- the ledger ---"""
@@ -42,6 +44,8 @@ LEDGER_EVENT_REFUSED: LedgerEvent.ValueType  # 1
 """a node asked for what is not assigned to it"""
 LEDGER_EVENT_RECEIVED: LedgerEvent.ValueType  # 2
 """the node's signed receipt"""
+LEDGER_EVENT_REMOVED: LedgerEvent.ValueType  # 3
+"""older records were removed, up to the number in the message"""
 Global___LedgerEvent: _TypeAlias = LedgerEvent  # noqa: Y015
 
 @_typing.final
@@ -514,6 +518,46 @@ class LedgerHead(_message.Message):
 Global___LedgerHead: _TypeAlias = LedgerHead  # noqa: Y015
 
 @_typing.final
+class LedgerCheckpoint(_message.Message):
+    """What is left of the oldest records when they are removed: the chain goes on from here."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    MAC_FIELD_NUMBER: _builtins.int
+    AT_NS_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
+    SEAL_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """of the last one that was removed"""
+    mac: _builtins.bytes
+    """its MAC, which the next record names"""
+    at_ns: _builtins.int
+    """when"""
+    seal: _builtins.bytes
+    """HMAC-SHA256 of the rest"""
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """what was found wrong with those that were removed"""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        mac: _builtins.bytes = ...,
+        at_ns: _builtins.int = ...,
+        problems: _abc.Iterable[_builtins.str] | None = ...,
+        seal: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ns", b"at_ns", "mac", b"mac", "number", b"number", "problems", b"problems", "seal", b"seal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LedgerCheckpoint: _TypeAlias = LedgerCheckpoint  # noqa: Y015
+
+@_typing.final
 class AuditRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -582,11 +626,16 @@ class AuditVerdict(_message.Message):
     RECEIPTS_FIELD_NUMBER: _builtins.int
     UNCONFIRMED_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
+    REMOVED_AT_NS_FIELD_NUMBER: _builtins.int
     whole: _builtins.bool
     records: _builtins.int
     receipts: _builtins.int
     unconfirmed: _builtins.int
     """deliveries without a receipt"""
+    removed: _builtins.int
+    """records before these, which were removed for their age or number"""
+    removed_at_ns: _builtins.int
     @_builtins.property
     def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """the first of them"""
@@ -599,10 +648,12 @@ class AuditVerdict(_message.Message):
         receipts: _builtins.int = ...,
         unconfirmed: _builtins.int = ...,
         problems: _abc.Iterable[_builtins.str] | None = ...,
+        removed: _builtins.int = ...,
+        removed_at_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["problems", b"problems", "receipts", b"receipts", "records", b"records", "unconfirmed", b"unconfirmed", "whole", b"whole"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["problems", b"problems", "receipts", b"receipts", "records", b"records", "removed", b"removed", "removed_at_ns", b"removed_at_ns", "unconfirmed", b"unconfirmed", "whole", b"whole"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -66,6 +66,11 @@ class SecretsStub:
                 request_serializer=miniproto_dot_v1_dot_secrets__pb2.RotateSecretRequest.SerializeToString,
                 response_deserializer=miniproto_dot_v1_dot_secrets__pb2.RotateSecretResponse.FromString,
                 _registered_method=True)
+        self.Watch = channel.unary_stream(
+                '/mini.v1.Secrets/Watch',
+                request_serializer=miniproto_dot_v1_dot_control__pb2.GetRequest.SerializeToString,
+                response_deserializer=miniproto_dot_v1_dot_objects__pb2.Secret.FromString,
+                _registered_method=True)
         self.Who = channel.unary_unary(
                 '/mini.v1.Secrets/Who',
                 request_serializer=miniproto_dot_v1_dot_control__pb2.GetRequest.SerializeToString,
@@ -123,6 +128,13 @@ class SecretsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Watch(self, request, context):
+        """The secret now and after each change of it; NOT_FOUND once it is removed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Who(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -175,6 +187,11 @@ def add_SecretsServicer_to_server(servicer, server):
                     servicer.Rotate,
                     request_deserializer=miniproto_dot_v1_dot_secrets__pb2.RotateSecretRequest.FromString,
                     response_serializer=miniproto_dot_v1_dot_secrets__pb2.RotateSecretResponse.SerializeToString,
+            ),
+            'Watch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Watch,
+                    request_deserializer=miniproto_dot_v1_dot_control__pb2.GetRequest.FromString,
+                    response_serializer=miniproto_dot_v1_dot_objects__pb2.Secret.SerializeToString,
             ),
             'Who': grpc.unary_unary_rpc_method_handler(
                     servicer.Who,
@@ -354,6 +371,33 @@ class Secrets:
             '/mini.v1.Secrets/Rotate',
             miniproto_dot_v1_dot_secrets__pb2.RotateSecretRequest.SerializeToString,
             miniproto_dot_v1_dot_secrets__pb2.RotateSecretResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Watch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mini.v1.Secrets/Watch',
+            miniproto_dot_v1_dot_control__pb2.GetRequest.SerializeToString,
+            miniproto_dot_v1_dot_objects__pb2.Secret.FromString,
             options,
             channel_credentials,
             insecure,

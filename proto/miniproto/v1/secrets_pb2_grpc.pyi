@@ -40,6 +40,8 @@ class SecretsStub:
     Remove: _grpc.UnaryUnaryMultiCallable[_secrets_pb2.RemoveSecretRequest, _control_pb2.Changed]
     Rotate: _grpc.UnaryUnaryMultiCallable[_secrets_pb2.RotateSecretRequest, _secrets_pb2.RotateSecretResponse]
     """Gives the secret a new content and moves the services that use it, under their update policies."""
+    Watch: _grpc.UnaryStreamMultiCallable[_control_pb2.GetRequest, _objects_pb2.Secret]
+    """The secret now and after each change of it; NOT_FOUND once it is removed."""
     Who: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetRequest, _secrets_pb2.WhoResponse]
     Audit: _grpc.UnaryStreamMultiCallable[_secrets_pb2.AuditRequest, _secrets_pb2.AuditRecords]
     """What was delivered, refused and received, oldest first."""
@@ -56,6 +58,8 @@ class SecretsAsyncStub(SecretsStub):
     Remove: _aio.UnaryUnaryMultiCallable[_secrets_pb2.RemoveSecretRequest, _control_pb2.Changed]  # type: ignore[assignment]
     Rotate: _aio.UnaryUnaryMultiCallable[_secrets_pb2.RotateSecretRequest, _secrets_pb2.RotateSecretResponse]  # type: ignore[assignment]
     """Gives the secret a new content and moves the services that use it, under their update policies."""
+    Watch: _aio.UnaryStreamMultiCallable[_control_pb2.GetRequest, _objects_pb2.Secret]  # type: ignore[assignment]
+    """The secret now and after each change of it; NOT_FOUND once it is removed."""
     Who: _aio.UnaryUnaryMultiCallable[_control_pb2.GetRequest, _secrets_pb2.WhoResponse]  # type: ignore[assignment]
     Audit: _aio.UnaryStreamMultiCallable[_secrets_pb2.AuditRequest, _secrets_pb2.AuditRecords]  # type: ignore[assignment]
     """What was delivered, refused and received, oldest first."""
@@ -105,6 +109,14 @@ class SecretsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_secrets_pb2.RotateSecretResponse, _abc.Awaitable[_secrets_pb2.RotateSecretResponse]]:
         """Gives the secret a new content and moves the services that use it, under their update policies."""
+
+    @_abc_1.abstractmethod
+    def Watch(
+        self,
+        request: _control_pb2.GetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_objects_pb2.Secret], _abc.AsyncIterator[_objects_pb2.Secret]]:
+        """The secret now and after each change of it; NOT_FOUND once it is removed."""
 
     @_abc_1.abstractmethod
     def Who(

@@ -27,7 +27,7 @@ from miniproto.v1 import control_pb2 as miniproto_dot_v1_dot_control__pb2
 from miniproto.v1 import objects_pb2 as miniproto_dot_v1_dot_objects__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bminiproto/v1/security.proto\x12\x07mini.v1\x1a\x19miniproto/v1/access.proto\x1a\x1aminiproto/v1/control.proto\x1a\x1aminiproto/v1/objects.proto\"f\n\x12\x43reateTokenRequest\x12\x1f\n\x04role\x18\x01 \x01(\x0e\x32\x11.mini.v1.NodeRole\x12\r\n\x05label\x18\x02 \x01(\t\x12\x0e\n\x06ttl_ns\x18\x03 \x01(\x03\x12\x10\n\x08max_uses\x18\x04 \x01(\x04\"m\n\x13\x43reateTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12$\n\x06issued\x18\x02 \x01(\x0b\x32\x14.mini.v1.IssuedToken\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x03\")\n\x11ListTokensRequest\x12\x14\n\x0cmin_revision\x18\x01 \x01(\x03\"q\n\x12ListTokensResponse\x12$\n\x06tokens\x18\x01 \x03(\x0b\x32\x14.mini.v1.IssuedToken\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x0e\n\x06now_ns\x18\x03 \x01(\x03\x12\x13\n\x0broot_digest\x18\x04 \x01(\t\"!\n\x12RevokeTokenRequest\x12\x0b\n\x03ref\x18\x01 \x01(\t\"k\n\x12IssueClientRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12!\n\x04role\x18\x02 \x01(\x0e\x32\x13.mini.v1.ClientRole\x12\x13\n\x0blifetime_ns\x18\x03 \x01(\x03\x12\x0f\n\x07\x63sr_pem\x18\x04 \x01(\x0c\"\x93\x01\n\x13IssueClientResponse\x12*\n\x06\x63lient\x18\x01 \x01(\x0b\x32\x1a.mini.v1.ClientCertificate\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x02 \x01(\x0c\x12\x13\n\x0broot_ca_pem\x18\x03 \x01(\x0c\x12\x10\n\x08managers\x18\x04 \x03(\t\x12\x10\n\x08revision\x18\x05 \x01(\x03\"*\n\x12ListClientsRequest\x12\x14\n\x0cmin_revision\x18\x01 \x01(\x03\"t\n\x13ListClientsResponse\x12+\n\x07\x63lients\x18\x01 \x03(\x0b\x32\x1a.mini.v1.ClientCertificate\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x0e\n\x06now_ns\x18\x03 \x01(\x03\x12\x0e\n\x06issuer\x18\x04 \x01(\t\"\"\n\x13RevokeClientRequest\x12\x0b\n\x03ref\x18\x01 \x01(\t\"U\n\x14RevokeClientResponse\x12+\n\x07revoked\x18\x01 \x03(\x0b\x32\x1a.mini.v1.ClientCertificate\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\xc5\x01\n\x0b\x41uditRecord\x12\r\n\x05\x61t_ns\x18\x01 \x01(\x03\x12\x0e\n\x06\x63\x61ller\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x0e\n\x06method\x18\x05 \x01(\t\x12\x0e\n\x06object\x18\x06 \x01(\t\x12\x0e\n\x06result\x18\x07 \x01(\t\x12\r\n\x05\x65rror\x18\x08 \x01(\t\x12\x13\n\x0b\x64uration_ns\x18\t \x01(\x03\x12\x0f\n\x07manager\x18\n \x01(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x0b \x01(\t\"c\n\x10ListAuditRequest\x12\x10\n\x08since_ns\x18\x01 \x01(\x03\x12\x10\n\x08until_ns\x18\x02 \x01(\x03\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0e\n\x06method\x18\x04 \x01(\t\x12\r\n\x05limit\x18\x05 \x01(\r\"L\n\x11ListAuditResponse\x12%\n\x07records\x18\x01 \x03(\x0b\x32\x14.mini.v1.AuditRecord\x12\x10\n\x08warnings\x18\x02 \x03(\t\"\x10\n\x0eGetRootRequest\"\xaf\x01\n\x08RootInfo\x12\x13\n\x0broot_ca_pem\x18\x01 \x01(\x0c\x12\x10\n\x08rotating\x18\x02 \x01(\x08\x12\x13\n\x0bnext_digest\x18\x03 \x01(\t\x12\r\n\x05nodes\x18\x04 \x01(\r\x12\x14\n\x0c\x63\x65rtificates\x18\x05 \x01(\r\x12\x10\n\x08trusting\x18\x06 \x01(\r\x12\x0f\n\x07waiting\x18\x07 \x03(\t\x12\x0f\n\x07\x63lients\x18\x08 \x01(\r\x12\x0e\n\x06\x64igest\x18\t \x01(\t\"C\n\x11RotateRootRequest\x12\x1a\n\x12\x63\x61_certificate_pem\x18\x01 \x01(\x0c\x12\x12\n\nca_key_pem\x18\x02 \x01(\x0c\"%\n\x13GetUnlockKeyRequest\x12\x0e\n\x06rotate\x18\x01 \x01(\x08\"#\n\x14GetUnlockKeyResponse\x12\x0b\n\x03key\x18\x01 \x01(\t\"\x1c\n\x1aRotateEncryptionKeyRequest\"\x19\n\x17\x45ncryptionStatusRequest\"Z\n\x10\x45ncryptionStatus\x12\x0e\n\x06key_id\x18\x01 \x01(\x03\x12\x10\n\x08rotating\x18\x02 \x01(\x08\x12\x13\n\x0bnext_key_id\x18\x03 \x01(\x03\x12\x0f\n\x07waiting\x18\x04 \x03(\t\"\x1c\n\rUnlockRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"\x10\n\x0eUnlockResponse2\xeb\x01\n\nJoinTokens\x12M\n\x06\x43reate\x12\x1b.mini.v1.CreateTokenRequest\x1a\x1c.mini.v1.CreateTokenResponse\"\x08\x8a\xce\x18\x04\n\x02\x02\x07\x12K\n\x04List\x12\x1a.mini.v1.ListTokensRequest\x1a\x1b.mini.v1.ListTokensResponse\"\n\x8a\xce\x18\x06\n\x02\x02\x07\x10\x01\x12\x41\n\x06Revoke\x12\x1b.mini.v1.RevokeTokenRequest\x1a\x10.mini.v1.Changed\"\x08\x8a\xce\x18\x04\n\x02\x02\x07\x32\x82\x02\n\x12\x43lientCertificates\x12L\n\x05Issue\x12\x1b.mini.v1.IssueClientRequest\x1a\x1c.mini.v1.IssueClientResponse\"\x08\x8a\xce\x18\x04\n\x02\x02\x07\x12M\n\x04List\x12\x1b.mini.v1.ListClientsRequest\x1a\x1c.mini.v1.ListClientsResponse\"\n\x8a\xce\x18\x06\n\x02\x02\x07\x10\x01\x12O\n\x06Revoke\x12\x1c.mini.v1.RevokeClientRequest\x1a\x1d.mini.v1.RevokeClientResponse\"\x08\x8a\xce\x18\x04\n\x02\x02\x07\x32S\n\x05\x41udit\x12J\n\x04List\x12\x19.mini.v1.ListAuditRequest\x1a\x1a.mini.v1.ListAuditResponse\"\x0b\x8a\xce\x18\x07\n\x03\x02\x04\x07\x10\x01\x32\x91\x01\n\rRootAuthority\x12>\n\x03Get\x12\x17.mini.v1.GetRootRequest\x1a\x11.mini.v1.RootInfo\"\x0b\x8a\xce\x18\x07\n\x05\x02\x04\x05\x06\x07\x12@\n\x06Rotate\x12\x1a.mini.v1.RotateRootRequest\x1a\x10.mini.v1.Changed\"\x08\x8a\xce\x18\x04\n\x02\x02\x07\x32\x82\x02\n\x0e\x45ncryptionKeys\x12R\n\tUnlockKey\x12\x1c.mini.v1.GetUnlockKeyRequest\x1a\x1d.mini.v1.GetUnlockKeyResponse\"\x08\x8a\xce\x18\x04\n\x02\x02\x07\x12I\n\x06Rotate\x12#.mini.v1.RotateEncryptionKeyRequest\x1a\x10.mini.v1.Changed\"\x08\x8a\xce\x18\x04\n\x02\x02\x07\x12Q\n\x06Status\x12 .mini.v1.EncryptionStatusRequest\x1a\x19.mini.v1.EncryptionStatus\"\n\x8a\xce\x18\x06\n\x02\x02\x07\x10\x01\x32J\n\x04Lock\x12\x42\n\x06Unlock\x12\x16.mini.v1.UnlockRequest\x1a\x17.mini.v1.UnlockResponse\"\x07\x8a\xce\x18\x03\n\x01\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bminiproto/v1/security.proto\x12\x07mini.v1\x1a\x19miniproto/v1/access.proto\x1a\x1aminiproto/v1/control.proto\x1a\x1aminiproto/v1/objects.proto\"f\n\x12\x43reateTokenRequest\x12\x1f\n\x04role\x18\x01 \x01(\x0e\x32\x11.mini.v1.NodeRole\x12\r\n\x05label\x18\x02 \x01(\t\x12\x0e\n\x06ttl_ns\x18\x03 \x01(\x03\x12\x10\n\x08max_uses\x18\x04 \x01(\x04\"m\n\x13\x43reateTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12$\n\x06issued\x18\x02 \x01(\x0b\x32\x14.mini.v1.IssuedToken\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x03\")\n\x11ListTokensRequest\x12\x14\n\x0cmin_revision\x18\x01 \x01(\x03\"q\n\x12ListTokensResponse\x12$\n\x06tokens\x18\x01 \x03(\x0b\x32\x14.mini.v1.IssuedToken\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x0e\n\x06now_ns\x18\x03 \x01(\x03\x12\x13\n\x0broot_digest\x18\x04 \x01(\t\"!\n\x12RevokeTokenRequest\x12\x0b\n\x03ref\x18\x01 \x01(\t\"k\n\x12IssueClientRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12!\n\x04role\x18\x02 \x01(\x0e\x32\x13.mini.v1.ClientRole\x12\x13\n\x0blifetime_ns\x18\x03 \x01(\x03\x12\x0f\n\x07\x63sr_pem\x18\x04 \x01(\x0c\"\x93\x01\n\x13IssueClientResponse\x12*\n\x06\x63lient\x18\x01 \x01(\x0b\x32\x1a.mini.v1.ClientCertificate\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x02 \x01(\x0c\x12\x13\n\x0broot_ca_pem\x18\x03 \x01(\x0c\x12\x10\n\x08managers\x18\x04 \x03(\t\x12\x10\n\x08revision\x18\x05 \x01(\x03\"*\n\x12ListClientsRequest\x12\x14\n\x0cmin_revision\x18\x01 \x01(\x03\"t\n\x13ListClientsResponse\x12+\n\x07\x63lients\x18\x01 \x03(\x0b\x32\x1a.mini.v1.ClientCertificate\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x0e\n\x06now_ns\x18\x03 \x01(\x03\x12\x0e\n\x06issuer\x18\x04 \x01(\t\"\"\n\x13RevokeClientRequest\x12\x0b\n\x03ref\x18\x01 \x01(\t\"U\n\x14RevokeClientResponse\x12+\n\x07revoked\x18\x01 \x03(\x0b\x32\x1a.mini.v1.ClientCertificate\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\xc5\x01\n\x0b\x41uditRecord\x12\r\n\x05\x61t_ns\x18\x01 \x01(\x03\x12\x0e\n\x06\x63\x61ller\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x0e\n\x06method\x18\x05 \x01(\t\x12\x0e\n\x06object\x18\x06 \x01(\t\x12\x0e\n\x06result\x18\x07 \x01(\t\x12\r\n\x05\x65rror\x18\x08 \x01(\t\x12\x13\n\x0b\x64uration_ns\x18\t \x01(\x03\x12\x0f\n\x07manager\x18\n \x01(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x0b \x01(\t\"c\n\x10ListAuditRequest\x12\x10\n\x08since_ns\x18\x01 \x01(\x03\x12\x10\n\x08until_ns\x18\x02 \x01(\x03\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0e\n\x06method\x18\x04 \x01(\t\x12\r\n\x05limit\x18\x05 \x01(\r\"L\n\x11ListAuditResponse\x12%\n\x07records\x18\x01 \x03(\x0b\x32\x14.mini.v1.AuditRecord\x12\x10\n\x08warnings\x18\x02 \x03(\t\"\x10\n\x0eGetRootRequest\"\xaf\x01\n\x08RootInfo\x12\x13\n\x0broot_ca_pem\x18\x01 \x01(\x0c\x12\x10\n\x08rotating\x18\x02 \x01(\x08\x12\x13\n\x0bnext_digest\x18\x03 \x01(\t\x12\r\n\x05nodes\x18\x04 \x01(\r\x12\x14\n\x0c\x63\x65rtificates\x18\x05 \x01(\r\x12\x10\n\x08trusting\x18\x06 \x01(\r\x12\x0f\n\x07waiting\x18\x07 \x03(\t\x12\x0f\n\x07\x63lients\x18\x08 \x01(\r\x12\x0e\n\x06\x64igest\x18\t \x01(\t\"C\n\x11RotateRootRequest\x12\x1a\n\x12\x63\x61_certificate_pem\x18\x01 \x01(\x0c\x12\x12\n\nca_key_pem\x18\x02 \x01(\x0c\"6\n\x13GetUnlockKeyRequest\x12\x0e\n\x06rotate\x18\x01 \x01(\x08\x12\x0f\n\x07\x63onfirm\x18\x02 \x01(\t\"#\n\x14GetUnlockKeyResponse\x12\x0b\n\x03key\x18\x01 \x01(\t\"\x1c\n\x1aRotateEncryptionKeyRequest\"\x19\n\x17\x45ncryptionStatusRequest\"Z\n\x10\x45ncryptionStatus\x12\x0e\n\x06key_id\x18\x01 \x01(\x03\x12\x10\n\x08rotating\x18\x02 \x01(\x08\x12\x13\n\x0bnext_key_id\x18\x03 \x01(\x03\x12\x0f\n\x07waiting\x18\x04 \x03(\t\"\x1c\n\rUnlockRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"\x10\n\x0eUnlockResponse2\xeb\x01\n\nJoinTokens\x12M\n\x06\x43reate\x12\x1b.mini.v1.CreateTokenRequest\x1a\x1c.mini.v1.CreateTokenResponse\"\x08\x8a\xce\x18\x04\n\x02\x02\x07\x12K\n\x04List\x12\x1a.mini.v1.ListTokensRequest\x1a\x1b.mini.v1.ListTokensResponse\"\n\x8a\xce\x18\x06\n\x02\x02\x07\x10\x01\x12\x41\n\x06Revoke\x12\x1b.mini.v1.RevokeTokenRequest\x1a\x10.mini.v1.Changed\"\x08\x8a\xce\x18\x04\n\x02\x02\x07\x32\x82\x02\n\x12\x43lientCertificates\x12L\n\x05Issue\x12\x1b.mini.v1.IssueClientRequest\x1a\x1c.mini.v1.IssueClientResponse\"\x08\x8a\xce\x18\x04\n\x02\x02\x07\x12M\n\x04List\x12\x1b.mini.v1.ListClientsRequest\x1a\x1c.mini.v1.ListClientsResponse\"\n\x8a\xce\x18\x06\n\x02\x02\x07\x10\x01\x12O\n\x06Revoke\x12\x1c.mini.v1.RevokeClientRequest\x1a\x1d.mini.v1.RevokeClientResponse\"\x08\x8a\xce\x18\x04\n\x02\x02\x07\x32S\n\x05\x41udit\x12J\n\x04List\x12\x19.mini.v1.ListAuditRequest\x1a\x1a.mini.v1.ListAuditResponse\"\x0b\x8a\xce\x18\x07\n\x03\x02\x04\x07\x10\x01\x32\xd5\x01\n\rRootAuthority\x12>\n\x03Get\x12\x17.mini.v1.GetRootRequest\x1a\x11.mini.v1.RootInfo\"\x0b\x8a\xce\x18\x07\n\x05\x02\x04\x05\x06\x07\x12\x42\n\x05Watch\x12\x17.mini.v1.GetRootRequest\x1a\x11.mini.v1.RootInfo\"\x0b\x8a\xce\x18\x07\n\x05\x02\x04\x05\x06\x07\x30\x01\x12@\n\x06Rotate\x12\x1a.mini.v1.RotateRootRequest\x1a\x10.mini.v1.Changed\"\x08\x8a\xce\x18\x04\n\x02\x02\x07\x32\xd6\x02\n\x0e\x45ncryptionKeys\x12R\n\tUnlockKey\x12\x1c.mini.v1.GetUnlockKeyRequest\x1a\x1d.mini.v1.GetUnlockKeyResponse\"\x08\x8a\xce\x18\x04\n\x02\x02\x07\x12I\n\x06Rotate\x12#.mini.v1.RotateEncryptionKeyRequest\x1a\x10.mini.v1.Changed\"\x08\x8a\xce\x18\x04\n\x02\x02\x07\x12Q\n\x06Status\x12 .mini.v1.EncryptionStatusRequest\x1a\x19.mini.v1.EncryptionStatus\"\n\x8a\xce\x18\x06\n\x02\x02\x07\x10\x01\x12R\n\x05Watch\x12 .mini.v1.EncryptionStatusRequest\x1a\x19.mini.v1.EncryptionStatus\"\n\x8a\xce\x18\x06\n\x02\x02\x07\x10\x01\x30\x01\x32J\n\x04Lock\x12\x42\n\x06Unlock\x12\x16.mini.v1.UnlockRequest\x1a\x17.mini.v1.UnlockResponse\"\x07\x8a\xce\x18\x03\n\x01\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,6 +50,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUDIT'].methods_by_name['List']._serialized_options = b'\212\316\030\007\n\003\002\004\007\020\001'
   _globals['_ROOTAUTHORITY'].methods_by_name['Get']._loaded_options = None
   _globals['_ROOTAUTHORITY'].methods_by_name['Get']._serialized_options = b'\212\316\030\007\n\005\002\004\005\006\007'
+  _globals['_ROOTAUTHORITY'].methods_by_name['Watch']._loaded_options = None
+  _globals['_ROOTAUTHORITY'].methods_by_name['Watch']._serialized_options = b'\212\316\030\007\n\005\002\004\005\006\007'
   _globals['_ROOTAUTHORITY'].methods_by_name['Rotate']._loaded_options = None
   _globals['_ROOTAUTHORITY'].methods_by_name['Rotate']._serialized_options = b'\212\316\030\004\n\002\002\007'
   _globals['_ENCRYPTIONKEYS'].methods_by_name['UnlockKey']._loaded_options = None
@@ -58,6 +60,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENCRYPTIONKEYS'].methods_by_name['Rotate']._serialized_options = b'\212\316\030\004\n\002\002\007'
   _globals['_ENCRYPTIONKEYS'].methods_by_name['Status']._loaded_options = None
   _globals['_ENCRYPTIONKEYS'].methods_by_name['Status']._serialized_options = b'\212\316\030\006\n\002\002\007\020\001'
+  _globals['_ENCRYPTIONKEYS'].methods_by_name['Watch']._loaded_options = None
+  _globals['_ENCRYPTIONKEYS'].methods_by_name['Watch']._serialized_options = b'\212\316\030\006\n\002\002\007\020\001'
   _globals['_LOCK'].methods_by_name['Unlock']._loaded_options = None
   _globals['_LOCK'].methods_by_name['Unlock']._serialized_options = b'\212\316\030\003\n\001\002'
   _globals['_CREATETOKENREQUEST']._serialized_start=123
@@ -95,29 +99,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROTATEROOTREQUEST']._serialized_start=1650
   _globals['_ROTATEROOTREQUEST']._serialized_end=1717
   _globals['_GETUNLOCKKEYREQUEST']._serialized_start=1719
-  _globals['_GETUNLOCKKEYREQUEST']._serialized_end=1756
-  _globals['_GETUNLOCKKEYRESPONSE']._serialized_start=1758
-  _globals['_GETUNLOCKKEYRESPONSE']._serialized_end=1793
-  _globals['_ROTATEENCRYPTIONKEYREQUEST']._serialized_start=1795
-  _globals['_ROTATEENCRYPTIONKEYREQUEST']._serialized_end=1823
-  _globals['_ENCRYPTIONSTATUSREQUEST']._serialized_start=1825
-  _globals['_ENCRYPTIONSTATUSREQUEST']._serialized_end=1850
-  _globals['_ENCRYPTIONSTATUS']._serialized_start=1852
-  _globals['_ENCRYPTIONSTATUS']._serialized_end=1942
-  _globals['_UNLOCKREQUEST']._serialized_start=1944
-  _globals['_UNLOCKREQUEST']._serialized_end=1972
-  _globals['_UNLOCKRESPONSE']._serialized_start=1974
-  _globals['_UNLOCKRESPONSE']._serialized_end=1990
-  _globals['_JOINTOKENS']._serialized_start=1993
-  _globals['_JOINTOKENS']._serialized_end=2228
-  _globals['_CLIENTCERTIFICATES']._serialized_start=2231
-  _globals['_CLIENTCERTIFICATES']._serialized_end=2489
-  _globals['_AUDIT']._serialized_start=2491
-  _globals['_AUDIT']._serialized_end=2574
-  _globals['_ROOTAUTHORITY']._serialized_start=2577
-  _globals['_ROOTAUTHORITY']._serialized_end=2722
-  _globals['_ENCRYPTIONKEYS']._serialized_start=2725
-  _globals['_ENCRYPTIONKEYS']._serialized_end=2983
-  _globals['_LOCK']._serialized_start=2985
-  _globals['_LOCK']._serialized_end=3059
+  _globals['_GETUNLOCKKEYREQUEST']._serialized_end=1773
+  _globals['_GETUNLOCKKEYRESPONSE']._serialized_start=1775
+  _globals['_GETUNLOCKKEYRESPONSE']._serialized_end=1810
+  _globals['_ROTATEENCRYPTIONKEYREQUEST']._serialized_start=1812
+  _globals['_ROTATEENCRYPTIONKEYREQUEST']._serialized_end=1840
+  _globals['_ENCRYPTIONSTATUSREQUEST']._serialized_start=1842
+  _globals['_ENCRYPTIONSTATUSREQUEST']._serialized_end=1867
+  _globals['_ENCRYPTIONSTATUS']._serialized_start=1869
+  _globals['_ENCRYPTIONSTATUS']._serialized_end=1959
+  _globals['_UNLOCKREQUEST']._serialized_start=1961
+  _globals['_UNLOCKREQUEST']._serialized_end=1989
+  _globals['_UNLOCKRESPONSE']._serialized_start=1991
+  _globals['_UNLOCKRESPONSE']._serialized_end=2007
+  _globals['_JOINTOKENS']._serialized_start=2010
+  _globals['_JOINTOKENS']._serialized_end=2245
+  _globals['_CLIENTCERTIFICATES']._serialized_start=2248
+  _globals['_CLIENTCERTIFICATES']._serialized_end=2506
+  _globals['_AUDIT']._serialized_start=2508
+  _globals['_AUDIT']._serialized_end=2591
+  _globals['_ROOTAUTHORITY']._serialized_start=2594
+  _globals['_ROOTAUTHORITY']._serialized_end=2807
+  _globals['_ENCRYPTIONKEYS']._serialized_start=2810
+  _globals['_ENCRYPTIONKEYS']._serialized_end=3152
+  _globals['_LOCK']._serialized_start=3154
+  _globals['_LOCK']._serialized_end=3228
 # @@protoc_insertion_point(module_scope)

@@ -535,15 +535,20 @@ class GetUnlockKeyRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ROTATE_FIELD_NUMBER: _builtins.int
+    CONFIRM_FIELD_NUMBER: _builtins.int
     rotate: _builtins.bool
+    """a new one; the former opens managers, too, until the new one is confirmed"""
+    confirm: _builtins.str
+    """the present key, by who has it safe: the former opens nothing any more; not with rotate"""
     def __init__(
         self,
         *,
         rotate: _builtins.bool = ...,
+        confirm: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["rotate", b"rotate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirm", b"confirm", "rotate", b"rotate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -429,6 +429,11 @@ class RootAuthorityStub:
                 request_serializer=miniproto_dot_v1_dot_security__pb2.GetRootRequest.SerializeToString,
                 response_deserializer=miniproto_dot_v1_dot_security__pb2.RootInfo.FromString,
                 _registered_method=True)
+        self.Watch = channel.unary_stream(
+                '/mini.v1.RootAuthority/Watch',
+                request_serializer=miniproto_dot_v1_dot_security__pb2.GetRootRequest.SerializeToString,
+                response_deserializer=miniproto_dot_v1_dot_security__pb2.RootInfo.FromString,
+                _registered_method=True)
         self.Rotate = channel.unary_unary(
                 '/mini.v1.RootAuthority/Rotate',
                 request_serializer=miniproto_dot_v1_dot_security__pb2.RotateRootRequest.SerializeToString,
@@ -445,6 +450,13 @@ class RootAuthorityServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Watch(self, request, context):
+        """The same now and whenever it has changed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Rotate(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -456,6 +468,11 @@ def add_RootAuthorityServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Get': grpc.unary_unary_rpc_method_handler(
                     servicer.Get,
+                    request_deserializer=miniproto_dot_v1_dot_security__pb2.GetRootRequest.FromString,
+                    response_serializer=miniproto_dot_v1_dot_security__pb2.RootInfo.SerializeToString,
+            ),
+            'Watch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Watch,
                     request_deserializer=miniproto_dot_v1_dot_security__pb2.GetRootRequest.FromString,
                     response_serializer=miniproto_dot_v1_dot_security__pb2.RootInfo.SerializeToString,
             ),
@@ -490,6 +507,33 @@ class RootAuthority:
             request,
             target,
             '/mini.v1.RootAuthority/Get',
+            miniproto_dot_v1_dot_security__pb2.GetRootRequest.SerializeToString,
+            miniproto_dot_v1_dot_security__pb2.RootInfo.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Watch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mini.v1.RootAuthority/Watch',
             miniproto_dot_v1_dot_security__pb2.GetRootRequest.SerializeToString,
             miniproto_dot_v1_dot_security__pb2.RootInfo.FromString,
             options,
@@ -554,6 +598,11 @@ class EncryptionKeysStub:
                 request_serializer=miniproto_dot_v1_dot_security__pb2.EncryptionStatusRequest.SerializeToString,
                 response_deserializer=miniproto_dot_v1_dot_security__pb2.EncryptionStatus.FromString,
                 _registered_method=True)
+        self.Watch = channel.unary_stream(
+                '/mini.v1.EncryptionKeys/Watch',
+                request_serializer=miniproto_dot_v1_dot_security__pb2.EncryptionStatusRequest.SerializeToString,
+                response_deserializer=miniproto_dot_v1_dot_security__pb2.EncryptionStatus.FromString,
+                _registered_method=True)
 
 
 class EncryptionKeysServicer:
@@ -577,6 +626,13 @@ class EncryptionKeysServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Watch(self, request, context):
+        """The same now and after each step of a change.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EncryptionKeysServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -592,6 +648,11 @@ def add_EncryptionKeysServicer_to_server(servicer, server):
             ),
             'Status': grpc.unary_unary_rpc_method_handler(
                     servicer.Status,
+                    request_deserializer=miniproto_dot_v1_dot_security__pb2.EncryptionStatusRequest.FromString,
+                    response_serializer=miniproto_dot_v1_dot_security__pb2.EncryptionStatus.SerializeToString,
+            ),
+            'Watch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Watch,
                     request_deserializer=miniproto_dot_v1_dot_security__pb2.EncryptionStatusRequest.FromString,
                     response_serializer=miniproto_dot_v1_dot_security__pb2.EncryptionStatus.SerializeToString,
             ),
@@ -675,6 +736,33 @@ class EncryptionKeys:
             request,
             target,
             '/mini.v1.EncryptionKeys/Status',
+            miniproto_dot_v1_dot_security__pb2.EncryptionStatusRequest.SerializeToString,
+            miniproto_dot_v1_dot_security__pb2.EncryptionStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Watch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mini.v1.EncryptionKeys/Watch',
             miniproto_dot_v1_dot_security__pb2.EncryptionStatusRequest.SerializeToString,
             miniproto_dot_v1_dot_security__pb2.EncryptionStatus.FromString,
             options,

@@ -138,12 +138,16 @@ class RootAuthorityStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RootAuthorityAsyncStub: ...
     Get: _grpc.UnaryUnaryMultiCallable[_security_pb2.GetRootRequest, _security_pb2.RootInfo]
+    Watch: _grpc.UnaryStreamMultiCallable[_security_pb2.GetRootRequest, _security_pb2.RootInfo]
+    """The same now and whenever it has changed."""
     Rotate: _grpc.UnaryUnaryMultiCallable[_security_pb2.RotateRootRequest, _control_pb2.Changed]
 
 @_typing.type_check_only
 class RootAuthorityAsyncStub(RootAuthorityStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Get: _aio.UnaryUnaryMultiCallable[_security_pb2.GetRootRequest, _security_pb2.RootInfo]  # type: ignore[assignment]
+    Watch: _aio.UnaryStreamMultiCallable[_security_pb2.GetRootRequest, _security_pb2.RootInfo]  # type: ignore[assignment]
+    """The same now and whenever it has changed."""
     Rotate: _aio.UnaryUnaryMultiCallable[_security_pb2.RotateRootRequest, _control_pb2.Changed]  # type: ignore[assignment]
 
 class RootAuthorityServicer(metaclass=_abc_1.ABCMeta):
@@ -153,6 +157,14 @@ class RootAuthorityServicer(metaclass=_abc_1.ABCMeta):
         request: _security_pb2.GetRootRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_security_pb2.RootInfo, _abc.Awaitable[_security_pb2.RootInfo]]: ...
+
+    @_abc_1.abstractmethod
+    def Watch(
+        self,
+        request: _security_pb2.GetRootRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_security_pb2.RootInfo], _abc.AsyncIterator[_security_pb2.RootInfo]]:
+        """The same now and whenever it has changed."""
 
     @_abc_1.abstractmethod
     def Rotate(
@@ -171,6 +183,8 @@ class EncryptionKeysStub:
     UnlockKey: _grpc.UnaryUnaryMultiCallable[_security_pb2.GetUnlockKeyRequest, _security_pb2.GetUnlockKeyResponse]
     Rotate: _grpc.UnaryUnaryMultiCallable[_security_pb2.RotateEncryptionKeyRequest, _control_pb2.Changed]
     Status: _grpc.UnaryUnaryMultiCallable[_security_pb2.EncryptionStatusRequest, _security_pb2.EncryptionStatus]
+    Watch: _grpc.UnaryStreamMultiCallable[_security_pb2.EncryptionStatusRequest, _security_pb2.EncryptionStatus]
+    """The same now and after each step of a change."""
 
 @_typing.type_check_only
 class EncryptionKeysAsyncStub(EncryptionKeysStub):
@@ -178,6 +192,8 @@ class EncryptionKeysAsyncStub(EncryptionKeysStub):
     UnlockKey: _aio.UnaryUnaryMultiCallable[_security_pb2.GetUnlockKeyRequest, _security_pb2.GetUnlockKeyResponse]  # type: ignore[assignment]
     Rotate: _aio.UnaryUnaryMultiCallable[_security_pb2.RotateEncryptionKeyRequest, _control_pb2.Changed]  # type: ignore[assignment]
     Status: _aio.UnaryUnaryMultiCallable[_security_pb2.EncryptionStatusRequest, _security_pb2.EncryptionStatus]  # type: ignore[assignment]
+    Watch: _aio.UnaryStreamMultiCallable[_security_pb2.EncryptionStatusRequest, _security_pb2.EncryptionStatus]  # type: ignore[assignment]
+    """The same now and after each step of a change."""
 
 class EncryptionKeysServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -200,6 +216,14 @@ class EncryptionKeysServicer(metaclass=_abc_1.ABCMeta):
         request: _security_pb2.EncryptionStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_security_pb2.EncryptionStatus, _abc.Awaitable[_security_pb2.EncryptionStatus]]: ...
+
+    @_abc_1.abstractmethod
+    def Watch(
+        self,
+        request: _security_pb2.EncryptionStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_security_pb2.EncryptionStatus], _abc.AsyncIterator[_security_pb2.EncryptionStatus]]:
+        """The same now and after each step of a change."""
 
 def add_EncryptionKeysServicer_to_server(servicer: EncryptionKeysServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

@@ -471,6 +471,21 @@ async def test_a_container_that_nobody_assigned_is_removed_once_the_manager_has_
         await machine.gone("t1")
 
 
+async def test_a_container_that_cannot_be_removed_does_not_end_the_agent(machine: Machine) -> None:
+    async with machine.agent():
+        for task_id in ("t1", "t2"):
+            machine.dispatcher.assign_task(task(task_id))
+            await machine.dispatcher.task_state(task_id, RUNNING)
+    machine.lose_file()
+    machine.dispatcher.remove("task/t1")
+    machine.dispatcher.remove("task/t2")
+    machine.runtime.fail_next("stop", RuntimeFaultError("conmon does not answer"))
+    async with machine.agent():
+        await eventually(lambda: [call for call, _ in machine.runtime.calls].count("remove") == 1)
+        machine.dispatcher.assign_task(task("t3"))
+        await machine.dispatcher.task_state("t3", RUNNING)
+
+
 async def test_an_agent_without_its_file_adopts_what_the_manager_still_assigns(
     machine: Machine,
 ) -> None:

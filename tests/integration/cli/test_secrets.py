@@ -127,6 +127,16 @@ async def test_rotate_without_users_and_the_ledger(ctl: Ctl) -> None:
     assert "The ledger is whole: 0 records" in await ctl.ok("secret", "audit", "--verify")
 
 
+async def test_how_long_the_ledger_is_kept_is_a_setting(ctl: Ctl) -> None:
+    await ctl.ok("swarm", "update", "--ledger-age", "720h", "--ledger-records", "1000")
+    shown = await ctl.ok("swarm", "info", "--format", "{{json .Spec.Ledger}}")
+    assert json.loads(shown) == {"Age": 720 * 3600 * 10**9, "Records": 1000}
+    code, _, err = await ctl("swarm", "update", "--ledger-records", "7")
+    assert (code, "ledger records: must be 100 to 1000000, or 0 for the default, not 7" in err) == (1, True)
+    code, _, err = await ctl("swarm", "update", "--ledger-age", "1s")
+    assert (code, "ledger age: must be at least 1h0m0s, or 0 for the default, not 1s" in err) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

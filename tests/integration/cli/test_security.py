@@ -169,6 +169,7 @@ async def test_a_key_may_stay_where_it_was_made(user: User) -> None:
         (("--context", "nope", "service", "ls"), 'context "nope" does not exist'),
         (("--context", "a", "-H", "b", "service", "ls"), "conflicting options"),
         (("audit", "ls", "--since", "yesterday"), "--since: must be a time"),
+        (("audit", "ls", "--since", "inf"), "--since: must be a time"),
         (("swarm", "join-token", "create", "boss"), "unknown role boss"),
     ],
 )

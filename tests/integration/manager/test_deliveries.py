@@ -394,6 +394,30 @@ async def test_an_older_state_put_back_is_found_out_even_after_new_records(site:
     assert any("the ledger was cut off" in problem for problem in verdict.problems), list(verdict.problems)
 
 
+async def test_the_leader_trims_the_ledger_as_the_cluster_is_set(site: Site) -> None:
+    """A receipt that comes when its delivery has been removed is not needed any more; what stays is whole."""
+    await make_secret(site.client, data=CANARY)
+    task = await site.task(service_spec(secrets=(Use(secret="my-password"),)))
+    answers = [await site.worker.deliveries.Fetch(fetch(task)) for _ in range(118)]
+    credentials = site.manager.home.credentials(Caller.WORKER, site.node_id)
+    for answer in (answers[0], answers[-1]):
+        await site.worker.deliveries.Confirm(receipt(credentials, answer.record))
+    cluster = (await site.client.clusters.Get(control_pb2.GetClusterRequest())).cluster
+    cluster.spec.ledger_records = 100
+    changed = await site.client.clusters.Update(
+        control_pb2.UpdateClusterRequest(version=cluster.meta.version, spec=cluster.spec)
+    )
+    async with asyncio.timeout(PATIENCE):
+        watch = site.manager.store.watch(site.keys.ledger_checkpoint, after=changed.revision)
+        await anext(aiter(watch))
+    verdict = await site.verdict()
+    assert (list(verdict.problems), verdict.whole, verdict.removed) == ([], True, 20)
+    assert (verdict.records, verdict.receipts, verdict.unconfirmed) == (101, 2, 97)
+    assert [record.number for record in await site.records()] == list(range(21, 122))
+    error = await refused(site.worker.deliveries.Confirm(receipt(credentials, answers[1].record)))
+    assert error.code() is StatusCode.NOT_FOUND
+
+
 async def test_nothing_of_the_ledger_is_secret_and_its_key_is_sealed(site: Site) -> None:
     await make_secret(site.client, data=CANARY)
     task = await site.task(service_spec(secrets=(Use(secret="my-password"),)))

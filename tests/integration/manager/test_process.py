@@ -12,10 +12,11 @@ from pathlib import Path
 import grpc
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from miniproto.v1 import control_pb2, objects_pb2
+from miniproto.v1 import control_pb2, objects_pb2, security_pb2
 from support.etcd import EtcdProcess, make_pki, running_etcd
 from support.manager import ManagerProcess, manager_process
 from support.scripted_agent import ScriptedAgent
+from support.secret_site import make_secret
 
 
 @pytest.fixture
@@ -161,15 +162,23 @@ async def test_a_clean_stop_ends_streams_with_a_reason_and_does_not_wait_for_the
 ) -> None:
     local = await manager.local()
     await local.services.Create(web(0))
-    watch = aiter(local.tasks.WatchService(control_pb2.WatchServiceRequest(ref="web")))
-    await anext(watch)
-    stopping = asyncio.create_task(manager.stop())
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
+    await make_secret(local, "key", b"x")
+    watches: list[AsyncIterator[object]] = [
+        aiter(local.tasks.WatchService(control_pb2.WatchServiceRequest(ref="web"))),
+        aiter(local.secrets.Watch(control_pb2.GetRequest(ref="key"))),
+        aiter(local.root.Watch(security_pb2.GetRootRequest())),
+        aiter(local.keys.Watch(security_pb2.EncryptionStatusRequest())),
+    ]
+    for watch in watches:
         await anext(watch)
-    assert (caught.value.code(), caught.value.details()) == (
-        grpc.StatusCode.UNAVAILABLE,
-        "the manager is stopping",
-    )
+    stopping = asyncio.create_task(manager.stop())
+    for watch in watches:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await anext(watch)
+        assert (caught.value.code(), caught.value.details()) == (
+            grpc.StatusCode.UNAVAILABLE,
+            "the manager is stopping",
+        )
     assert await stopping == 0
     assert "Manager stopped." in manager.log
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import grpc
@@ -20,12 +19,14 @@ KEY = (Use(secret="key"),)
 
 async def secret(client: Client, until: Callable[[objects_pb2.Secret], bool]) -> objects_pb2.Secret:
     """The secret `key` once it is so."""
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            shown = await client.secrets.Get(Ref(ref="key"))
+    watch = client.secrets.Watch(Ref(ref="key"), timeout=PATIENCE)
+    try:
+        async for shown in watch:
             if until(shown):
                 return shown
-            await asyncio.sleep(0.01)
+    finally:
+        watch.cancel()
+    raise AssertionError("the manager ended the watch")
 
 
 async def rotate(
@@ -206,6 +207,25 @@ async def test_a_job_is_not_run_again_for_a_new_content(manager: InProcess, clie
             control_pb2.UpdateServiceRequest(ref="job", version=changed.meta.version, spec=changed.spec)
         )
         assert versions((await service(client, "job")).spec) == [2]  # its next iteration has it
+
+
+async def test_a_watch_tells_each_change_once_and_ends_with_the_secret(
+    manager: InProcess, client: Client
+) -> None:
+    watch = aiter(client.secrets.Watch(Ref(ref="key"), timeout=PATIENCE))
+    assert (await anext(watch)).version == 1
+    await make_secret(client, "other", b"not of this one")
+    await rotate(client)
+    shown = [await anext(watch)]
+    while shown[-1].rotation.state != COMPLETED or len(shown[-1].versions) > 1:
+        shown.append(await anext(watch))
+    assert [each.version for each in shown] == [2] * len(shown)
+    told = [each.meta.version for each in shown]
+    assert told == sorted(set(told))
+    await client.secrets.Remove(secrets_pb2.RemoveSecretRequest(ref="key"))
+    with pytest.raises(grpc.aio.AioRpcError, match="secret key was removed") as caught:
+        await anext(watch)
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
 async def test_a_new_leader_goes_on_with_it(manager: InProcess, client: Client) -> None:

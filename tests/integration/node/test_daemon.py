@@ -73,12 +73,6 @@ def assert_nothing_left(host: Host) -> None:
     assert host.run(["nft", "list", "ruleset"]).stdout == ""
 
 
-def kill_daemon(cluster: Cluster, name: str) -> None:
-    """kill -9, and wait until it is gone."""
-    cluster.lab[name].run(["kill", "-9", *pids(cluster.lab[name], "mini-worker")])
-    cluster.daemons[name].wait()
-
-
 def node_states(cluster: Cluster) -> dict[str, str]:
     listed = cluster.ctl(FIRST, "node", "ls", "--format", "{{.Hostname}} {{.Status}}").stdout
     return dict(line.split() for line in listed.splitlines())
@@ -164,7 +158,7 @@ def test_children_survive_the_daemon_and_are_found_again(cluster: Cluster) -> No
     before = {name: pids(host, name) for name in names}
     assert all(len(found) == 1 for found in before.values()), before
 
-    kill_daemon(cluster, FIRST)
+    cluster.kill(FIRST)
     assert {name: pids(host, name) for name in names} == before
     cluster.start(FIRST)
     works_again(cluster)
@@ -197,7 +191,7 @@ def test_a_start_that_fails_leaves_nothing_and_says_why(cluster: Cluster) -> Non
         '#!/bin/sh\n[ "$1" = --version ] && echo "etcd Version: 3.4.23" && exit\necho "disk is full" >&2; exit 1\n'
     )
     (tools / "etcd").chmod(0o755)
-    kill_daemon(cluster, SECOND)
+    cluster.kill(SECOND)
     worker = str(BIN / "mini-worker")
     cluster.daemons[SECOND] = host.start(
         [worker, "--data-dir", str(host.directory / "data")],
@@ -253,14 +247,14 @@ def test_containers_survive_the_daemon_and_are_told_of_when_they_end(
 
     eventually(lambda: state().startswith("Running"), "the task runs")
     pid = container()
-    kill_daemon(cluster, FIRST)
+    cluster.kill(FIRST)
     assert host.run(["kill", "-0", pid]).returncode == 0
     cluster.start(FIRST)
     works_again(cluster)
     assert state().startswith("Running")
     assert container() == pid
 
-    kill_daemon(cluster, FIRST)
+    cluster.kill(FIRST)
     host.run(["kill", "-9", pid])
     cluster.start(FIRST)
     works_again(cluster)

@@ -57,7 +57,7 @@ Open = Callable[[], Awaitable[DockerRuntime]]
 
 @contextlib.asynccontextmanager
 async def opening(folder: Path, engine: Dockerd) -> AsyncIterator[Open]:
-    """Opens the same Engine again each time, as a restarted agent does; in the end nothing is left in it."""
+    """Opens the same Engine again each time, as a restarted agent does; in the end only the image is left in it."""
     settings = DockerSettings(folder / "docker", engine.socket)
     opened: list[DockerRuntime] = []
 
@@ -79,7 +79,8 @@ async def clear(runtime: DockerRuntime) -> None:
     for volume in await runtime.volumes.list_volumes():
         await runtime.volumes.remove_volume(volume.name)
     for image in await runtime.images.list_images():
-        await runtime.images.remove_image(image.id, force=True)
+        if image.references != (IMAGE,):
+            await runtime.images.remove_image(image.id, force=True)
 
 
 @pytest.fixture
@@ -96,6 +97,8 @@ async def load(runtime: DockerRuntime, folder: Path, image: images.Image) -> Non
 async def runtime(reopen: Open, tmp_path: Path) -> DockerRuntime:
     """With an image whose configuration says something on everything."""
     runtime = await reopen()
+    if any(image.references == (IMAGE,) for image in await runtime.images.list_images()):
+        return runtime
     config: dict[str, Any] = {"Env": ["FROM_IMAGE=1", "DROPPED=1"], "User": "web", "Cmd": ["pwd"]}
     await load(runtime, tmp_path, images.busybox(IMAGE, WorkingDir="/tmp", **config))
     return runtime
@@ -239,6 +242,14 @@ async def test_a_bind_mount_without_source_and_a_signal_that_is_none(runtime: Do
 
 async def test_output_may_be_kept_nowhere(runtime: DockerRuntime) -> None:
     assert await run(runtime, "echo x", logs=LogLimits(keep=False)) == ""
+
+
+@pytest.mark.parametrize("driver", ["json-file", "local"])
+async def test_output_is_kept_in_several_files_by_the_engine(runtime: DockerRuntime, driver: str) -> None:
+    limits = LogLimits(max_bytes=20_000, files=3, compress=True, driver=driver)
+    found = [int(line) for line in (await run(runtime, "seq 3000", logs=limits)).splitlines()]
+    assert 0 < len(found) < 3000
+    assert found == list(range(3001 - len(found), 3001))
 
 
 async def test_a_terminal_has_the_size_it_is_given_and_follows_it(runtime: DockerRuntime) -> None:
@@ -386,6 +397,35 @@ async def test_the_engine_restarts_below_a_container(tmp_path: Path, survives: b
                 assert (container.status, container.pid) == (ContainerStatus.RUNNING, pid)
                 assert not waiting.done()
                 await runtime.stop("t1")
+            async with asyncio.timeout(20):
+                assert (await waiting).code == 5  # its own handler of the stop signal
+            assert not await asyncio.to_thread(Path(f"/proc/{pid}").exists)
+    assert engine.left() == []
+
+
+@pytest.mark.parametrize("survives", [True, False], ids=["live-restore", "plain"])
+async def test_the_engine_is_killed_below_a_container(tmp_path: Path, survives: bool) -> None:
+    """It runs on meanwhile; the next Engine adopts it, or stops it before it answers."""
+    with Dockerd(["--live-restore"] if survives else []) as engine:
+        async with opening(tmp_path, engine) as open_again:
+            runtime = await open_again()
+            await load(runtime, tmp_path, images.busybox(IMAGE))
+            await runtime.create(ContainerConfig(id="t1", name="t1", image=IMAGE, command=RUNS))
+            pid = await runtime.start("t1")
+            waiting = asyncio.ensure_future(runtime.wait("t1"))
+            await until_up(runtime)
+            await asyncio.to_thread(engine.kill)
+            with pytest.raises(EngineGoneError, match="does not answer"):
+                await runtime.list()
+            assert await asyncio.to_thread(Path(f"/proc/{pid}").exists)
+            await asyncio.to_thread(engine.start)
+            (container,) = await runtime.list()
+            if survives:
+                assert (container.status, container.pid) == (ContainerStatus.RUNNING, pid)
+                assert not waiting.done()
+                await runtime.stop("t1")
+            else:
+                assert container.status is ContainerStatus.EXITED
             async with asyncio.timeout(20):
                 assert (await waiting).code == 5  # its own handler of the stop signal
             assert not await asyncio.to_thread(Path(f"/proc/{pid}").exists)

@@ -109,10 +109,12 @@ async def test_a_terminal_turns_control_c_into_a_signal(runtime: OciRuntime) -> 
 
 async def test_what_a_closed_terminal_had_running_is_hung_up(runtime: OciRuntime) -> None:
     await _start(runtime)
-    before = len(await runtime.processes("c"))
+    async with _talking(runtime, "until pidof sleep >/dev/null; do :; done") as begun:
+        assert await _rest(begun) == b""
+        assert await begun.wait() == 0
     async with _talking(runtime, "sleep 77 & echo ready; wait", tty=True, stdin=True) as conversation:
         await _until(conversation, b"ready")
-        assert len(await runtime.processes("c")) == before + 2
+        assert len(await runtime.processes("c")) == 2 + 2, "the container's own, and these"
     async with _talking(runtime, "while pidof sleep | grep -q ' '; do :; done; pidof sleep") as after:
         assert len((await _rest(after)).split()) == 1, "the container's own"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import grpc
@@ -125,6 +126,21 @@ async def test_the_journal_is_bounded_and_survives_a_restart_and_half_a_line(tmp
     assert [each.at_ns for each in again.read(Query(), limit=2)] == [99, 100]
     assert os.stat(tmp_path / "audit.jsonl").st_mode & 0o777 == 0o600
     again.close()
+
+
+async def test_reading_the_newest_takes_no_memory_for_the_others(tmp_path: Path) -> None:
+    journal = FileJournal(tmp_path, manager="m")
+    for number in range(20_000):
+        journal.write(record(number))
+    tracemalloc.start()
+    try:
+        found = journal.read(Query(), limit=10)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        journal.close()
+    assert [each.at_ns for each in found] == list(range(19_990, 20_000))
+    assert peak < 1 << 20  # all of them would take ten times that
 
 
 async def test_a_journal_that_cannot_be_written_does_not_fail_the_call(

@@ -47,7 +47,8 @@ def values(draw: st.DrawFn, kind: Descriptor, depth: int = 3) -> dict[str, Any]:
             continue
         message = field.message_type
         if message is not None and message.GetOptions().map_entry:
-            result[field.name] = draw(st.dictionaries(_TEXT, _TEXT, max_size=2))
+            key, value = (_scalar(message.fields_by_name[part]) for part in ("key", "value"))
+            result[field.name] = draw(st.dictionaries(key, value, max_size=2))
         elif message is not None:
             if depth == 0:
                 continue

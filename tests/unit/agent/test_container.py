@@ -87,6 +87,30 @@ def test_what_is_not_given_has_dockers_defaults() -> None:
     assert not config.logs.keep
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("", {"max-size": "1k", "max-file": "3"}, LogLimits(max_bytes=1024, files=3)),
+        (
+            "json-file",
+            {"max-size": "1k", "max-file": "3", "compress": "true"},
+            LogLimits(max_bytes=1024, files=3, compress=True),
+        ),
+        ("local", {}, LogLimits(max_bytes=20 << 20, files=5, compress=True, driver="local")),
+        ("local", {"max-file": "1"}, LogLimits(max_bytes=20 << 20, driver="local")),
+        ("local", {"compress": "false"}, LogLimits(max_bytes=20 << 20, files=5, driver="local")),
+        ("journald", {}, LogLimits(driver="journald")),
+        ("none", {}, LogLimits(keep=False)),
+    ],
+)
+def test_what_a_log_driver_keeps(name: str, options: dict[str, str], expected: LogLimits) -> None:
+    spec = pb.TaskSpec(
+        container=pb.ContainerSpec(image="whoami:1"), log_driver=pb.LogDriver(name=name, options=options)
+    )
+    task = dispatch.AssignedTask(id="t", name="web.1", spec=spec)
+    assert container_config(task, node_id="n").logs == expected
+
+
 def test_the_ports_of_the_node_itself_are_those_in_host_mode() -> None:
     host = pb.PUBLISH_MODE_HOST
     ports = [

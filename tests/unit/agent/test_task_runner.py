@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable
 
 from minicommon.clock import SECOND, VirtualClock
@@ -174,6 +175,20 @@ async def test_stopping_is_tried_until_it_works() -> None:
         await asyncio.sleep(0)
     assert bench.executor.steps.count(Step.STOP) == 3
     await bench.end()
+
+
+async def test_what_the_kernel_refuses_ends_one_task_and_not_the_agent() -> None:
+    bench = Bench()
+    bench.executor.errors[Step.CREATE] = [OSError(errno.ENOSPC, "No space left on device")]
+    progress = await bench.state(pb.TASK_STATE_REJECTED)
+    assert progress.error == "[Errno 28] No space left on device"
+    bench.executor.errors[Step.REMOVE] = [OSError(errno.EBUSY, "Device or resource busy")]
+    bench.runner.want(pb.TASK_STATE_REMOVE)
+    while not bench.runner.progress.removed:
+        bench.clock.advance(SECOND)
+        await asyncio.sleep(0)
+    assert bench.executor.steps.count(Step.REMOVE) == 2
+    await bench.task
 
 
 async def test_removal_ends_the_runner() -> None:

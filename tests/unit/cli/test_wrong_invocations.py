@@ -180,6 +180,23 @@ CASES: list[tuple[list[str], int, str]] = [
         1,
         "minictl: 'minictl swarm join' requires 1 argument" + usage("swarm join", "HOST:PORT"),
     ),
+    (
+        ["swarm", "backup"],
+        1,
+        "minictl: 'minictl swarm backup' requires 1 argument" + usage("swarm backup", "FILE"),
+    ),
+    (
+        ["swarm", "backup", "/dev/null"],
+        1,
+        "/dev/null exists already: choose another name, or replace it with --force\n",
+    ),
+    (["swarm", "backup", "verify", "/no/file"], 1, "open /no/file: no such file or directory\n"),
+    (["swarm", "backup", "verify", "/dev/null"], 1, "/dev/null: the file is not a backup of mini\n"),
+    (
+        ["swarm", "restore"],
+        1,
+        "minictl: 'minictl swarm restore' requires 1 argument" + usage("swarm restore", "FILE"),
+    ),
     (["swarm", "init", "a"], 1, "minictl: 'minictl swarm init' accepts no arguments" + usage("swarm init")),
     (
         ["task", "why"],
@@ -213,6 +230,12 @@ CASES: list[tuple[list[str], int, str]] = [
         ["swarm", "init", "--snapshot-interval", "1"],
         125,
         "the flag --snapshot-interval is not supported by this version of minictl" + usage("swarm init"),
+    ),
+    (
+        ["swarm", "ca", "--rotate", "--external-ca", "protocol=cfssl,url=https://ca.example"],
+        125,
+        "the flag --external-ca is not supported: managers sign by themselves. A root of your own is brought with "
+        "`minictl swarm ca --rotate --ca-cert FILE --ca-key FILE`" + usage("swarm ca"),
     ),
     (
         ["service", "update", "--rollback", "--image", "x", "web"],

@@ -47,3 +47,31 @@ def test_what_it_starts_may_leave_one_again(tmp_path: Path) -> None:
 
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["0", "1"]
+
+
+LOCKED = """
+import mmap
+from pathlib import Path
+from minicommon.core_dumps import keep_out_of_swap
+done = keep_out_of_swap()
+later = mmap.mmap(-1, 1 << 20)
+later.write(b"x" * (1 << 20))
+(line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmLck:")]
+print(done, int(line.split()[1]) > 1024)
+"""
+
+
+def test_memory_is_locked_now_and_later_where_that_is_allowed() -> None:
+    done = subprocess.run([sys.executable, "-c", LOCKED], capture_output=True, text=True, check=True)
+    (line,) = (
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapEff:")
+    )
+    allowed = bool(int(line.split()[1], 16) >> 14 & 1)  # CAP_IPC_LOCK
+    assert done.stdout == f"{allowed} {allowed}\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a capability up: needs root")
+def test_without_the_capability_nothing_is_locked_and_it_is_said() -> None:
+    command = ["setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock", sys.executable, "-c", LOCKED]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "False False\n"

@@ -42,6 +42,8 @@ def test_the_unit_is_printed(capsys: pytest.CaptureFixture[str], monkeypatch: py
         ["--encryption-port", "65536"],
         ["--encryption-key-period", "9s"],
         ["--encryption-key-period", "12"],
+        ["--backup-dir", "/b", "--backup-interval", "9s"],
+        ["--backup-dir", "/b", "--backup-keep", "0"],
     ],
 )
 def test_what_is_not_known_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,3 +112,14 @@ def test_generic_resources_that_make_no_sense(
     with pytest.raises(SystemExit, match="2"):
         parse_args([word for each in given for word in ("--generic-resource", each)])
     assert message in capsys.readouterr().err
+
+
+def test_the_manager_is_told_where_backups_go() -> None:
+    assert parse_args([]).backups == ()
+    given = ["--backup-dir", "/b", "--backup-interval", "6h", "--backup-passphrase-file", "/etc/p"]
+    assert parse_args(given).backups == (
+        "--backup-dir=/b",
+        "--backup-interval=6h0m0s",
+        "--backup-keep=7",
+        "--backup-passphrase-file=/etc/p",
+    )

@@ -150,6 +150,11 @@ def test_the_rest_of_what_a_container_may_ask_for() -> None:
     assert found["SecurityOpt"] == ["seccomp=unconfined", "no-new-privileges"]
     assert found["LogConfig"] == {"Type": "json-file", "Config": {"max-size": "1000"}}
     assert host(logs=LogLimits(keep=False))["LogConfig"]["Type"] == "none"
+    several = host(logs=LogLimits(max_bytes=1000, files=3, compress=True))["LogConfig"]
+    assert several["Config"] == {"max-size": "1000", "max-file": "3", "compress": "true"}
+    local = host(logs=LogLimits(max_bytes=1000, driver="local"))["LogConfig"]
+    assert local == {"Type": "local", "Config": {"max-size": "1000", "max-file": "1", "compress": "false"}}
+    assert host(logs=LogLimits(driver="journald"))["LogConfig"] == {"Type": "journald", "Config": {}}
 
 
 def inspected(status: str, **state: Any) -> dict[str, Any]:

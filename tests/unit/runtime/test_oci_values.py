@@ -293,9 +293,19 @@ def test_tail_finds_the_last_lines(
     path = tmp_path_factory.mktemp("log") / "log"
     data = b"".join(line + b"\n" for line in lines)
     path.write_bytes(data)
-    assert data[tail_offset(path, count) :] == b"".join(
-        line + b"\n" for line in lines[max(0, len(lines) - count) :]
-    )
+    with path.open("rb") as file:
+        offset, found = tail_offset(file, count)
+    assert found == min(count, len(lines))
+    assert data[offset:] == b"".join(line + b"\n" for line in lines[len(lines) - found :])
+
+
+def test_a_line_in_several_records_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    records = [b"t stdout F one\n", b"t stdout P tw\n", b"t stdout F o\n", b"t stdout P three\n"]
+    path.write_bytes(b"".join(records))
+    with path.open("rb") as file:
+        for count, begin in ((0, 4), (1, 1), (2, 0), (3, 0)):
+            assert tail_offset(file, count)[0] == len(b"".join(records[:begin])), count
 
 
 # --- control groups ---

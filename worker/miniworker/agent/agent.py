@@ -359,10 +359,10 @@ class Agent:
         for container in await self._parts.runtime.list():
             if container.id not in self._runners and not self._assignments.keeps(container.id):
                 logger.info("Removing a container that is not assigned.", extra=fields(task_id=container.id))
-                await self._evict(container.id)
+                await self._discard(container.id)
 
     async def _discard(self, task_id: str) -> None:
-        """The container of a task that ended before this process began."""
+        """The container of a task that ended before this process began, or that nobody wants."""
         try:
             await self._evict(task_id)
         except MiniError as error:

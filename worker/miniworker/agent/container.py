@@ -11,6 +11,7 @@ from miniproto.v1 import objects_pb2 as pb
 from miniworker.agent.statuses import host_port
 from miniworker.network.api import HostPort
 from miniworker.runtime.api import (
+    KEEP_ALL,
     NO_HEALTH_CHECK,
     ContainerConfig,
     Device,
@@ -90,11 +91,21 @@ def resource_variables(resources: Iterable[pb.GenericResource]) -> tuple[str, ..
     )
 
 
+_LOCAL = {"max-size": "20m", "max-file": "5", "compress": "true"}
+"""Docker's defaults of the driver `local`."""
+
+
 def _logs(driver: pb.LogDriver) -> LogLimits:
-    options = driver.options
+    name = driver.name or "json-file"
+    options = {**(_LOCAL if name == "local" else {}), **driver.options}
+    if name == "local" and options["max-file"] == "1":
+        options["compress"] = "false"  # there is never a file that is full
     return LogLimits(
-        keep=driver.name != "none",
+        keep=name != "none",
         max_bytes=parse_bytes(options["max-size"]) if "max-size" in options else 0,
+        files=int(options.get("max-file", "1")),
+        compress=options.get("compress") == "true",
+        driver=name if name != "none" else KEEP_ALL.driver,
     )
 
 

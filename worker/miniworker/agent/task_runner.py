@@ -124,6 +124,8 @@ class TaskRunner:
             return await self._executor.perform(step, self._task, self._progress)
         except MiniError as error:
             return await self._failed(step, error)
+        except OSError as error:  # a full disk, no more descriptors: of this task, and no end of all others
+            return await self._failed(step, RuntimeFaultError(str(error)))
 
     async def _withdraw(self) -> Event:
         told_at_ns = self._clock.now_ns()

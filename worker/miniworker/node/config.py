@@ -34,6 +34,8 @@ SHORTEST_KEY_PERIOD_NS = 10 * SECOND
 MAX_COUNT = 1_000_000_000
 """Of a generic resource: more is a slip of the finger."""
 
+DAY_NS = 24 * 3600 * SECOND
+
 DEFAULT_LISTEN = f"0.0.0.0:{JOIN_PORT}"
 
 
@@ -85,6 +87,8 @@ class DaemonConfig:
     """Also stop containers and children when the daemon is told to end."""
     ingress_path: IngressPath = "auto"
     """How connections from elsewhere get to the tasks of published ports; auto: in the kernel where that works."""
+    backups: tuple[str, ...] = ()
+    """Flags of scheduled backups, for this node's manager."""
     log_level: str = "info"
     log_format: Format = "text"
 
@@ -116,6 +120,7 @@ def parse_args(argv: Sequence[str] | None = None) -> DaemonConfig:
         encryption_key_period_ns=given.encryption_key_period,
         stop_all_on_exit=given.stop_all_on_exit,
         ingress_path=given.ingress_path,
+        backups=_backups(given),
         log_level=given.log_level,
         log_format=given.log_format,
     )
@@ -193,6 +198,26 @@ def _label(text: str) -> tuple[str, str]:
             f"must be KEY=VALUE, keys of letters, digits, '_', '.', '/' and '-', not {text!r}"
         )
     return key, value
+
+
+def _backups(given: argparse.Namespace) -> tuple[str, ...]:
+    """As `mini-manager` takes them."""
+    if given.backup_dir is None:
+        return ()
+    flags = [
+        f"--backup-dir={given.backup_dir.absolute()}",
+        f"--backup-interval={format_duration(given.backup_interval)}",
+        f"--backup-keep={given.backup_keep}",
+    ]
+    if given.backup_passphrase_file is not None:
+        flags.append(f"--backup-passphrase-file={given.backup_passphrase_file.absolute()}")
+    return tuple(flags)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, not {text!r}")
+    return int(text)
 
 
 def _port(text: str) -> int:
@@ -294,6 +319,32 @@ def _parser() -> argparse.ArgumentParser:
         choices=get_args(IngressPath),
         default="auto",
         help="how connections from elsewhere get to tasks; auto: in the kernel where it can (default: %(default)s)",
+    )
+    add(
+        "--backup-dir",
+        type=Path,
+        metavar="DIR",
+        help="on a manager: make backups of the cluster into this directory; by default none",
+    )
+    add(
+        "--backup-interval",
+        type=_period,
+        default=DAY_NS,
+        metavar="DURATION",
+        help="between two backups (default: 24h)",
+    )
+    add(
+        "--backup-keep",
+        type=_count,
+        default=7,
+        metavar="COUNT",
+        help="so many of the newest backups stay (default: %(default)s)",
+    )
+    add(
+        "--backup-passphrase-file",
+        type=Path,
+        metavar="FILE",
+        help="what the backups are sealed with; by default the unlock key, with autolock",
     )
     add("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     add("--log-format", choices=("text", "json"), default="text")

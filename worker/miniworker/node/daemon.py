@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import replace
 from typing import Any
 
 import grpc
 from minicommon import __version__
+from minicommon.backup_file import Backup
 from minicommon.clock import SECOND
 from minicommon.errors import (
     DeadlineError,
@@ -43,7 +44,8 @@ from miniworker.node.init import InitPlan, check_ports_free, plan_init
 from miniworker.node.joining import request_membership, stage_worker
 from miniworker.node.member import Member, Site
 from miniworker.node.membership import Membership, StagedMembership, load_membership, save_membership
-from miniworker.node.pki import stage_manager
+from miniworker.node.pki import stage_manager, stage_restored
+from miniworker.node.restoring import plan_restore, received
 
 logger = logging.getLogger(__name__)
 
@@ -156,6 +158,41 @@ class NodeDaemon:
             finally:
                 self._pending = ""
 
+    async def restore(self, options: pb.RestoreOptions, content: AsyncIterator[bytes]) -> pb.RestoreResponse:
+        """Be the only manager of the cluster in a backup. Raises MiniError; then nothing has changed."""
+        async with self._changing:
+            self._refuse_member()
+            self._pending = "restoring a cluster"
+            try:
+                backup = await received(content, options.key, self._site.paths.data_dir)
+                config = self._site.config
+                plan = plan_restore(
+                    options,
+                    backup,
+                    hostname=config.hostname,
+                    default_listen=config.listen_address,
+                    host=await host_addresses(),
+                )
+                self._site = replace(self._site, etcd_version=await etcd_version())
+                check_ports_free(plan)
+                try:
+                    made = await self._found(plan, backup)
+                except BaseException:
+                    await self._undo()
+                    raise
+            finally:
+                self._pending = ""
+        manifest = backup.manifest
+        return pb.RestoreResponse(
+            node_id=plan.node_id,
+            cluster_id=plan.cluster_id,
+            created_at_ns=manifest.created_at_ns,
+            entries=len(backup.entries),
+            worker_token=made.worker_token,
+            join_address=made.join_address,
+            former_address=f"{manifest.advertise_host}:{manifest.join_port}",
+        )
+
     async def join(self, request: pb.JoinClusterRequest) -> pb.JoinClusterResponse:
         async with self._changing:
             self._refuse_member()
@@ -227,17 +264,21 @@ class NodeDaemon:
         if self._member is not None:
             raise FailedPreconditionError(ALREADY_MEMBER)
 
-    async def _found(self, plan: InitPlan) -> pb.InitResponse:
-        """Make the first node of a new cluster."""
-        paths = self._site.paths
+    async def _found(self, plan: InitPlan, backup: Backup | None = None) -> pb.InitResponse:
+        """Make the first node of a new cluster, or of the one in the backup."""
+        paths, clock = self._site.paths, self._site.clock
         stage = StagedMembership(paths)
-        membership = stage_manager(stage, plan, paths, clock=self._site.clock)
+        if backup is None:
+            membership = stage_manager(stage, plan, paths, clock=clock)
+        else:
+            membership = stage_restored(stage, plan, backup, paths, clock=clock)
         stage.commit()
         member = self._begin(membership)
         await self._first_start(member)
         token = await self._worker_token()
         save_membership(paths, membership)
-        logger.info("A new cluster was made.", extra=fields(node_id=plan.node_id, cluster_id=plan.cluster_id))
+        what = "A new cluster was made." if backup is None else "A cluster was restored."
+        logger.info(what, extra=fields(node_id=plan.node_id, cluster_id=plan.cluster_id))
         return pb.InitResponse(node_id=plan.node_id, worker_token=token, join_address=plan.join_address)
 
     async def _first_start(self, member: Member) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any, Protocol, TypeAlias
 
 import grpc
+from minicommon.errors import InvalidArgumentError
 from miniproto.v1 import node_pb2 as pb
 from miniproto.v1 import node_pb2_grpc
 
@@ -21,6 +23,10 @@ class NodeLife(Protocol):
     async def join(self, request: pb.JoinClusterRequest) -> pb.JoinClusterResponse: ...
 
     async def leave(self, *, force: bool) -> None: ...
+
+    async def restore(
+        self, options: pb.RestoreOptions, content: AsyncIterator[bytes]
+    ) -> pb.RestoreResponse: ...
 
     async def unlock(self, key: str) -> None: ...
 
@@ -51,3 +57,17 @@ class LocalNodeService(node_pb2_grpc.LocalNodeServicer):
     ) -> pb.LeaveClusterResponse:
         await self._node.leave(force=request.force)
         return pb.LeaveClusterResponse()
+
+    async def Restore(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.RestoreChunk], context: Context
+    ) -> pb.RestoreResponse:
+        first = await anext(request_iterator, None)
+        if first is None or not first.HasField("options"):
+            raise InvalidArgumentError("restore: the first message must have the options")
+
+        async def content() -> AsyncIterator[bytes]:
+            yield first.data
+            async for chunk in request_iterator:
+                yield chunk.data
+
+        return await self._node.restore(first.options, content())

@@ -18,7 +18,7 @@ from random import Random
 from typing import Any
 
 from minicommon.clock import SystemClock
-from minicommon.core_dumps import forbid_core_dumps
+from minicommon.core_dumps import forbid_core_dumps, keep_out_of_swap
 from minicommon.errors import MiniError
 from minicommon.log import configure, fields
 
@@ -43,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = parse_args(argv)
     configure(format=config.log_format, level=config.log_level)
     forbid_core_dumps()
+    if not keep_out_of_swap():
+        logger.warning("This process may be swapped out: it has no CAP_IPC_LOCK.")
     try:
         return asyncio.run(run(config))
     except (MiniError, OSError, ValueError) as error:

@@ -213,7 +213,7 @@ def child_specs(membership: Membership, site: Site) -> tuple[ChildSpec, ...]:
     if membership.managed_etcd:
         specs.append(_etcd(site))
     if membership.is_manager:
-        specs.append(_our_own("mini-manager", site.config))
+        specs.append(_our_own("mini-manager", site.config, *site.config.backups))
     specs.append(_our_own("mini-ingress", site.config, f"--ingress-path={site.config.ingress_path}"))
     return tuple(specs)
 

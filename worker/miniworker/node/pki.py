@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from pathlib import Path
 
+from minicommon.backup_file import Backup
 from minicommon.clock import Clock
 from minicommon.identity.authority import (
     Authority,
@@ -17,6 +18,7 @@ from minicommon.identity.etcd import issue_etcd, new_etcd_root
 from minicommon.identity.keyring import KEY_BYTES, Keyring, KeyringFile, node_holder
 from minicommon.paths import NodePaths
 from minicommon.settings import EtcdSettings, write_json
+from miniproto.v1 import backup_pb2
 from miniproto.v1 import objects_pb2 as pb
 
 from miniworker.node.init import ExternalEtcd, InitPlan, bootstrap, manager_settings
@@ -25,20 +27,53 @@ from miniworker.node.membership import Membership, StagedMembership
 
 def stage_manager(stage: StagedMembership, plan: InitPlan, final: NodePaths, *, clock: Clock) -> Membership:
     """Everything of a first manager but its membership, which follows when it runs. `final` is where it will be."""
-    paths, now_ns = stage.paths, clock.now_ns()
-    root = new_cluster_root(now_ns)
+    root = new_cluster_root(clock.now_ns())
+    keyring = Keyring({0: secrets.token_bytes(KEY_BYTES)})
+    membership = _stage(stage, plan, final, root=root, keyring=keyring, now_ns=clock.now_ns())
+    first = bootstrap(plan, root_ca_pem=root.certificate_pem, root_key_pem=root.key_pem)
+    write_json(stage.paths.bootstrap, first)
+    return membership
+
+
+def stage_restored(
+    stage: StagedMembership, plan: InitPlan, backup: Backup, final: NodePaths, *, clock: Clock
+) -> Membership:
+    """The same for the only manager of a cluster that was: its keys are the backup's, only etcd's own are new."""
+    manifest = backup.manifest
+    membership = _stage(
+        stage,
+        plan,
+        final,
+        root=Authority(manifest.root_ca_pem, manifest.root_key_pem),
+        keyring=Keyring(dict(manifest.cluster_keys)),
+        now_ns=clock.now_ns(),
+    )
+    entries = backup_pb2.BackupEntries(entries=backup.entries)
+    stage.write(stage.paths.restore, entries.SerializeToString())
+    return membership
+
+
+def _stage(
+    stage: StagedMembership,
+    plan: InitPlan,
+    final: NodePaths,
+    *,
+    root: Authority,
+    keyring: Keyring,
+    now_ns: int,
+) -> Membership:
+    """What any manager of a cluster with one has."""
+    paths = stage.paths
     subject = node_subject(plan.node_id, manager=True, cluster_id=plan.cluster_id)
     node = issue_with_key(root, subject, now_ns=now_ns, lifetime_ns=plan.choices.certificate_lifetime_ns)
     stage.write(paths.root_ca, root.certificate_pem)
     _write_pair(stage, paths.node_certificate, node)
-    keyring = Keyring({0: secrets.token_bytes(KEY_BYTES)})
     KeyringFile(paths.cluster_key).write(keyring, [node_holder(node.key_pem)])
     if plan.external_etcd is None:
         etcd = _managed_etcd(stage, plan, final, now_ns=now_ns)
     else:
         etcd = _external_etcd(stage, plan.external_etcd, final)
     write_json(paths.manager_settings, manager_settings(plan, etcd))
-    write_json(paths.bootstrap, bootstrap(plan, root_ca_pem=root.certificate_pem, root_key_pem=root.key_pem))
     return Membership(
         node_id=plan.node_id,
         cluster_id=plan.cluster_id,

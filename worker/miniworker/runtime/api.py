@@ -131,7 +131,13 @@ class LogLimits:
     keep: bool = True
     """False: nothing."""
     max_bytes: int = 0
-    """The file of so many bytes is begun anew; 0: no limit."""
+    """A file of so many bytes is full, and another is begun; 0: no limit."""
+    files: int = 1
+    """So many are kept, the one that is written included."""
+    compress: bool = False
+    """Those that are full."""
+    driver: str = "json-file"
+    """Docker's name of how it is kept: "json-file", "local", "journald"."""
 
 
 KEEP_ALL = LogLimits()

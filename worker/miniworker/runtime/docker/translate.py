@@ -174,8 +174,14 @@ def _mount(item: Mount) -> dict[str, Any]:
 def _logs(limits: LogLimits) -> dict[str, Any]:
     if not limits.keep:
         return {"Type": "none", "Config": {}}
-    size = {"max-size": str(limits.max_bytes)} if limits.max_bytes else {}
-    return {"Type": "json-file", "Config": size}
+    options = {
+        **({"max-size": str(limits.max_bytes)} if limits.max_bytes else {}),
+        **({"max-file": str(limits.files)} if limits.files > 1 else {}),
+        **({"compress": "true"} if limits.compress else {}),
+    }
+    if limits.driver == "local":
+        options |= {"max-file": str(limits.files), "compress": str(limits.compress).lower()}
+    return {"Type": limits.driver, "Config": options}
 
 
 def _security(config: ContainerConfig) -> list[str]:

@@ -22,6 +22,7 @@ from miniworker.runtime.interactive import Command
 from miniworker.runtime.oci.execute import execute
 from miniworker.runtime.oci.explain import explain, has_complaint
 from miniworker.runtime.oci.records import ContainerFiles, ensure_directory
+from miniworker.runtime.oci.rotation import conmon_limit
 from miniworker.runtime.oci.talk import LOG, PID, Launch, Talk, talk
 
 
@@ -172,7 +173,7 @@ class Supervisor:
             *("--exit-dir", str(files.exits)),
             *("--persist-dir", str(files.state)),
             *("--log-path", f"k8s-file:{files.log}" if limits.keep else "none"),
-            *(["--log-size-max", str(limits.max_bytes)] if limits.max_bytes else []),
+            *(["--log-size-max", str(size)] if (size := conmon_limit(limits)) else []),
             "--log-level=error",
             "--no-sync-log",
             "--full-attach",

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from miniworker.runtime.api import ContainerConfig, MountKind, RuntimeFaultError
+from miniworker.runtime.api import ContainerConfig, LogLimits, MountKind, RuntimeFaultError
 from miniworker.runtime.oci import bundle, etcfiles, mounts, overlay, rooted, users
 from miniworker.runtime.oci.image_index import ImageRecord
 from miniworker.runtime.oci.image_store import ImageStore
@@ -16,6 +16,9 @@ from miniworker.runtime.oci.processes import signal_number
 from miniworker.runtime.oci.records import ContainerFiles, ContainerRecord, ensure_directory
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_LOG_DRIVERS = ("json-file", "local")
+"""Both are kept in conmon's format, with the rules of the driver for their number and size."""
+
 _DEFAULT_STOP_SIGNAL = "SIGTERM"
 
 
@@ -35,6 +38,14 @@ def check_id(container_id: str) -> None:
     """Ids become file names. Raises RuntimeFaultError for one that cannot."""
     if not _ID.fullmatch(container_id):
         raise RuntimeFaultError(f"container id {container_id!r} is not letters, digits, '_', '.' and '-'")
+
+
+def check_log_driver(logs: LogLimits) -> None:
+    """Raises RuntimeFaultError for one that only an Engine has."""
+    if logs.keep and logs.driver not in _LOG_DRIVERS:
+        raise RuntimeFaultError(
+            f"log driver {logs.driver!r} is not there with the oci runtime: {', '.join(_LOG_DRIVERS)} and none are"
+        )
 
 
 def prepare(

@@ -7,6 +7,7 @@ caller's check of identity happens while the descriptor is already held.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 from collections.abc import Callable
@@ -60,11 +61,18 @@ def command_line_has(pid: int, word: str) -> bool:
     return word.encode() in words  # a zombie's command line is empty
 
 
+_NO_PROCESS = frozenset({errno.ESRCH, errno.ENOENT, errno.EINVAL})
+"""Of pidfd_open(2). After a reboot a number that we wrote down may be that of another process's thread, which has no
+descriptor: EINVAL says so, and ENOENT since Linux 6.15."""
+
+
 def _open(pid: int) -> int | None:
     try:
         return os.pidfd_open(pid)
-    except ProcessLookupError:
-        return None
+    except OSError as error:
+        if error.errno in _NO_PROCESS:
+            return None
+        raise
 
 
 def signal_number(text: str) -> int | None:

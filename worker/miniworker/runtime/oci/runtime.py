@@ -35,7 +35,17 @@ from miniworker.runtime.api import (
     Usage,
 )
 from miniworker.runtime.interactive import Command, Conversation
-from miniworker.runtime.oci import cgroups, etcfiles, logs, look, names, overlay, processes, transfer
+from miniworker.runtime.oci import (
+    cgroups,
+    etcfiles,
+    logfiles,
+    logs,
+    look,
+    names,
+    overlay,
+    processes,
+    transfer,
+)
 from miniworker.runtime.oci.attach import Attachment, connect
 from miniworker.runtime.oci.commit import write_layer
 from miniworker.runtime.oci.conmon import Programs, Supervisor
@@ -43,11 +53,12 @@ from miniworker.runtime.oci.image_service import OciImages
 from miniworker.runtime.oci.image_store import ImageStore
 from miniworker.runtime.oci.locks import KeyedLocks
 from miniworker.runtime.oci.observe import Observed, Observer
-from miniworker.runtime.oci.prepare import NodeParts, check_id, named_volumes, prepare
+from miniworker.runtime.oci.prepare import NodeParts, check_id, check_log_driver, named_volumes, prepare
 from miniworker.runtime.oci.pull import Puller
 from miniworker.runtime.oci.records import ContainerFiles, ContainerRecord, Containers
 from miniworker.runtime.oci.registry.auth import Keyring
 from miniworker.runtime.oci.registry.client import RegistryClient
+from miniworker.runtime.oci.rotation import Rotator
 from miniworker.runtime.oci.settings import OciSettings
 from miniworker.runtime.oci.volumes import OciVolumes
 
@@ -77,6 +88,7 @@ class OciRuntime:
         self._node = NodeParts(
             volumes=settings.data_dir / "volumes", init=programs.init, unified=cgroups.is_unified()
         )
+        self._rotator = Rotator()
         self.volumes = OciVolumes(self._node.volumes, containers.all)
         self.images = OciImages(store, containers.all, self._puller.resolve)
 
@@ -86,6 +98,14 @@ class OciRuntime:
         await asyncio.to_thread(self.volumes.recover)
         for files in self._containers.unfinished():
             await self._clear(files.root.name, files)
+        for record in self._containers.all():
+            if self._observer.observe(record).status is ContainerStatus.RUNNING:
+                self._attend(record)
+
+    def _attend(self, record: ContainerRecord) -> None:
+        """Its output is rotated while it runs."""
+        files = self._containers.files(record.id)
+        self._rotator.attend(record.id, files, record.logs, ended=lambda: self._gone(record.id))
 
     async def info(self) -> RuntimeInfo:
         return RuntimeInfo(name="oci", version=await self._supervisor.version())
@@ -96,6 +116,7 @@ class OciRuntime:
 
     async def create(self, config: ContainerConfig) -> None:
         check_id(config.id)
+        check_log_driver(config.logs)
         async with self._locks.of(config.id):
             if self._containers.get(config.id) is not None:
                 return
@@ -140,6 +161,7 @@ class OciRuntime:
             )
         pid = self._observer.pid(record.id)
         await self._supervisor.start(record.id)
+        self._attend(record)
         return pid
 
     async def wait(self, container_id: str) -> Exit:
@@ -189,6 +211,7 @@ class OciRuntime:
                 record = self._containers.get(container_id)
                 self._observer.send(container_id, signal.SIGKILL)
                 await self._observer.ended(container_id)
+                await self._rotator.leave(container_id)
                 self._containers.forget(container_id)
                 await self._clear(container_id, files)
                 if record is not None and self._store.index.get(record.image_id) is None:
@@ -229,12 +252,12 @@ class OciRuntime:
             yield batch
 
     def _lines(
-        self, container_id: str, wanted: LogQuery, *, offset: int = 0
+        self, container_id: str, wanted: LogQuery, *, start: logfiles.Position | None = None
     ) -> AsyncIterator[tuple[LogLine, ...]]:
         def ended() -> asyncio.Future[None]:
             return asyncio.ensure_future(self._gone(container_id))
 
-        return logs.read(self._containers.files(container_id).log, wanted, ended=ended, offset=offset)
+        return logs.read(self._containers.files(container_id).log, wanted, ended=ended, start=start)
 
     async def talk(self, container_id: str, command: Command) -> Conversation:
         if self._observer.observe(self._record(container_id)).status is not ContainerStatus.RUNNING:
@@ -250,9 +273,9 @@ class OciRuntime:
         files = self._containers.files(container_id)
         if stdin and not record.open_stdin:
             raise RuntimeFaultError(f"container {container_id} has no standard input to attach to")
-        offset = 0 if from_start else files.log.stat().st_size
+        start = None if from_start else logfiles.end_of(files.log)
         return Attachment(
-            self._lines(container_id, LogQuery(follow=True), offset=offset),
+            self._lines(container_id, LogQuery(follow=True), start=start),
             files=files,
             connection=connect(files, container_id) if stdin else None,
             tty=record.tty,
@@ -316,6 +339,7 @@ class OciRuntime:
             return
 
     async def close(self) -> None:
+        await self._rotator.close()
         await self._puller.close()
         await self._client.close()
 
