@@ -135,3 +135,21 @@ def test_a_task_that_ends_well_and_for_good_has_converged(cluster: Cluster) -> N
     quick = ("--restart-condition", "none", "--update-monitor", "1s", "--name", "once")
     done = cluster.ctl("core-01", "service", "create", *quick, "--entrypoint", "true", "whoami:1")
     assert done.stdout.endswith("verify: Service converged\n")
+
+
+def test_a_task_that_fails_for_good_ends_the_wait_at_once(cluster: Cluster) -> None:
+    create = (
+        "service",
+        "create",
+        "--restart-condition",
+        "none",
+        "--name",
+        "failing",
+        "--entrypoint",
+        "false",
+    )
+    done = cluster.ctl("core-01", *create, "whoami:1", check=False)
+    assert done.returncode == 1
+    assert done.stderr.endswith(
+        "task failing.1 failed and is not started again, as the restart policy says: task: non-zero exit (1)\n"
+    )
