@@ -2,8 +2,8 @@
 
 A line has a key ("overall progress", "3/5", "verify"); saying a key again replaces the line on a terminal. Lines
 that would not change are not said again. The service is converged when every slot's task runs and has gone on running
-for the monitor period. One that ended well, and is not to be started again, counts as if it ran; one that failed, and is
-not to be started again, is the end of waiting.
+for the monitor period. One that ended well, and is not to be started again, counts as if it ran; one that failed so
+is the end of waiting.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Line:
 class Convergence:
     """Follows one service. `converged` is final; `wake_ns` is when `tick` has something to say, or None.
 
-    `failure` says of a service that cannot converge any more why it can't; an update that goes on may still change that.
+    `failure` says why a service cannot converge any more; an update that goes on may still change that.
     """
 
     def __init__(self, *, monitor_ns: int = MONITOR_NS) -> None:

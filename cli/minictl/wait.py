@@ -123,7 +123,7 @@ def wait_for_service(
     Returns EXIT_ROLLED_BACK when it converged to what it was before, though `rolling_back` was not what was asked
     for; EXIT_PAUSED when its update paused; at its deadline EXIT_NOT_PLACED if a task found no node, else
     EXIT_DEADLINE.
-    Raises CliError when the service is removed meanwhile, when it is a job that fails, and when a task has failed for good.
+    Raises CliError when the service is removed meanwhile, and when a task, or the job that it is, has failed for good.
     """
     from minictl.client import messages
 
