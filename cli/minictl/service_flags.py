@@ -5,6 +5,7 @@ from __future__ import annotations
 from minictl import (
     container_flags,
     dependency_flags,
+    disconnect_flags,
     health_flags,
     mode_flags,
     network_flags,
@@ -110,6 +111,7 @@ CREATE_FLAGS = (
     *network_flags.CREATE_FLAGS,
     *placement_flags.CREATE_FLAGS,
     *dependency_flags.CREATE_FLAGS,
+    *disconnect_flags.FLAGS,
     *container_flags.CREATE_FLAGS,
     *privilege_flags.CREATE_FLAGS,
     *resource_flags.CREATE_FLAGS,
@@ -133,6 +135,7 @@ UPDATE_FLAGS = (
     *network_flags.UPDATE_FLAGS,
     *placement_flags.UPDATE_FLAGS,
     *dependency_flags.UPDATE_FLAGS,
+    *disconnect_flags.FLAGS,
     *container_flags.UPDATE_FLAGS,
     *privilege_flags.UPDATE_FLAGS,
     *resource_flags.UPDATE_FLAGS,
@@ -186,6 +189,7 @@ def new_spec(parsed: Parsed, environment: Mapping[str, str]) -> ServiceSpec:
     network_flags.apply_new(spec, parsed)
     placement_flags.apply_new(spec, parsed)
     dependency_flags.apply_new(spec, parsed)
+    disconnect_flags.apply(spec, parsed)
     container_flags.apply_new(spec, parsed)
     privilege_flags.apply_new(spec, parsed)
     resource_flags.apply_new(spec, parsed)
@@ -220,6 +224,7 @@ def change_spec(spec: ServiceSpec, parsed: Parsed, environment: Mapping[str, str
     network_flags.apply_mode(spec, parsed)
     placement_flags.apply_change(spec, parsed)
     dependency_flags.apply_change(spec, parsed)
+    disconnect_flags.apply(spec, parsed)
     container_flags.apply_change(spec, parsed)
     privilege_flags.apply_change(spec, parsed)
     resource_flags.apply_change(spec, parsed)

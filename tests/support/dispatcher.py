@@ -52,6 +52,9 @@ class FakeDispatcher(dispatcher_pb2_grpc.DispatcherServicer):
         self.managers = managers
         self.hellos: list[pb.Hello] = []
         self.heartbeats = 0
+        self.goodbyes = 0
+        self.answering = False
+        """Whether heartbeats are answered."""
         self.applied: list[int] = []
         self.history: dict[str, list[int]] = {}
         self.statuses: dict[str, objects.TaskStatus] = {}
@@ -122,7 +125,7 @@ class FakeDispatcher(dispatcher_pb2_grpc.DispatcherServicer):
         if self.silent:
             await asyncio.Event().wait()
         outgoing: asyncio.Queue[pb.ManagerMessage | None] = asyncio.Queue()
-        reader = asyncio.create_task(self._read(request_iterator))
+        reader = asyncio.create_task(self._read(request_iterator, outgoing))
         self._sessions.add(outgoing)
         try:
             yield pb.ManagerMessage(
@@ -137,11 +140,18 @@ class FakeDispatcher(dispatcher_pb2_grpc.DispatcherServicer):
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
 
-    async def _read(self, messages: AsyncIterator[pb.WorkerMessage]) -> None:
+    async def _read(
+        self, messages: AsyncIterator[pb.WorkerMessage], outgoing: asyncio.Queue[pb.ManagerMessage | None]
+    ) -> None:
         async for message in messages:
             match message.WhichOneof("message"):
                 case "heartbeat":
                     self.heartbeats += 1
+                    if self.answering:
+                        outgoing.put_nowait(pb.ManagerMessage(heartbeat=pb.Heartbeat()))
+                case "goodbye":
+                    self.goodbyes += 1
+                    outgoing.put_nowait(None)
                 case "applied":
                     self.applied.append(message.applied.revision)
                 case "status":

@@ -108,6 +108,9 @@ class Host:
         )
         _ip("-n", self._lab.switch, "link", "set", port, "master", "br0", "up")
         _ip("-n", self._netns, "address", "add", f"{self.address}/24", "dev", "eth0")
+        # A machine keeps its hardware address when power returns; with another one its neighbours would go on asking
+        # the old one for up to a minute (arp(7), `base_reachable_time`).
+        _ip("-n", self._netns, "link", "set", "eth0", "address", _hardware_address(self.address))
         _ip("-n", self._netns, "link", "set", "eth0", "up")
         _ip("-n", self._netns, "route", "add", "default", "via", f"{SUBNET}.1")
         self._start_init()
@@ -351,6 +354,11 @@ def _remove_cgroup(group: Path) -> None:
     for directory, _, _ in os.walk(group, topdown=False):
         with contextlib.suppress(FileNotFoundError):
             os.rmdir(directory)
+
+
+def _hardware_address(address: str) -> str:
+    """A locally administered one, of a host's IPv4 address."""
+    return ":".join(["02", "4d", *(f"{int(part):02x}" for part in address.split("."))])
 
 
 def _ip(*arguments: str) -> None:

@@ -53,6 +53,8 @@ class ScriptedAgent:
         self.sets: list[dispatcher_pb2.Assignments] = []
         self.assigned: dict[str, dispatcher_pb2.Assignment] = {}
         self.error: grpc.aio.AioRpcError | None = None
+        self.answers = 0
+        """Heartbeats that the manager answered."""
         self.fate: Callable[[dispatcher_pb2.AssignedTask], tuple[int, ...]] = lambda task: RUN
         """The states that an obliging agent reports of a task that is to run."""
 
@@ -93,6 +95,11 @@ class ScriptedAgent:
         """Tell other keys for encrypted networks."""
         keys = dispatcher_pb2.WireGuardKeys(current=current, next=following)
         await self.send(dispatcher_pb2.WorkerMessage(keys=keys))
+
+    async def finished(self) -> None:
+        """Wait until the manager has ended the session, in an orderly way or not."""
+        assert self._reader is not None
+        await asyncio.wait_for(asyncio.shield(self._reader), PATIENCE)
 
     async def ended(self) -> grpc.aio.AioRpcError:
         """Wait until the manager has ended the session; what it said."""
@@ -141,6 +148,9 @@ class ScriptedAgent:
     async def _take(self, message: dispatcher_pb2.ManagerMessage) -> None:
         if message.HasField("welcome"):
             self.welcome = message.welcome
+            return
+        if message.HasField("heartbeat"):
+            self.answers += 1
             return
         update = message.assignments
         if update.complete:

@@ -336,8 +336,8 @@ _HEARTBEAT = Flag(
     "dispatcher-heartbeat",
     "Dispatcher heartbeat period (ns|us|ms|s|m|h)",
     kind=values.DURATION,
-    default=5_000_000_000,
-    shown="5s",
+    default=2_000_000_000,
+    shown="2s",
 )
 _EXTERNAL_CA = Flag(
     "external-ca",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minictl import dependency_flags
+from minictl import dependency_flags, disconnect_flags
 from minictl.network_flags import ENDPOINT_MODES
 from minictl.output.listing import Layout
 from minictl.views import common, mode, rollout
@@ -156,6 +156,7 @@ def task_json(task: TaskSpec) -> dict[str, Any]:
         },
         "RestartPolicy": policy,
         "Placement": {},
+        **_set(OnDisconnect=disconnect_flags.shown(task)),
         **_set(Networks=[network_use_json(use) for use in task.networks]),
         "ForceUpdate": task.force_update,
         **_set(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from minicommon import units
 
-from minictl import dependency_flags
+from minictl import dependency_flags, disconnect_flags
 from minictl.network_flags import ENDPOINT_MODES
 from minictl.views import common, mode, rollout
 from minictl.views.container import surroundings_lines
@@ -36,6 +36,8 @@ def render(view: ServiceView, networks: Mapping[str, Network] | None = None, *, 
     lines += _container(service.spec.task.container)
     lines += _resources(service.spec.task.resources)
     lines += _log_driver(service.spec.task)
+    if policy := disconnect_flags.shown(service.spec.task):
+        lines.append(f"On Disconnect:\t{policy}")
     lines += _networks(service.spec, networks or {})
     lines.append(f"Endpoint Mode:\t{ENDPOINT_MODES[service.spec.endpoint_mode]}")
     if service.ports:

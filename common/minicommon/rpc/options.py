@@ -16,6 +16,9 @@ KEEPALIVE_TIMEOUT_MS: Final = 5_000
 """How long a probe may stay unanswered before the connection counts as dead."""
 
 RECONNECT_MS: Final = 100
+CONNECT_MS: Final = 2_000
+"""How long one attempt may take, TLS included: a busy machine takes more than the pause between two."""
+
 LONGEST_RECONNECT_MS: Final = 2_000
 """Pauses between attempts to connect; gRPC's own begin at 1 s and grow to 120 s, far too long for a failover."""
 
@@ -31,7 +34,7 @@ _BOTH: Final[Options] = (
 CLIENT: Final[Options] = (
     *_BOTH,
     ("grpc.initial_reconnect_backoff_ms", RECONNECT_MS),
-    ("grpc.min_reconnect_backoff_ms", RECONNECT_MS),
+    ("grpc.min_reconnect_backoff_ms", CONNECT_MS),  # in spite of its name gRPC's limit of an attempt
     ("grpc.max_reconnect_backoff_ms", LONGEST_RECONNECT_MS),
     ("grpc.enable_http_proxy", 0),  # managers are reached directly, whatever http_proxy says
 )

@@ -179,3 +179,5 @@ class TaskSpec:
     force_update: int = 0
     networks: tuple[NetworkUse, ...] = ()
     log_driver: LogDriver = LogDriver()
+    disconnect_stop_ns: int = 0
+    """How long it runs on a node that has no manager; 0: for ever."""

@@ -36,6 +36,9 @@ MAX_SPEC_BYTES = 1_000_000
 MAX_DURATION_NS = 365 * 24 * 3600 * 1_000_000_000
 """A year: nobody waits longer for a container to stop or to start again."""
 
+MIN_DISCONNECT_NS = 1_000_000_000
+"""Less would stop tasks at each restart of a manager."""
+
 _CAPABILITY_NAMES = """
 AUDIT_CONTROL AUDIT_READ AUDIT_WRITE BLOCK_SUSPEND BPF CHECKPOINT_RESTORE CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER
 FSETID IPC_LOCK IPC_OWNER KILL LEASE LINUX_IMMUTABLE MAC_ADMIN MAC_OVERRIDE MKNOD NET_ADMIN NET_BIND_SERVICE
@@ -80,10 +83,19 @@ def validate_task(spec: TaskSpec) -> TaskSpec:
     _check_swappiness(limits)
     check_generic(reservations.generic)
     check_log_driver(spec.log_driver)
+    _check_disconnect(spec.disconnect_stop_ns)
     _check_within_limits(limits, reservations)
     _check_restart(spec.restart)
     check_networks(spec.networks)
     return replace(spec, container=normal_uses(_validate_container(spec.container)))
+
+
+def _check_disconnect(stop_ns: int) -> None:
+    if stop_ns and not MIN_DISCONNECT_NS <= stop_ns <= MAX_DURATION_NS:
+        raise InvalidArgumentError(
+            f"on-disconnect: stop must be {format_duration(MIN_DISCONNECT_NS)} to {format_duration(MAX_DURATION_NS)}, "
+            f"not {format_duration(stop_ns)}"
+        )
 
 
 def normal_capability(name: str) -> str:

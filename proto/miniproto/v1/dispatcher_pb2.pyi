@@ -117,6 +117,8 @@ Global___WireGuardKeys: _TypeAlias = WireGuardKeys  # noqa: Y015
 
 @_typing.final
 class Heartbeat(_message.Message):
+    """From a node each period; from the manager at once in answer, so that the node knows of a cut that only it sees."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -129,6 +131,23 @@ class Heartbeat(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
+
+@_typing.final
+class Goodbye(_message.Message):
+    """The agent ends in an orderly way, its containers run on: it may be upgraded, and be back soon."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Goodbye: _TypeAlias = Goodbye  # noqa: Y015
 
 @_typing.final
 class StatusReport(_message.Message):
@@ -182,6 +201,7 @@ class WorkerMessage(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     CERTIFICATE_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
+    GOODBYE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -200,6 +220,10 @@ class WorkerMessage(_message.Message):
 
     @_builtins.property
     def keys(self) -> Global___WireGuardKeys: ...
+    @_builtins.property
+    def goodbye(self) -> Global___Goodbye:
+        """the last one"""
+
     def __init__(
         self,
         *,
@@ -210,12 +234,13 @@ class WorkerMessage(_message.Message):
         description: _objects_pb2.NodeDescription | None = ...,
         certificate: Global___NodeCertificate | None = ...,
         keys: Global___WireGuardKeys | None = ...,
+        goodbye: Global___Goodbye | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "certificate", b"certificate", "description", b"description", "heartbeat", b"heartbeat", "hello", b"hello", "keys", b"keys", "message", b"message", "status", b"status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "certificate", b"certificate", "description", b"description", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "keys", b"keys", "message", b"message", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "certificate", b"certificate", "description", b"description", "heartbeat", b"heartbeat", "hello", b"hello", "keys", b"keys", "message", b"message", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "certificate", b"certificate", "description", b"description", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "keys", b"keys", "message", b"message", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "status", "applied", "description", "certificate", "keys"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "status", "applied", "description", "certificate", "keys", "goodbye"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -797,6 +822,7 @@ class ManagerMessage(_message.Message):
     ASSIGNMENTS_FIELD_NUMBER: _builtins.int
     DIAL_FIELD_NUMBER: _builtins.int
     TRUST_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -805,6 +831,10 @@ class ManagerMessage(_message.Message):
     def dial(self) -> _streams_pb2.Dial: ...
     @_builtins.property
     def trust(self) -> Global___Trust: ...
+    @_builtins.property
+    def heartbeat(self) -> Global___Heartbeat:
+        """in answer to the node's"""
+
     def __init__(
         self,
         *,
@@ -812,12 +842,13 @@ class ManagerMessage(_message.Message):
         assignments: Global___Assignments | None = ...,
         dial: _streams_pb2.Dial | None = ...,
         trust: Global___Trust | None = ...,
+        heartbeat: Global___Heartbeat | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "dial", b"dial", "message", b"message", "trust", b"trust", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "dial", b"dial", "heartbeat", b"heartbeat", "message", b"message", "trust", b"trust", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "dial", b"dial", "message", b"message", "trust", b"trust", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "dial", b"dial", "heartbeat", b"heartbeat", "message", b"message", "trust", b"trust", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "assignments", "dial", "trust"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "assignments", "dial", "trust", "heartbeat"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 

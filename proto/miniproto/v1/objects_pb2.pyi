@@ -902,6 +902,7 @@ class NodeStatus(_message.Message):
     NEXT_ENCRYPTION_KEY_FIELD_NUMBER: _builtins.int
     CERTIFICATE_ISSUER_FIELD_NUMBER: _builtins.int
     TRUSTED_ROOTS_FIELD_NUMBER: _builtins.int
+    LOSSES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     state: Global___NodeState.ValueType
     message: _builtins.str
@@ -921,6 +922,8 @@ class NodeStatus(_message.Message):
     """key identifier, hex, of the root that signed the certificate it uses"""
     trusted_roots: _builtins.str
     """SHA-256, hex, of the roots that it trusts, as PEM"""
+    losses: _builtins.int
+    """how many times in a row it was DOWN soon after it had come back"""
     @_builtins.property
     def meta(self) -> Global___Meta: ...
     @_builtins.property
@@ -941,10 +944,11 @@ class NodeStatus(_message.Message):
         next_encryption_key: _builtins.str = ...,
         certificate_issuer: _builtins.str = ...,
         trusted_roots: _builtins.str = ...,
+        losses: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "meta", b"meta"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "certificate_issuer", b"certificate_issuer", "description", b"description", "encryption_key", b"encryption_key", "id", b"id", "manager_address", b"manager_address", "message", b"message", "meta", b"meta", "next_encryption_key", b"next_encryption_key", "session_manager", b"session_manager", "since_ns", b"since_ns", "state", b"state", "trusted_roots", b"trusted_roots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "certificate_issuer", b"certificate_issuer", "description", b"description", "encryption_key", b"encryption_key", "id", b"id", "losses", b"losses", "manager_address", b"manager_address", "message", b"message", "meta", b"meta", "next_encryption_key", b"next_encryption_key", "session_manager", b"session_manager", "since_ns", b"since_ns", "state", b"state", "trusted_roots", b"trusted_roots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1755,7 +1759,10 @@ class TaskSpec(_message.Message):
     FORCE_UPDATE_FIELD_NUMBER: _builtins.int
     NETWORKS_FIELD_NUMBER: _builtins.int
     LOG_DRIVER_FIELD_NUMBER: _builtins.int
+    DISCONNECT_STOP_NS_FIELD_NUMBER: _builtins.int
     force_update: _builtins.int
+    disconnect_stop_ns: _builtins.int
+    """how long it runs on a node that has no manager; 0: for ever"""
     @_builtins.property
     def container(self) -> Global___ContainerSpec: ...
     @_builtins.property
@@ -1775,10 +1782,11 @@ class TaskSpec(_message.Message):
         force_update: _builtins.int = ...,
         networks: _abc.Iterable[Global___NetworkUse] | None = ...,
         log_driver: Global___LogDriver | None = ...,
+        disconnect_stop_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "log_driver", b"log_driver", "resources", b"resources", "restart", b"restart"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "force_update", b"force_update", "log_driver", b"log_driver", "networks", b"networks", "resources", b"resources", "restart", b"restart"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "disconnect_stop_ns", b"disconnect_stop_ns", "force_update", b"force_update", "log_driver", b"log_driver", "networks", b"networks", "resources", b"resources", "restart", b"restart"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -23,6 +23,7 @@ class Sink:
         self.messages: list[pb.Assignments] = []
         self.dials: list[tuple[str, str]] = []
         self.trusted: list[pb.Trust] = []
+        self.losses = 0
 
     def hello(self) -> pb.Hello:
         return pb.Hello(description=objects.NodeDescription(hostname="core-02"))
@@ -35,6 +36,9 @@ class Sink:
 
     def dial(self, manager: str, dial: streams_pb2.Dial) -> None:
         self.dials.append((manager, dial.stream_id))
+
+    def lost(self) -> None:
+        self.losses += 1
 
     def trust(self, trust: pb.Trust) -> None:
         self.trusted.append(trust)
@@ -57,6 +61,11 @@ class Bench:
             clock=clock,
             random=Random(1),
         )
+
+    async def connected(self) -> None:
+        """Wait until the session takes statuses."""
+        self.reporter.put(objects.TaskStatus(id="t", state=objects.TASK_STATE_RUNNING))
+        await self.dispatcher.task_state("t", objects.TASK_STATE_RUNNING)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -131,6 +140,45 @@ async def test_a_manager_that_says_nothing_is_given_up(tmp_path: Path) -> None:
             clock.advance(MILLISECOND)
             await asyncio.sleep(0)
         assert bench.session.state.problem == "no answer within 5 s"
+
+
+async def test_a_manager_that_answers_no_heartbeats_any_more_is_given_up(tmp_path: Path) -> None:
+    """As when the way back is cut, or its host is gone without a word."""
+    clock = VirtualClock()
+    bench = Bench(tmp_path, clock)
+    bench.dispatcher.answering = True
+    async with bench.running():
+        await bench.connected()
+        while bench.sink.losses == 0:
+            clock.advance(HEARTBEAT_NS // 10)
+            await asyncio.sleep(0)
+            bench.dispatcher.answering = bench.dispatcher.heartbeats == 0
+        assert bench.session.state.problem == "the manager answered none of 3 heartbeats"
+        assert bench.dispatcher.heartbeats >= 1
+
+
+async def test_a_manager_of_before_heartbeats_were_answered_is_kept(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    bench = Bench(tmp_path, clock)
+    async with bench.running():
+        await bench.connected()
+        while bench.dispatcher.heartbeats < 10:
+            clock.advance(HEARTBEAT_NS // 10)
+            await asyncio.sleep(0)
+        assert bench.sink.losses == 0
+
+
+async def test_an_agent_that_ends_says_goodbye(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, SystemClock())
+    await bench.dispatcher.start()
+    task = asyncio.create_task(bench.session.run())
+    try:
+        await bench.connected()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await bench.dispatcher.until(lambda: bench.dispatcher.goodbyes == 1)
+    finally:
+        await bench.dispatcher.stop()
 
 
 async def test_a_lost_session_says_why(bench: Bench) -> None:

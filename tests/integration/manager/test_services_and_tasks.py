@@ -197,6 +197,60 @@ async def test_a_node_whose_connection_was_cut_is_down_after_a_short_grace() -> 
         assert view.status.message == "the node's connection was lost"
 
 
+async def _once(client: Client, clock: VirtualClock, node_id: str, state: int) -> objects_pb2.NodeStatus:
+    """The node's status once it is in `state`; time runs meanwhile."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            view = await client.nodes.Get(control_pb2.GetRequest(ref=node_id))
+            if view.status.state == state:
+                return view.status
+            clock.advance(SECOND)
+
+
+async def test_a_node_that_flaps_is_not_ready_before_it_has_held_its_connection() -> None:
+    clock = VirtualClock()
+    async with manager_in_process(clock=clock) as manager:
+        local = await manager.local()
+        node_id, channel = await manager.join_worker()
+        for _ in range(2):
+            async with ScriptedAgent(channel.channel):
+                view = await local.nodes.Get(control_pb2.GetRequest(ref=node_id))
+                assert view.status.state == objects_pb2.NODE_STATE_READY
+            await _once(local, clock, node_id, objects_pb2.NODE_STATE_DOWN)
+        created = await create(local, spec())
+        async with ScriptedAgent(channel.channel) as back:
+            view = await local.nodes.Get(control_pb2.GetRequest(ref=node_id))
+            assert view.status.state == objects_pb2.NODE_STATE_DOWN
+            assert view.status.message == "was lost 2 times in a row: must hold its connection for 15 s"
+            clock.advance(8 * SECOND)
+            await heard(local, back, node_id)
+            assert not back.wanted()
+            await _once(local, clock, node_id, objects_pb2.NODE_STATE_READY)
+            await local.running(created.id, 1)
+
+
+async def test_heartbeats_are_answered() -> None:
+    async with manager_in_process() as manager:
+        _, channel = await manager.join_worker()
+        async with ScriptedAgent(channel.channel) as agent:
+            await agent.beat()
+            await agent.until(lambda: agent.answers == 1)
+
+
+async def test_an_agent_that_says_goodbye_has_as_long_as_a_silent_one_to_come_back() -> None:
+    clock = VirtualClock()
+    async with manager_in_process(clock=clock) as manager:
+        local = await manager.local()
+        node_id, channel = await manager.join_worker()
+        async with ScriptedAgent(channel.channel) as agent:
+            await agent.send(dispatcher_pb2.WorkerMessage(goodbye=dispatcher_pb2.Goodbye()))
+            await agent.finished()
+        clock.advance(14 * SECOND)
+        async with ScriptedAgent(channel.channel):
+            view = await local.nodes.Get(control_pb2.GetRequest(ref=node_id))
+            assert view.status.state == objects_pb2.NODE_STATE_READY
+
+
 async def test_a_removed_node_loses_its_session_and_its_access() -> None:
     async with manager_in_process() as manager:
         local = await manager.local()

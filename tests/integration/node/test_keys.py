@@ -207,7 +207,7 @@ def test_a_root_of_ones_own(cluster: Cluster, tmp_path: Path) -> None:
         (("--ca-cert", own, "--ca-key", other_key), "must be the key of the CA certificate"),
         (("--ca-cert", leaf, "--ca-key", leaf_key), "must be one of an authority"),
         (("--ca-cert", str(rubbish), "--ca-key", key), "must be PEM"),
-        (("--ca-cert", str(tmp_path / "none"), "--ca-key", key), "No such file or directory"),
+        (("--ca-cert", str(tmp_path / "none"), "--ca-key", key), "no such file or directory"),
     ):
         code, output = ctl(cluster, FIRST, "swarm", "ca", "--rotate", *words)
         assert (code, said in output) == (1, True), output

@@ -34,6 +34,7 @@ events: st.SearchStrategy[Event] = st.one_of(
     st.builds(machine.Healthy),
     st.builds(machine.Unhealthy, st.text(max_size=5)),
     st.builds(machine.Exited, exits),
+    st.builds(machine.Stranded),
     st.builds(machine.Failed, st.sampled_from(Step), st.text(max_size=5)),
 )
 progresses = st.builds(
@@ -44,6 +45,7 @@ progresses = st.builds(
     awaited=st.booleans(),
     not_ready=st.booleans(),
     unhealthy=st.booleans(),
+    stranded=st.booleans(),
     cleaned=st.booleans(),
     removed=st.booleans(),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from minictl import dependency_flags, flags, service_flags
+from minictl import dependency_flags, disconnect_flags, flags, service_flags
 from minictl.client import messages
 from minictl.errors import CliError, UsageError
 from minictl.views import service, service_pretty
@@ -313,6 +313,21 @@ def test_readiness_flags_reach_their_check_and_an_empty_command_takes_it_away() 
 def test_the_drain_timeout_may_be_nothing(text: str, stored: int) -> None:
     assert create("--drain-timeout", text).task.container.drain_timeout_ns == stored
     assert create().task.container.drain_timeout_ns == 0
+
+
+@pytest.mark.parametrize(("text", "stored"), [("keep", 0), ("stop=30s", 30 * SECOND)])
+def test_what_a_node_without_a_manager_does_with_tasks(text: str, stored: int) -> None:
+    spec = create("--on-disconnect", text)
+    assert spec.task.disconnect_stop_ns == stored
+    assert disconnect_flags.shown(spec.task) == ("" if text == "keep" else text)
+    assert update(spec, "--on-disconnect", "keep").task.disconnect_stop_ns == 0
+    assert update(spec, "--replicas", "2").task.disconnect_stop_ns == stored
+
+
+@pytest.mark.parametrize("text", ["stop", "stop=", "stop=0s", "stop=soon", "keep=30s", "", "leave"])
+def test_a_policy_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(CliError, match="on-disconnect"):
+        create("--on-disconnect", text)
 
 
 def test_dependencies() -> None:

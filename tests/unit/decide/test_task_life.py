@@ -59,7 +59,6 @@ def test_states_have_the_numbers_of_swarm() -> None:
     ("ours", "swarm"),
     [
         pytest.param(ClusterSpec().task_history_limit, 5, id="history limit: manager/manager.go"),
-        pytest.param(ClusterSpec().heartbeat_period_ns, 5 * SECOND, id="heartbeat: manager/dispatcher"),
         pytest.param(MISSED_HEARTBEATS, 3, id="missed heartbeats: manager/dispatcher"),
         pytest.param(ORPHAN_AFTER_NS, 24 * HOUR, id="orphans: manager/dispatcher/dispatcher.go"),
         pytest.param(

@@ -29,6 +29,7 @@ from minimanager.domain.validate import (
     validate_node,
     validate_service,
 )
+from minimanager.domain.validate_task import validate_task
 
 GOOD = ServiceSpec(name="web", task=TaskSpec(container=ContainerSpec(image="whoami:1")))
 
@@ -232,3 +233,11 @@ def test_clusters(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         validate_cluster(replace(ClusterSpec(), **change))
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("seconds", [-1, 0.5, 366 * 24 * 3600])
+def test_how_long_a_task_runs_without_a_manager_has_bounds(seconds: float) -> None:
+    spec = TaskSpec(container=ContainerSpec(image="web:1"), disconnect_stop_ns=int(seconds * SECOND))
+    with pytest.raises(InvalidArgumentError, match="on-disconnect: stop must be 1s to 8760h0m0s, not"):
+        validate_task(spec)
+    assert validate_task(replace(spec, disconnect_stop_ns=SECOND)).disconnect_stop_ns == SECOND

@@ -28,7 +28,7 @@ def test_defaults_are_swarms() -> None:
     choices = made.choices
     assert (choices.pools, choices.subnet_size) == (("10.0.0.0/8",), 24)
     assert choices.task_history_limit == 5
-    assert choices.heartbeat_period_ns == 5 * SECOND
+    assert choices.heartbeat_period_ns == 2 * SECOND
     assert choices.certificate_lifetime_ns == 2160 * 3600 * SECOND
     assert len(made.node_id) == len(made.cluster_id) == 25
 

@@ -99,6 +99,31 @@ async def test_a_node_held_by_another_manager_is_not_called_down() -> None:
         assert core.cache.snapshot().node_statuses[WORKER].state is NodeState.READY
 
 
+@pytest.mark.parametrize(("ready_s", "losses"), [(299, 2), (300, 1)])
+async def test_losses_soon_after_a_return_are_counted(ready_s: int, losses: int) -> None:
+    clock = VirtualClock()
+    async with running_core(node(), clock=clock) as (core, _):
+        records = NodeRecords(core)
+        for _ in range(2):
+            await records.ready(WORKER, ARRIVAL)
+            clock.advance(ready_s * SECOND)
+            await records.down(WORKER, "lost", still=lambda: True)
+            await records.down(WORKER, "still lost", still=lambda: True)
+        status = core.cache.snapshot().node_statuses[WORKER]
+        assert (status.state, status.losses) == (NodeState.DOWN, losses)
+
+
+async def test_a_node_under_reservation_is_down_until_it_is_admitted() -> None:
+    async with running_core(node()) as (core, _):
+        records = NodeRecords(core)
+        await records.ready(WORKER, ARRIVAL, reservation="flaps")
+        status = core.cache.snapshot().node_statuses[WORKER]
+        assert (status.state, status.message) == (NodeState.DOWN, "flaps")
+        await records.admit(WORKER)
+        status = core.cache.snapshot().node_statuses[WORKER]
+        assert (status.state, status.message) == (NodeState.READY, "")
+
+
 # --- presence ---
 
 
@@ -153,7 +178,7 @@ async def test_after_a_restart_nodes_have_twice_the_time_of_a_silent_one() -> No
         _, presence = presence_of(core, supervisor)
         presence.expect(core.cache.snapshot())
         await idle()
-        clock.advance(30 * SECOND - 1)
+        clock.advance(12 * SECOND - 1)
         await idle()
         assert core.cache.snapshot().node_statuses[WORKER].state is NodeState.READY
         clock.advance(1)

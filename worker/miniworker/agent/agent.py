@@ -21,6 +21,7 @@ from miniproto.v1 import streams_pb2 as streams
 from miniworker.agent.assignments import AssignmentSet, Change
 from miniworker.agent.content_files import ContentFiles
 from miniworker.agent.deliveries import Deliveries, Sign
+from miniworker.agent.disconnection import Disconnection
 from miniworker.agent.draining import Drain
 from miniworker.agent.encryption import KEY_PERIOD_NS, EncryptionKeys
 from miniworker.agent.executor import ContainerExecutor
@@ -94,6 +95,7 @@ class Agent:
         self._runners: dict[str, TaskRunner] = {}
         self._stored_statuses: Mapping[str, pb.TaskStatus] = {}
         self._assignments = AssignmentSet()
+        self._disconnection = Disconnection(self._runners.values, parts.clock)
         self._managers = managers
         self._group = Supervisor()
         self._synced = asyncio.Event()
@@ -184,6 +186,7 @@ class Agent:
                 group.start_eternal("ingress table", self._ingress.run())
                 group.start_eternal("ingress watch", self._parts.ingress.watch(self._ingress.again))
                 group.start_eternal("session", self._session.run())
+                group.start_eternal("disconnection", self._disconnection.run())
                 group.start("strays", self._remove_strays())
         finally:
             await self._streams.close()
@@ -247,6 +250,10 @@ class Agent:
         self._follow()
         if message.complete:
             self._synced.set()
+            self._disconnection.found()
+
+    def lost(self) -> None:
+        self._disconnection.lost()
 
     def dial(self, manager: str, dial: streams.Dial) -> None:
         self._streams.open(manager, dial)

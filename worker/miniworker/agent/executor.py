@@ -74,7 +74,7 @@ class ContainerExecutor:
                 return await self._watch(task, progress)
             case Step.DRAIN:
                 return await self._drained(task)
-            case Step.STOP if progress.unhealthy:
+            case Step.STOP if progress.unhealthy and not progress.stranded:
                 return await self._stop_unhealthy(task.id)
             case _ if step not in _INSTANT:
                 await self._act(step, task, progress)

@@ -1,7 +1,10 @@
 """The agent's side of the stream to a manager: open it, keep it, open it again.
 
 Any manager will do. After a failure the next try goes to another one, if there is one, after a pause that doubles from
-100 ms to 8 s (SwarmKit's longest) and is drawn at random below that, so that a thousand nodes do not return at once.
+100 ms to 3 s and is drawn at random below that, so that a thousand nodes do not return at once.
+
+The manager answers heartbeats. A node that hears nothing for three periods gives the session up and dials another
+manager: of a cut in one direction, or of a host that went without a word, only it may know.
 """
 
 from __future__ import annotations
@@ -27,11 +30,17 @@ from miniworker.agent.waiting import sleep_unless
 logger = logging.getLogger(__name__)
 
 FIRST_RETRY_NS = 100 * MILLISECOND
-LONGEST_RETRY_NS = 8 * SECOND
-"""SwarmKit `agent/session.go`."""
+LONGEST_RETRY_NS = 3 * SECOND
+"""SwarmKit's is 8 s (`agent/session.go`); a node whose managers are back should not stand without one for longer."""
 
 WELCOME_NS = 5 * SECOND
-"""How long a manager may take to say Welcome (SwarmKit's limit of an agent's RPC)."""
+"""How long a manager may take to be reached and to say Welcome (SwarmKit's limit of an agent's RPC)."""
+
+MISSED_ANSWERS = 3
+"""Heartbeats that may stay unanswered before the manager counts as lost, as many as the manager lets a node miss."""
+
+FAREWELL_NS = SECOND // 2
+"""How long an agent that ends waits for its goodbye to have left, and again for the answer."""
 
 Dial = Callable[[str], grpc.aio.Channel]
 """A channel to the control API at host:port."""
@@ -57,6 +66,9 @@ class SessionSink(Protocol):
 
     def dial(self, manager: str, dial: streams.Dial) -> None:
         """The manager at this address asks for a stream."""
+
+    def lost(self) -> None:
+        """The session has ended, or could not be opened."""
 
 
 @dataclass(slots=True)
@@ -132,6 +144,7 @@ class Session:
             logger.warning(what, extra=fields(manager=address, error=reason))
         self.state.problem = reason
         self._failures += 1
+        self._sink.lost()
 
     async def _pause(self) -> None:
         longest = min(FIRST_RETRY_NS << min(self._failures - 1, 20), LONGEST_RETRY_NS)
@@ -144,8 +157,7 @@ class Session:
         async with self._dial(address) as channel:
             call: Call = rpc.DispatcherStub(channel).Session()
             try:
-                await call.write(dispatch.WorkerMessage(hello=self._sink.hello()))
-                welcome = await self._within(WELCOME_NS, _read(call))
+                welcome = await self._within(WELCOME_NS, self._greet(call))
                 if not welcome.HasField("welcome"):
                     raise UnavailableError(f"{address} did not begin the session with a Welcome")
                 await self._talk(call, welcome.welcome, channel)
@@ -154,6 +166,10 @@ class Session:
                 self._open.clear()
                 call.cancel()
 
+    async def _greet(self, call: Call) -> dispatch.ManagerMessage:
+        await call.write(dispatch.WorkerMessage(hello=self._sink.hello()))
+        return await _read(call)
+
     async def _talk(self, call: Call, welcome: dispatch.Welcome, channel: grpc.aio.Channel) -> None:
         self._sink.welcome(welcome)
         self._channel = channel
@@ -161,9 +177,14 @@ class Session:
         outgoing = Outgoing(call)
         heartbeat = asyncio.create_task(self._beat(outgoing, welcome.heartbeat_period_ns))
         writers = {heartbeat}
+        answered = False
+        reading = asyncio.create_task(_read(call))
         try:
             while True:
-                message = await _read(call)
+                # One that has never answered a heartbeat is of an older version, and does not.
+                message = await self._heard(reading, welcome.heartbeat_period_ns if answered else None)
+                reading = asyncio.create_task(_read(call))
+                answered = answered or message.HasField("heartbeat")
                 if message.HasField("dial"):
                     self._sink.dial(self.state.manager, message.dial)
                 if message.HasField("trust"):
@@ -175,8 +196,38 @@ class Session:
                     # Reports only now: a status of a task that is not assigned any more would be refused.
                     self._connected(welcome)
                     writers.add(asyncio.create_task(self._report(outgoing)))
+        except asyncio.CancelledError:
+            await self._part(outgoing, reading)
+            raise
         finally:
-            await _end(writers)
+            await _end({*writers, reading})
+
+    async def _heard(
+        self, reading: asyncio.Task[dispatch.ManagerMessage], period_ns: int | None
+    ) -> dispatch.ManagerMessage:
+        """What is read next; the reading goes on when this is cancelled. Raises DeadlineError after a long silence."""
+        waiting: set[asyncio.Future[Any]] = {reading}
+        if period_ns is not None:
+            deadline_ns = self._clock.now_ns() + MISSED_ANSWERS * period_ns
+            waiting.add(asyncio.ensure_future(self._clock.sleep_until(deadline_ns)))
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for future in waiting - {reading}:
+                future.cancel()
+        if not reading.done():
+            raise DeadlineError(f"the manager answered none of {MISSED_ANSWERS} heartbeats")
+        return reading.result()
+
+    async def _part(self, outgoing: Outgoing, reading: asyncio.Task[dispatch.ManagerMessage]) -> None:
+        """Tell the manager that the agent ends in an orderly way, if it can be told quickly.
+
+        The manager's end of the stream is waited for: breaking it off could overtake what was written.
+        """
+        goodbye = asyncio.create_task(outgoing.write(dispatch.WorkerMessage(goodbye=dispatch.Goodbye())))
+        await asyncio.wait({goodbye, reading}, timeout=FAREWELL_NS / SECOND)
+        await asyncio.wait({reading}, timeout=FAREWELL_NS / SECOND)
+        await _end({goodbye})
 
     def _connected(self, welcome: dispatch.Welcome) -> None:
         self._failures = 0

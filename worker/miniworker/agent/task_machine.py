@@ -87,6 +87,8 @@ class Progress:
     """It is to get no traffic: its readiness check has not succeeded yet, or fails again."""
     unhealthy: bool = False
     """It has to be stopped, and has failed then."""
+    stranded: bool = False
+    """Likewise: its node has had no manager for too long."""
     stop: Stop = Stop()
     cleaned: bool = False
     removed: bool = False
@@ -176,12 +178,31 @@ class Failed:
     error: str
 
 
+@dataclass(frozen=True, slots=True)
+class Stranded:
+    """The node has had no manager for as long as the task may run without one."""
+
+
 Event = (
-    Done | Created | Started | Healthy | Unhealthy | Ready | NotReady | Withdrawn | Drained | Exited | Failed
+    Done
+    | Created
+    | Started
+    | Healthy
+    | Unhealthy
+    | Ready
+    | NotReady
+    | Withdrawn
+    | Drained
+    | Exited
+    | Failed
+    | Stranded
 )
 
 UNHEALTHY = "unhealthy container"
 """Swarm's words (moby `daemon/cluster/executor/container/errors.go`)."""
+
+
+STRANDED = "the node had no manager for longer than --on-disconnect allows"
 
 
 def next_step(desired: State, progress: Progress, *, exposed: bool = False, connected: bool = True) -> Step:
@@ -195,6 +216,8 @@ def next_step(desired: State, progress: Progress, *, exposed: bool = False, conn
         if not progress.cleaned:
             return Step.CLEAN
         return Step.REMOVE if desired >= pb.TASK_STATE_REMOVE else Step.WAIT
+    if progress.stranded:
+        return Step.STOP  # nobody answers that it is out of the tables
     if desired >= pb.TASK_STATE_SHUTDOWN or progress.unhealthy:
         return _stop(progress) if exposed and progress.state == pb.TASK_STATE_RUNNING else Step.STOP
     step = _forward(desired, progress)
@@ -256,6 +279,8 @@ def _after(progress: Progress, event: Event) -> Progress:
             return replace(progress, stop=replace(progress.stop, drained_at_ns=at_ns, open_connections=left))
         case Unhealthy(output):
             return replace(progress, unhealthy=True, message=_check_message("health", output))
+        case Stranded():
+            return replace(progress, stranded=True)
         case Exited(exit_):
             return _after_exit(progress, exit_)
         case Failed(_, error):
@@ -274,6 +299,8 @@ def _after_step(progress: Progress, step: Step) -> Progress:
             return replace(progress, pulled=True)
         case Step.LAUNCH:
             return replace(progress, state=pb.TASK_STATE_STARTING, message="starting", launched=True)
+        case Step.STOP if progress.stranded:
+            return replace(progress, state=pb.TASK_STATE_FAILED, error=f"task: {STRANDED}", pid=0)
         case Step.STOP if progress.unhealthy:
             return replace(progress, state=pb.TASK_STATE_FAILED, error=f"task: {UNHEALTHY}", pid=0)
         case Step.STOP:

@@ -30,7 +30,7 @@ Report = Callable[[str, Progress], None]
 
 WITHDRAW_NS = 5 * SECOND
 """How long a task that is to stop waits for the other nodes to take it out of their tables. They answer within
-milliseconds; one that is cut off counts as gone after 3 s, and a manager that was killed is back within 5."""
+milliseconds; one that is cut off counts as gone after 2.5 s, and a manager that was killed is back within 5."""
 
 _INTERRUPTIBLE = frozenset({Step.PULL, Step.CONNECT, Step.WATCH})
 _MUST_SUCCEED = frozenset({Step.CONNECT, Step.STOP, Step.CLEAN, Step.REMOVE})
@@ -81,6 +81,20 @@ class TaskRunner:
         if desired > self._desired:
             self._desired = desired
             self._changed.set()
+
+    @property
+    def task_id(self) -> str:
+        return self._task.id
+
+    @property
+    def disconnect_stop_ns(self) -> int:
+        """How long the task may run without a manager, in nanoseconds; 0: for ever."""
+        return self._task.spec.disconnect_stop_ns
+
+    def strand(self) -> None:
+        """Stop the task: no manager has been there for too long."""
+        self._take(machine.Stranded())
+        self._changed.set()
 
     def connect(self, task: dispatch.AssignedTask) -> None:
         """The task as it is assigned now: its networks may be others."""

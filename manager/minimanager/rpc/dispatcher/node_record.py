@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from minicommon.clock import SECOND
 from minicommon.errors import InvalidArgumentError
 from miniproto.v1 import dispatcher_pb2
 
@@ -31,6 +32,9 @@ class Arrival:
     trusted_roots: str = ""
 
 
+STEADY_NS = 300 * SECOND
+"""A node that was READY for this long before it is lost has not been flapping."""
+
 LONGEST_IDENTIFIER = 64
 """Hex digits of a SHA-256, the longest that a node tells of its certificate."""
 
@@ -52,13 +56,14 @@ class NodeRecords:
         """Whether this manager was the last to hold the node's session."""
         return status.session_manager == self._core.node_id
 
-    async def ready(self, node_id: str, arrival: Arrival) -> None:
-        """The node is connected to this manager."""
+    async def ready(self, node_id: str, arrival: Arrival, *, reservation: str = "") -> None:
+        """The node is connected to this manager. `reservation`: why it is not READY yet; `admit` follows."""
 
         def change(status: NodeStatus | None) -> NodeStatus | None:
             wanted = NodeStatus(
                 id=node_id,
-                state=NodeState.READY,
+                state=NodeState.DOWN if reservation else NodeState.READY,
+                message=reservation,
                 description=arrival.description,
                 address=arrival.address,
                 session_manager=self._core.node_id,
@@ -67,8 +72,19 @@ class NodeRecords:
                 next_encryption_key=arrival.next_encryption_key,
                 certificate_issuer=arrival.certificate_issuer,
                 trusted_roots=arrival.trusted_roots,
+                losses=status.losses if status else 0,
             )
             return self._entered(status, wanted)
+
+        await self._write(node_id, change)
+
+    async def admit(self, node_id: str) -> None:
+        """The connected node has held its session for long enough."""
+
+        def change(status: NodeStatus | None) -> NodeStatus | None:
+            if status is None or not self.mine(status):
+                return None
+            return self._entered(status, replace(status, state=NodeState.READY, message=""))
 
         await self._write(node_id, change)
 
@@ -115,7 +131,11 @@ class NodeRecords:
         def change(status: NodeStatus | None) -> NodeStatus | None:
             if status is None or not self.mine(status) or not still():
                 return None
-            return self._entered(status, replace(status, state=NodeState.DOWN, message=message))
+            wanted = replace(status, state=NodeState.DOWN, message=message)
+            if status.state is NodeState.READY:
+                steady = self._core.clock.now_ns() - status.since_ns >= STEADY_NS
+                wanted = replace(wanted, losses=1 if steady else status.losses + 1)
+            return self._entered(status, wanted)
 
         return await self._write(node_id, change)
 

@@ -1,9 +1,11 @@
 """Who is connected to this manager, and what becomes of a node that is not.
 
 A node is READY while it holds a session. When it is silent for three heartbeats it is DOWN; when its connection was
-cut it has a short grace to come back; when it leaves it is DOWN at once (`Membership.Leave` writes that). A node has
-one session: a newer one supersedes the older. After a start of the manager the nodes that it held have twice the time
-of a silent one, since they need a moment to notice and to dial again (SwarmKit: `dispatcher.gracePeriod*`).
+cut it has a short grace to come back, a longer one when its agent said goodbye; when it leaves it is DOWN at once
+(`Membership.Leave` writes that). A node that was DOWN twice in a short time has to hold its next session for a while
+before it is READY again, so that a flapping link does not drag tasks to and fro. A node has one session: a newer one
+supersedes the older. After a start of the manager the nodes that it held have twice the time of a silent one, since
+they need a moment to notice and to dial again (SwarmKit: `dispatcher.gracePeriod*`).
 """
 
 from __future__ import annotations
@@ -29,8 +31,12 @@ MISSED_HEARTBEATS = 3
 RESTART_FACTOR = 2
 """A restarted manager waits this many times longer for the nodes it held."""
 
-RECONNECT_GRACE_NS = 3 * SECOND
-"""A node whose connection was cut has this long to come back."""
+RECONNECT_GRACE_NS = 5 * SECOND // 2
+"""A node whose connection was cut has this long to come back. A killed agent that is started again is back within
+1.5 s; half a second is left to start its tasks elsewhere within three."""
+
+PROBATION_LOSSES = 2
+"""From this many losses in a row on a node has to hold its session before it is READY."""
 
 RETRY_NS = SECOND
 """Between attempts to write that a node is down while the store does not answer."""
@@ -41,6 +47,11 @@ STOPPING = "the manager is stopping"
 def silence_ns(spec: ClusterSpec) -> int:
     """How long a node may be silent, in nanoseconds."""
     return MISSED_HEARTBEATS * spec.heartbeat_period_ns
+
+
+def probation_ns(spec: ClusterSpec, losses: int) -> int:
+    """How long a node that comes back holds its session before it is READY, in nanoseconds."""
+    return silence_ns(spec) if losses >= PROBATION_LOSSES else 0
 
 
 class Closable(Protocol):

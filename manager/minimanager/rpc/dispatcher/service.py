@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from grpc import aio
+from minicommon.clock import SECOND
 from minicommon.errors import (
     DeadlineError,
     InvalidArgumentError,
@@ -25,13 +26,19 @@ from miniproto.v1 import dispatcher_pb2, dispatcher_pb2_grpc
 
 from minimanager.ca.sealer import ClusterSealer
 from minimanager.codec import from_proto
-from minimanager.domain.objects import ClusterSpec, Node, NodeRole
+from minimanager.domain.objects import ClusterSpec, Node, NodeRole, NodeState
 from minimanager.domain.snapshot import Snapshot
 from minimanager.rpc.core import Core
 from minimanager.rpc.dispatcher.feed import Feed
 from minimanager.rpc.dispatcher.node_record import Arrival, NodeRecords, identifier
 from minimanager.rpc.dispatcher.opener import Opener
-from minimanager.rpc.dispatcher.presence import RECONNECT_GRACE_NS, STOPPING, Presence
+from minimanager.rpc.dispatcher.presence import (
+    RECONNECT_GRACE_NS,
+    STOPPING,
+    Presence,
+    probation_ns,
+    silence_ns,
+)
 from minimanager.rpc.dispatcher.reports import Reports
 from minimanager.rpc.dispatcher.session import SILENT, NodeSession
 from minimanager.rpc.node_streams import NodeStreams
@@ -48,6 +55,8 @@ ENCRYPTION_KEY_BYTES = 32
 """Of a WireGuard public key (Curve25519)."""
 
 LOST = "the node's connection was lost"
+PARTED = "the node's agent was stopped and has not come back"
+ON_PROBATION = "was lost {losses} times in a row: must hold its connection for {seconds:g} s"
 
 
 class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
@@ -90,12 +99,15 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
             period_ns=spec.heartbeat_period_ns,
         )
         self._presence.arrive(node_id, session)
+        reserve_ns, reservation = _reservation(snapshot, node_id, spec)
         grace_ns, message = RECONNECT_GRACE_NS, LOST
         try:
-            await self._records.ready(node_id, arrival)
+            await self._records.ready(node_id, arrival, reservation=reservation)
             logger.info("Session opened.", extra=fields(node_id=node_id, session_id=session.session_id))
             await context.write(_welcome(session, spec, self._core.cache.snapshot()))
-            await self._serve(session, request_iterator, context)
+            await self._serve(session, request_iterator, context, reserve_ns)
+            if session.parted:
+                grace_ns, message = silence_ns(spec), PARTED
         except DeadlineError:
             grace_ns, message = 0, SILENT
             raise
@@ -103,7 +115,9 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
             logger.info("Session closed.", extra=fields(node_id=node_id, session_id=session.session_id))
             self._presence.depart(node_id, session, grace_ns=min(grace_ns, session.left_ns), message=message)
 
-    async def _serve(self, session: NodeSession, messages: Messages, context: Context) -> None:
+    async def _serve(
+        self, session: NodeSession, messages: Messages, context: Context, reserve_ns: int
+    ) -> None:
         subscription = self._feed.subscribe(session.node_id)
         try:
             with self._streams.reachable(session.node_id, session.dial):
@@ -117,9 +131,17 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
                     certify=lambda certificate: self._records.certify(session.node_id, certificate),
                     roots=self._feed.roots,
                     rekey=lambda keys: self._rekey(session.node_id, keys),
+                    admit=lambda: self._admit(session.node_id, reserve_ns),
                 )
         finally:
             self._feed.unsubscribe(subscription)
+
+    async def _admit(self, node_id: str, reserve_ns: int) -> None:
+        """READY at last, if it was not at once."""
+        if reserve_ns:
+            await self._core.clock.sleep_until(self._core.clock.now_ns() + reserve_ns)
+            await self._records.admit(node_id)
+            logger.info("Node has held its connection and is ready.", extra=fields(node_id=node_id))
 
     async def _rekey(self, node_id: str, keys: dispatcher_pb2.WireGuardKeys) -> None:
         current = _encryption_key("keys.current", keys.current)
@@ -127,6 +149,17 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
 
     def _forget(self, node_id: str) -> None:
         self._presence.forget(node_id, NotFoundError(f"node {node_id} was removed from the cluster"))
+
+
+def _reservation(snapshot: Snapshot, node_id: str, spec: ClusterSpec) -> tuple[int, str]:
+    """For how long, in nanoseconds, the node is not READY though it is connected, and why: 0 unless it flaps."""
+    status = snapshot.node_statuses.get(node_id)
+    if status is None or status.state is not NodeState.DOWN:
+        return 0, ""
+    reserve_ns = probation_ns(spec, status.losses)
+    if not reserve_ns:
+        return 0, ""
+    return reserve_ns, ON_PROBATION.format(losses=status.losses, seconds=reserve_ns / SECOND)
 
 
 async def _first(messages: Messages) -> dispatcher_pb2.Hello:

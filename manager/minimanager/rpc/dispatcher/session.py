@@ -25,6 +25,8 @@ from minimanager.rpc.dispatcher.trust import Roots
 Describe = Callable[[NodeDescription], Awaitable[object]]
 Certify = Callable[[dispatcher_pb2.NodeCertificate], Awaitable[object]]
 Rekey = Callable[[dispatcher_pb2.WireGuardKeys], Awaitable[object]]
+Admit = Callable[[], Awaitable[None]]
+"""Makes the node READY, now or later."""
 Send = Callable[[dispatcher_pb2.ManagerMessage], Awaitable[None]]
 
 SILENT = "heartbeat failure"
@@ -41,6 +43,9 @@ class NodeSession:
         self._silence_ns = MISSED_HEARTBEATS * period_ns
         self._deadline_ns = clock.now_ns() + self._silence_ns
         self._dials: asyncio.Queue[streams_pb2.Dial] = asyncio.Queue()
+        self._answer = asyncio.Event()
+        self.parted = False
+        """The node has said goodbye: it means to come back."""
         self._sending = asyncio.Lock()
         self._closed: asyncio.Future[MiniError] = asyncio.get_running_loop().create_future()
 
@@ -70,6 +75,7 @@ class NodeSession:
         certify: Certify,
         roots: Roots,
         rekey: Rekey,
+        admit: Admit,
     ) -> None:
         """Serve the stream until the node ends it.
 
@@ -83,8 +89,10 @@ class NodeSession:
             asyncio.create_task(self._tell(send, subscription, opener), name="session: tell"),
             asyncio.create_task(self._tell_roots(send, roots), name="session: tell roots"),
             asyncio.create_task(self._ask(send), name="session: ask"),
+            asyncio.create_task(self._beat_back(send), name="session: beat back"),
             asyncio.create_task(reports.run(), name="session: reports"),
             asyncio.create_task(self._watch(), name="session: watch"),
+            asyncio.create_task(_admitted(admit), name="session: admit"),
             asyncio.create_task(self._until_closed(), name="session: until closed"),
         ]
         try:
@@ -113,7 +121,10 @@ class NodeSession:
             self._deadline_ns = self._clock.now_ns() + self._silence_ns
             match message.WhichOneof("message"):
                 case "heartbeat":
-                    pass
+                    self._answer.set()
+                case "goodbye":
+                    self.parted = True
+                    return
                 case "status":
                     reports.add(from_proto(status) for status in message.status.statuses)
                 case "applied":
@@ -126,7 +137,7 @@ class NodeSession:
                     await rekey(message.keys)
                 case other:
                     raise InvalidArgumentError(
-                        "message: expected heartbeat, status, applied, description or keys after the first, "
+                        "message: expected heartbeat, status, applied, description, keys or goodbye after the first, "
                         f"got {other}"
                     )
 
@@ -141,6 +152,14 @@ class NodeSession:
             dial = await self._dials.get()
             async with self._sending:
                 await send(dispatcher_pb2.ManagerMessage(dial=dial))
+
+    async def _beat_back(self, send: Send) -> None:
+        """Heartbeats that come while an answer waits for its turn have one answer."""
+        while True:
+            await self._answer.wait()
+            self._answer.clear()
+            async with self._sending:
+                await send(dispatcher_pb2.ManagerMessage(heartbeat=dispatcher_pb2.Heartbeat()))
 
     async def _tell_roots(self, send: Send, roots: Roots) -> None:
         while True:
@@ -157,3 +176,9 @@ class NodeSession:
 
     async def _until_closed(self) -> None:
         raise await self._closed
+
+
+async def _admitted(admit: Admit) -> None:
+    """Do it, and go on for as long as the session: the end of a job is the end of all."""
+    await admit()
+    await asyncio.get_running_loop().create_future()
