@@ -106,6 +106,7 @@ def _cluster(wanted: Bootstrap, settings: ManagerSettings, meta: Meta, sealer: C
         worker_token=sealer.join_token(NodeRole.WORKER, wanted.root_ca_pem),
         manager_token=sealer.join_token(NodeRole.MANAGER, wanted.root_ca_pem),
         sealed_unlock_key=sealer.unlock_key(new_unlock_key()) if wanted.autolock else b"",
+        unlock_key_pending=wanted.autolock,
         default_address_pools=wanted.default_address_pools,
         subnet_size=wanted.subnet_size,
     )

@@ -252,12 +252,15 @@ SEARCH = Canary(CANARY, ROTATED)
 
 
 def test_the_canary_is_in_the_tmpfs_and_nowhere_else(cluster: Cluster) -> None:
-    """After creation, delivery, rotation, a commit, refusals, and a crash of every process that has had it."""
+    """After creation, delivery, rotation, a commit, refusals, a backup, and a crash of all that have had it."""
     held = [found for name in NODES for found in SEARCH.held(cluster.lab[name])]
     assert len(held) == len(NODES), "the search would find it"
     (task,) = _ctl(cluster, "ps", "--filter", "name=rolled", "--filter", "node=core-01", "-q").split()
     _ctl(cluster, "commit", task, "committed_canary")
     refused = _refusals(cluster)
+    backup = cluster.lab["core-01"].directory / "swarm.backup"
+    passphrase = "correct horse battery staple\n"
+    _ctl(cluster, "swarm", "backup", "--passphrase-file", "-", str(backup), input=passphrase)
     for program in ("mini-worker", "mini-ingress"):
         _kill(cluster, "core-03", program)
     cluster.daemons["core-03"].wait(30)
@@ -276,6 +279,8 @@ def test_the_canary_is_in_the_tmpfs_and_nowhere_else(cluster: Cluster) -> None:
             ("service", "history", "rolled"),
             ("secret", "inspect", "rotating"),
             ("secret", "audit", "--no-trunc"),
+            ("secret", "who", "rotating"),
+            ("audit", "ls", "--format", "{{json .}}"),
             ("info",),
         )
     )

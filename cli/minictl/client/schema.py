@@ -13,7 +13,7 @@ MESSAGES: dict[str, str] = {
     "JoinToken": "1 sealed bytes;2 expires_at_ns int64",
     "RemovedNode": "1 id string;2 expires_at_ns int64",
     "RootRotation": "1 root_ca_pem bytes;2 sealed_root_key bytes;3 cross_signed_pem bytes;4 started_at_ns int64;5 issuer string",
-    "Cluster": "1 id string;2 meta Meta;3 spec ClusterSpec;4 root_ca_pem bytes;5 sealed_root_key bytes;6 worker_token JoinToken;7 manager_token JoinToken;8 default_address_pools *string;9 subnet_size uint32;30 removed_nodes *RemovedNode;31 sealed_unlock_key bytes;32 key_id int64;33 sealed_next_key bytes;34 root_rotation RootRotation;35 next_key_id int64;36 sealed_former_unlock_key bytes",
+    "Cluster": "1 id string;2 meta Meta;3 spec ClusterSpec;4 root_ca_pem bytes;5 sealed_root_key bytes;6 worker_token JoinToken;7 manager_token JoinToken;8 default_address_pools *string;9 subnet_size uint32;30 removed_nodes *RemovedNode;31 sealed_unlock_key bytes;32 key_id int64;33 sealed_next_key bytes;34 root_rotation RootRotation;35 next_key_id int64;36 sealed_former_unlock_key bytes;37 unlock_key_pending bool",
     "NodeSpec": "1 name string;2 labels string>string;3 role @NodeRole;4 availability @Availability",
     "Node": "1 id string;2 meta Meta;3 spec NodeSpec;4 ingress_address string;30 certificate_expires_at_ns int64",
     "NodeResources": "1 nano_cpus int64;2 memory_bytes int64",

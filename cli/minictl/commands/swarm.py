@@ -181,6 +181,7 @@ def _print_unlock(context: Context) -> None:
 
     answer = context.call("EncryptionKeys/UnlockKey", messages.GetUnlockKeyRequest())
     _show_unlock(context, answer.key)
+    _confirm_unlock(context, answer.key)
 
 
 def _show_unlock(context: Context, key: str) -> None:
@@ -205,10 +206,16 @@ def _unlock_key(context: Context, parsed: Parsed) -> int:
         if parsed["rotate"]:
             context.print("Successfully rotated manager unlock key.\n")
         _show_unlock(context, answer.key)
-    if parsed["rotate"]:
-        context.out.flush()  # whoever asked has the new one before the former is worth nothing
-        context.call("EncryptionKeys/UnlockKey", messages.GetUnlockKeyRequest(confirm=answer.key))
+    _confirm_unlock(context, answer.key)
     return 0
+
+
+def _confirm_unlock(context: Context, key: str) -> None:
+    """Whoever asked has the key: from now on managers open with no other, nor without one."""
+    from minictl.client import messages
+
+    context.out.flush()
+    context.call("EncryptionKeys/UnlockKey", messages.GetUnlockKeyRequest(confirm=key))
 
 
 def _unlock(context: Context, parsed: Parsed) -> int:

@@ -31,6 +31,11 @@ NOT_SEALED: Final = (
     "(minictl swarm update --autolock=true)"
 )
 
+UNSEEN: Final = (
+    "passphrase: is needed, since nobody has seen the swarm's unlock key yet: give one with --passphrase-file, or have "
+    "the key shown (minictl swarm unlock-key)"
+)
+
 
 class BackupMaker:
     def __init__(
@@ -73,6 +78,8 @@ class BackupMaker:
         key = self._sealer.open_unlock_key(cluster)
         if not key:
             raise FailedPreconditionError(NOT_SEALED)
+        if cluster.unlock_key_pending:
+            raise FailedPreconditionError(UNSEEN)
         return UnlockKey(key)
 
     def _manifest(self, cluster: Cluster, header: pb.BackupHeader, revision: int) -> pb.BackupManifest:

@@ -4,9 +4,9 @@
 |---|---|
 | `sealed_next_key` | has the present key and the next one |
 | no `sealed_next_key` | has the key `key_id` only |
-| autolock | opens with the unlock key only, and has the keys of etcd's certificates |
+| autolock, confirmed | opens with the unlock key only, and has the keys of etcd's certificates |
 | a former unlock key | opens with that one, too |
-| no autolock | opens with the node's key |
+| no autolock, or its first key not yet confirmed | opens with the node's key |
 
 Each manager says in the store which keys are on its disk, so that the leader knows when all can open what a new key
 seals.
@@ -113,9 +113,9 @@ class KeyHolder:
         """Who opens the keyring by an unlock key; nobody: the node's own key does.
 
         The former one does, too, until somebody has the present one for sure. They may be sealed with a key that is
-        known only now.
+        known only now. A first one that nobody has confirmed locks nothing: it may have been shown to nobody.
         """
-        if not cluster.sealed_unlock_key:
+        if not cluster.sealed_unlock_key or cluster.unlock_key_pending:
             return ()
         self._envelope.use({**self._keyring.cluster_keys, **keyring.cluster_keys}, cluster.key_id)
         present = unlock_holder(self._sealer.open_unlock_key(cluster))

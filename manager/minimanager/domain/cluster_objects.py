@@ -85,6 +85,8 @@ class Cluster:
     """Of the key in `sealed_next_key`; equal to `key_id` once values are sealed with it."""
     sealed_former_unlock_key: bytes = b""
     """Opens managers, too, until somebody has confirmed to have the present one."""
+    unlock_key_pending: bool = False
+    """Nobody has confirmed yet to have any unlock key: disks stay open."""
 
 
 # --- nodes ---

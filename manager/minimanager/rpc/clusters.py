@@ -80,10 +80,13 @@ class ClustersServicer(control_pb2_grpc.ClustersServicer):
     def _locked(self, cluster: Cluster, spec: ClusterSpec) -> Cluster:
         """With autolock turned on the cluster gets an unlock key; without it has none."""
         if not spec.autolock:
-            return replace(cluster, sealed_unlock_key=b"", sealed_former_unlock_key=b"")
+            return replace(
+                cluster, sealed_unlock_key=b"", sealed_former_unlock_key=b"", unlock_key_pending=False
+            )
         if cluster.sealed_unlock_key:
             return cluster
-        return replace(cluster, sealed_unlock_key=self._sealer.unlock_key(new_unlock_key()))
+        sealed = self._sealer.unlock_key(new_unlock_key())
+        return replace(cluster, sealed_unlock_key=sealed, unlock_key_pending=True)
 
     async def JoinToken(
         self, request: control_pb2.JoinTokenRequest, context: Context

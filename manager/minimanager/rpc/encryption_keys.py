@@ -50,9 +50,9 @@ class EncryptionKeysServicer(security_pb2_grpc.EncryptionKeysServicer):
     ) -> security_pb2.GetUnlockKeyResponse:
         """The present one, or a new one.
 
-        Until a new one is confirmed the one before it opens managers, too: whatever dies before the new one has been
-        shown to somebody, nobody is locked out. When a confirmation is answered, the former opens this manager's disk
-        no more.
+        Until a new one is confirmed the one before it opens managers, too, and until the first one is confirmed they
+        are not locked: whatever dies before a key has been shown to somebody, nobody is locked out. When a
+        confirmation is answered, this manager's disk opens with the present key only.
         """
         check(request)
         if request.rotate and request.confirm:
@@ -130,18 +130,21 @@ class EncryptionKeysServicer(security_pb2_grpc.EncryptionKeysServicer):
     async def _with_new_unlock_key(self, cluster: Cluster, _: str) -> Cluster:
         if not cluster.spec.autolock:
             raise FailedPreconditionError("cannot rotate because autolock is not turned on")
+        former = b"" if cluster.unlock_key_pending else cluster.sealed_unlock_key
         changed = replace(
             cluster,
             sealed_unlock_key=self._sealer.unlock_key(new_unlock_key()),
             # One that was never confirmed is known to nobody for sure: the one before it stays.
-            sealed_former_unlock_key=cluster.sealed_former_unlock_key or cluster.sealed_unlock_key,
+            sealed_former_unlock_key=cluster.sealed_former_unlock_key or former,
         )
         return await self._saved(changed)
 
     async def _confirmed(self, cluster: Cluster, text: str) -> Cluster:
         if not same_key(parse_unlock(text), self._sealer.open_unlock_key(cluster)):
             raise FailedPreconditionError("confirm: is not the present unlock key")
-        return await self._saved(replace(cluster, sealed_former_unlock_key=b""))
+        if not cluster.sealed_former_unlock_key and not cluster.unlock_key_pending:
+            return cluster
+        return await self._saved(replace(cluster, sealed_former_unlock_key=b"", unlock_key_pending=False))
 
     async def _saved(self, cluster: Cluster) -> Cluster:
         revision = await self._save(cluster)

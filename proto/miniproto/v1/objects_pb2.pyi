@@ -598,6 +598,7 @@ class Cluster(_message.Message):
     ROOT_ROTATION_FIELD_NUMBER: _builtins.int
     NEXT_KEY_ID_FIELD_NUMBER: _builtins.int
     SEALED_FORMER_UNLOCK_KEY_FIELD_NUMBER: _builtins.int
+    UNLOCK_KEY_PENDING_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     root_ca_pem: _builtins.bytes
     sealed_root_key: _builtins.bytes
@@ -614,6 +615,8 @@ class Cluster(_message.Message):
     """of the key in sealed_next_key; equal to key_id once values are sealed with it"""
     sealed_former_unlock_key: _builtins.bytes
     """opens managers, too, until somebody has confirmed to have the present one"""
+    unlock_key_pending: _builtins.bool
+    """nobody has confirmed yet to have any unlock key: disks stay open"""
     @_builtins.property
     def meta(self) -> Global___Meta: ...
     @_builtins.property
@@ -653,10 +656,11 @@ class Cluster(_message.Message):
         root_rotation: Global___RootRotation | None = ...,
         next_key_id: _builtins.int = ...,
         sealed_former_unlock_key: _builtins.bytes = ...,
+        unlock_key_pending: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["manager_token", b"manager_token", "meta", b"meta", "root_rotation", b"root_rotation", "spec", b"spec", "worker_token", b"worker_token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_address_pools", b"default_address_pools", "id", b"id", "key_id", b"key_id", "manager_token", b"manager_token", "meta", b"meta", "next_key_id", b"next_key_id", "removed_nodes", b"removed_nodes", "root_ca_pem", b"root_ca_pem", "root_rotation", b"root_rotation", "sealed_former_unlock_key", b"sealed_former_unlock_key", "sealed_next_key", b"sealed_next_key", "sealed_root_key", b"sealed_root_key", "sealed_unlock_key", b"sealed_unlock_key", "spec", b"spec", "subnet_size", b"subnet_size", "worker_token", b"worker_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_address_pools", b"default_address_pools", "id", b"id", "key_id", b"key_id", "manager_token", b"manager_token", "meta", b"meta", "next_key_id", b"next_key_id", "removed_nodes", b"removed_nodes", "root_ca_pem", b"root_ca_pem", "root_rotation", b"root_rotation", "sealed_former_unlock_key", b"sealed_former_unlock_key", "sealed_next_key", b"sealed_next_key", "sealed_root_key", b"sealed_root_key", "sealed_unlock_key", b"sealed_unlock_key", "spec", b"spec", "subnet_size", b"subnet_size", "unlock_key_pending", b"unlock_key_pending", "worker_token", b"worker_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

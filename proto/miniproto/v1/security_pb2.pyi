@@ -537,9 +537,11 @@ class GetUnlockKeyRequest(_message.Message):
     ROTATE_FIELD_NUMBER: _builtins.int
     CONFIRM_FIELD_NUMBER: _builtins.int
     rotate: _builtins.bool
-    """a new one; the former opens managers, too, until the new one is confirmed"""
+    """A new one; the former opens managers, too, until the new one is confirmed."""
     confirm: _builtins.str
-    """the present key, by who has it safe: the former opens nothing any more; not with rotate"""
+    """The present key, by who has it safe: from now on nothing else opens managers. Until the first key of a cluster is
+    confirmed they are not locked. Not with rotate.
+    """
     def __init__(
         self,
         *,

@@ -94,6 +94,9 @@ async def test_the_unlock_key_seals_where_there_is_one(manager: InProcess) -> No
         control_pb2.UpdateClusterRequest(version=cluster.meta.version, spec=cluster.spec)
     )
     key = (await client.keys.UnlockKey(security_pb2.GetUnlockKeyRequest())).key
+    with pytest.raises(grpc.aio.AioRpcError, match="nobody has seen the swarm's unlock key yet"):
+        await backed_up(client, b"")
+    await client.keys.UnlockKey(security_pb2.GetUnlockKeyRequest(confirm=key))
     data = await backed_up(client, b"")
     assert read(data, key).manifest.cluster_id == cluster.id
     with pytest.raises(BackupError, match="unlock key is not the one"):

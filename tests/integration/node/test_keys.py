@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -174,6 +175,54 @@ def test_another_encryption_key_and_another_root(cluster: Cluster, tmp_path: Pat
         assert (cluster.lab[name].directory / "data" / "swarm" / "root-ca.pem").read_text() == new_root
     cluster.ctl(FIRST, "service", "scale", "web=3")  # both sides still talk
     assert [sessions(cluster, name) for name in (FIRST, SECOND)] == opened  # and no connection was cut
+
+
+def openssl_root(directory: Path, name: str, *, ca: bool = True) -> tuple[str, str]:
+    """The files of a root as an administrator makes one: certificate and key."""
+    certificate, key = str(directory / f"{name}.pem"), str(directory / f"{name}-key.pem")
+    options = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "3650")
+    files = ("-out", certificate, "-keyout", key)
+    kind = f"basicConstraints=critical,CA:{'TRUE' if ca else 'FALSE'}"
+    subprocess.run(
+        ["openssl", "req", "-x509", *options, "-subj", f"/CN={name}", "-addext", kind, *files],
+        check=True,
+        capture_output=True,
+    )
+    return certificate, key
+
+
+def test_a_root_of_ones_own(cluster: Cluster, tmp_path: Path) -> None:
+    """Made with openssl, given by file; then what is none is refused and changes nothing."""
+    init(cluster)
+    join(cluster)
+    eventually(lambda: ctl(cluster, FIRST, "node", "ls")[1].count("Ready") == 2, "both nodes are there")
+    own, key = openssl_root(tmp_path, "our-root")
+    _, other_key = openssl_root(tmp_path, "another")
+    leaf, leaf_key = openssl_root(tmp_path, "leaf", ca=False)
+    rubbish = tmp_path / "rubbish"
+    rubbish.write_text("no certificate")
+    before = cluster.ctl(FIRST, "swarm", "ca").stdout
+    for words, said in (
+        (("--ca-cert", own), "must be given together"),
+        (("--ca-cert", own, "--ca-key", other_key), "must be the key of the CA certificate"),
+        (("--ca-cert", leaf, "--ca-key", leaf_key), "must be one of an authority"),
+        (("--ca-cert", str(rubbish), "--ca-key", key), "must be PEM"),
+        (("--ca-cert", str(tmp_path / "none"), "--ca-key", key), "no such file or directory"),
+    ):
+        code, output = ctl(cluster, FIRST, "swarm", "ca", "--rotate", *words)
+        assert (code, said in output) == (1, True), output
+    assert cluster.ctl(FIRST, "swarm", "ca").stdout == before
+
+    cluster.ctl(FIRST, "swarm", "ca", "--rotate", "--ca-cert", own, "--ca-key", key)
+    assert cluster.ctl(FIRST, "swarm", "ca").stdout == Path(own).read_text()
+    for name in (FIRST, SECOND):
+        swarm = cluster.lab[name].directory / "data" / "swarm"
+        assert (swarm / "root-ca.pem").read_text() == Path(own).read_text()
+        shown = pem.read_certificate((swarm / "node.pem").read_bytes())
+        shown.verify_directly_issued_by(pem.read_certificate(Path(own).read_bytes()))
+    assert cluster.ctl(FIRST, "node", "ls", "--format", "{{.TLSStatus}}").stdout == "Ready\nReady\n"
+    cluster.ctl(SECOND, "swarm", "leave")
+    join(cluster)  # with a token of the new root
 
 
 def test_certificates_are_renewed_before_they_expire(cluster: Cluster) -> None:

@@ -221,12 +221,87 @@ def opens(process: ManagerProcess, key: str) -> bool:
 async def locking(site: tuple[ManagerProcess, Store]) -> str:
     """The unlock key of the manager, which needs it from now on."""
     local = await site[0].local()
+    await set_autolock(local, on=True)
+    key = await unlock_key(local)
+    await confirm(local, key)
+    return key
+
+
+async def set_autolock(local: Client, *, on: bool) -> None:
     cluster = (await local.clusters.Get(control_pb2.GetClusterRequest())).cluster
-    cluster.spec.autolock = True
+    cluster.spec.autolock = on
     await local.clusters.Update(
         control_pb2.UpdateClusterRequest(version=cluster.meta.version, spec=cluster.spec)
     )
-    return await unlock_key(local)
+
+
+def opens_by_itself(process: ManagerProcess) -> bool:
+    """Whether what lies on the disk is enough."""
+    paths = process.home.paths
+    try:
+        KeyringFile(paths.cluster_key).open(node_holder(paths.node_key.read_bytes()))
+    except KeyringError:
+        return False
+    return True
+
+
+async def test_autolock_that_was_cut_off_while_it_was_turned_on(
+    site: tuple[ManagerProcess, Store],
+) -> None:
+    """Killed before the disk, before the key was shown, and before the disk again: open until the key is known."""
+    process, store = site
+    local = await process.local()
+    disk = KeyringFile(process.home.paths.cluster_key)
+    with disk.exclusive():  # the manager cannot write its disk
+        turning = asyncio.ensure_future(set_autolock(local, on=True))
+        await seen(store, lambda found: bool(cluster_in(found, process).sealed_unlock_key))
+        process.kill()
+    with pytest.raises(grpc.aio.AioRpcError):
+        await turning
+    await process.start()
+    local = await process.local()
+    assert opens_by_itself(process)
+    unseen = await unlock_key(local)  # a client that dies with it
+    process.kill()
+    await process.start()
+    local = await process.local()
+
+    # one that is changed before anybody had it leaves no former one, which nobody has either
+    key = await unlock_key(local, rotate=True)
+    assert (opens_by_itself(process), opens(process, key)) == (True, False)
+    with pytest.raises(grpc.aio.AioRpcError, match="confirm: is not the present unlock key"):
+        await confirm(local, unseen)
+    with disk.exclusive():
+        confirming = asyncio.ensure_future(confirm(local, key))
+        await seen(store, lambda found: not cluster_in(found, process).unlock_key_pending)
+        process.kill()
+    with pytest.raises(grpc.aio.AioRpcError):
+        await confirming
+    await process.start()
+    await confirm(await process.local(), key)  # again is no error
+    assert (opens_by_itself(process), opens(process, key), opens(process, unseen)) == (False, True, False)
+    process.kill()
+    assert await unlock_key(await unlocked(process, key)) == key
+
+
+async def test_autolock_that_was_cut_off_while_it_was_turned_off(
+    site: tuple[ManagerProcess, Store], locking: str
+) -> None:
+    """Killed before the disk: the key opens once more, and is then needed no longer."""
+    process, store = site
+    local = await process.local()
+    with KeyringFile(process.home.paths.cluster_key).exclusive():
+        turning = asyncio.ensure_future(set_autolock(local, on=False))
+        await seen(store, lambda found: not cluster_in(found, process).sealed_unlock_key)
+        process.kill()
+    with pytest.raises(grpc.aio.AioRpcError):
+        await turning
+    await unlocked(process, locking)
+    await _until(lambda: opens_by_itself(process))
+    assert not opens(process, locking)
+    process.kill()
+    await process.start()
+    assert not await unlock_key(await process.local())
 
 
 async def test_a_change_of_the_unlock_key_that_was_cut_off_before_the_disk(
