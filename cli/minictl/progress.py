@@ -2,7 +2,8 @@
 
 A line has a key ("overall progress", "3/5", "verify"); saying a key again replaces the line on a terminal. Lines
 that would not change are not said again. The service is converged when every slot's task runs and has gone on running
-for the monitor period. One that ended well, and is not to be started again, counts as if it ran.
+for the monitor period. One that ended well, and is not to be started again, counts as if it ran; one that failed so
+is the end of waiting.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ STEPS = 9
 """A running task is at the ninth step; Docker counts its `allocated`, which is never seen."""
 
 RUNNING, COMPLETE, SHUTDOWN = 512, 576, 640
+
+_FAILED, _REJECTED = 704, 768
 
 _ANY = 0
 """The restart condition's number in the API."""
@@ -80,10 +83,14 @@ class Line:
 
 
 class Convergence:
-    """Follows one service. `converged` is final; `wake_ns` is when `tick` has something to say, or None."""
+    """Follows one service. `converged` is final; `wake_ns` is when `tick` has something to say, or None.
+
+    `failure` says why a service cannot converge any more; an update that goes on may still change that.
+    """
 
     def __init__(self, *, monitor_ns: int = MONITOR_NS) -> None:
         self.converged = False
+        self.failure = ""
         self.wake_ns: int | None = None
         self._monitor_ns = monitor_ns
         self._said: dict[str, Line] = {}
@@ -102,6 +109,7 @@ class Convergence:
             if replicas <= MAX_BARS and not is_global:
                 lines += [Line(f"{bar}/{replicas}", " ") for bar in range(1, replicas + 1)]
         tasks = by_place(view)
+        self.failure = next((_given_up_text(task) for task in tasks.values() if is_given_up(task)), "")
         running = sum(1 for task in tasks.values() if serves(view, task))
         if self._since_ns is None or running != replicas:
             lines += self._bar_lines(view, tasks, replicas)
@@ -210,6 +218,17 @@ def has_completed(view: ServiceProgress, task: TaskView) -> bool:
 def serves(view: ServiceProgress, task: TaskView) -> bool:
     """Whether the task has come as far as it is to come."""
     return runs(task) or has_completed(view, task)
+
+
+def is_given_up(task: TaskView) -> bool:
+    """Whether the task has failed and none follows it; one that another follows is not told of."""
+    return task.state in (_FAILED, _REJECTED) and task.task.desired_state >= SHUTDOWN
+
+
+def _given_up_text(task: TaskView) -> str:
+    why = task.error or "it gave no reason"
+    place = task.task.slot or task.task.bound_node_id
+    return f"task {task.task.service_name}.{place} failed and is not started again, as the restart policy says: {why}"
 
 
 def _short(error: str) -> str:

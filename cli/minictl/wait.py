@@ -123,7 +123,7 @@ def wait_for_service(
     Returns EXIT_ROLLED_BACK when it converged to what it was before, though `rolling_back` was not what was asked
     for; EXIT_PAUSED when its update paused; at its deadline EXIT_NOT_PLACED if a task found no node, else
     EXIT_DEADLINE.
-    Raises CliError when the service is removed meanwhile, and when it is a job that fails.
+    Raises CliError when the service is removed meanwhile, and when a task, or the job that it is, has failed for good.
     """
     from minictl.client import messages
 
@@ -192,8 +192,10 @@ def _follow(
             lines = [*(stops.update(change) if stops else ()), *state.update(change, context.now_ns())]
         for line in lines:
             screen.show(line)
+        if state.failure and not replacing:
+            break
     changes.cancel()
-    if isinstance(state, JobProgress) and state.failure:
+    if state.failure:
         raise CliError(state.failure)
     return code
 

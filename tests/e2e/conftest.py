@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.cluster import Cluster, eventually
 from support.hosts import Lab
-from support.images import whoami, write_tutorial_archives
+from support.images import busybox, foreign, whoami, write_tutorial_archives
 from support.ports import free_port
 from support.registry import PROGRAM, serve
 
@@ -37,10 +37,15 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def registry(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The address of a registry that has `app/whoami:2`, reachable from every node."""
+    """The address of a registry that every node reaches.
+
+    It has `app/whoami:2`, `app/foreign:1` for other machines than these, and `app/both:1` for these and others.
+    """
     folder = tmp_path_factory.mktemp("registry")
     with serve(folder, f"127.0.0.1:{free_port()}") as filling:
         filling.push(whoami(), "app/whoami:2")
+        filling.push(foreign(busybox()), "app/foreign:1")
+        filling.push_index(busybox(), "app/both:1", foreign(busybox()))
     config = folder / "config.yml"
     config.write_text(re.sub(r"127\.0\.0\.1:\d+", REGISTRY, config.read_text()))
     client = cluster.lab.client

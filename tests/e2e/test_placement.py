@@ -26,6 +26,10 @@ def _settled(cluster: Cluster, service: str, wanted: dict[str, int]) -> None:
     eventually(lambda: _where(cluster, service) == wanted, f"{service} runs as {wanted}")
 
 
+def _create(cluster: Cluster, name: str, *flags: str) -> None:
+    cluster.ctl("core-01", "service", "create", "-d", "--name", name, *flags, "whoami:1")
+
+
 def test_three_nodes_with_the_image(cluster: Cluster, archives: dict[str, Path]) -> None:
     cluster.ctl("core-01", "swarm", "init", "--advertise-addr", "10.77.0.11")
     token = cluster.ctl("core-01", "swarm", "join-token", "-q", "worker").stdout.strip()
@@ -78,3 +82,74 @@ def test_a_drained_node_is_emptied(cluster: Cluster) -> None:
     )
     (line,) = cluster.ctl("core-01", "service", "ls", "--format", "{{.Replicas}}").stdout.splitlines()
     assert line == "2/2 (max 2 per node)"
+
+
+SPEEDS = {"core-01": "1", "core-02": "5", "core-03": "9"}
+
+PLACED = [
+    (("--constraint", "node.labels.speed<5"), {"core-01": 1}),
+    (("--constraint", "node.labels.speed>5"), {"core-03": 1}),
+    (("--constraint", "node.hostname in (core-01,CORE-02)", "--replicas", "2"), {"core-01": 1, "core-02": 1}),
+    (("--constraint", "node.hostname=~-0[3-9]$"), {"core-03": 1}),
+    (("--affinity", "anchor"), {"core-02": 1}),
+    (("--anti-affinity", "anchor", "--replicas", "4"), {"core-01": 2, "core-03": 2}),
+]
+"""What is asked for, and where it runs; the service `anchor` is on core-02."""
+
+
+def test_every_operator_and_affinity_places_on_real_nodes(cluster: Cluster) -> None:
+    cluster.ctl("core-01", "service", "rm", "web")
+    cluster.ctl("core-01", "node", "update", "--availability", "active", "core-03")
+    for node, speed in SPEEDS.items():
+        cluster.ctl("core-01", "node", "update", "--label-add", f"speed={speed}", node)
+    _create(cluster, "anchor", "--constraint", "node.labels.speed==5")
+    _settled(cluster, "anchor", {"core-02": 1})
+    for number, (flags, wanted) in enumerate(PLACED):
+        _create(cluster, f"placed-{number}", *flags)
+        _settled(cluster, f"placed-{number}", wanted)
+
+
+def test_bin_packing_fills_one_node_first(cluster: Cluster) -> None:
+    _create(cluster, "packed", "--placement-strategy", "binpack", "--reserve-memory", "8m", "--replicas", "3")
+    eventually(lambda: list(_where(cluster, "packed").values()) == [3], "all three are on one node")
+
+
+def test_the_replica_that_is_one_too_many_per_node_waits(cluster: Cluster) -> None:
+    _create(cluster, "single", "--replicas-max-per-node", "1", "--replicas", "4")
+    _settled(cluster, "single", dict.fromkeys(SPEEDS, 1))
+    text = "no suitable node (max replicas per node limit exceed)"
+    assert text in cluster.ctl("core-01", "service", "ps", "--no-trunc", "single").stdout
+
+
+def test_an_image_for_other_machines_waits_and_one_for_both_runs(cluster: Cluster, registry: str) -> None:
+    create = ("service", "create", "-d", "--name")
+    cluster.ctl("core-01", *create, "foreign", f"{registry}/app/foreign:1", "sleep", "600")
+    text = "no suitable node (unsupported platform on 3 nodes)"
+    eventually(lambda: text in cluster.ctl("core-01", "task", "why", "foreign.1").stdout, "it waits")
+    assert text in cluster.ctl("core-01", "service", "ps", "--no-trunc", "foreign").stdout
+    cluster.ctl("core-01", *create, "both", f"{registry}/app/both:1", "sleep", "600")
+    eventually(lambda: sum(_where(cluster, "both").values()) == 1, "the node has taken its own of the two")
+
+
+def test_a_task_that_ends_well_and_for_good_has_converged(cluster: Cluster) -> None:
+    quick = ("--restart-condition", "none", "--update-monitor", "1s", "--name", "once")
+    done = cluster.ctl("core-01", "service", "create", *quick, "--entrypoint", "true", "whoami:1")
+    assert done.stdout.endswith("verify: Service converged\n")
+
+
+def test_a_task_that_fails_for_good_ends_the_wait_at_once(cluster: Cluster) -> None:
+    create = (
+        "service",
+        "create",
+        "--restart-condition",
+        "none",
+        "--name",
+        "failing",
+        "--entrypoint",
+        "false",
+    )
+    done = cluster.ctl("core-01", *create, "whoami:1", check=False)
+    assert done.returncode == 1
+    assert done.stderr.endswith(
+        "task failing.1 failed and is not started again, as the restart policy says: task: non-zero exit (1)\n"
+    )

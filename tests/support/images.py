@@ -15,7 +15,7 @@ import re
 import subprocess
 import tarfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +190,8 @@ class Image:
     layers: tuple[Layer, ...]
     config: Mapping[str, Any] = field(default_factory=dict)
     """The `config` part of the image's configuration: Entrypoint, Cmd, Env, ..."""
+    machine: str = ""
+    """The architecture that it says it is for; by default this machine's."""
 
     def tars(self) -> tuple[bytes, ...]:
         return tuple(layer_tar(layer) for layer in self.layers)
@@ -197,7 +199,7 @@ class Image:
     def configuration(self) -> bytes:
         return json.dumps(
             {
-                "architecture": architecture(),
+                "architecture": self.machine or architecture(),
                 "os": "linux",
                 "created": CREATED,
                 "config": dict(self.config),
@@ -208,6 +210,11 @@ class Image:
 
 def architecture() -> str:
     return {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+
+
+def foreign(image: Image) -> Image:
+    """The same for machines that are not like this one."""
+    return replace(image, machine="amd64" if architecture() == "arm64" else "arm64")
 
 
 def digest_of(data: bytes) -> str:

@@ -38,17 +38,17 @@ class Registry:
         self.push_manifest(repository, tag, manifest, OCI_MANIFEST)
         return f"{self.address}/{repository}:{tag}"
 
-    def push_index(self, image: Image, name: str) -> str:
-        """Push as a multi-platform image, whose other platform's manifest is not what this machine may use."""
+    def push_index(self, image: Image, name: str, *others: Image) -> str:
+        """Push as a multi-platform image: the others first, each for the machine that it says it is for."""
         repository, _, tag = name.rpartition(":")
-        manifest, _ = manifest_of(image)
-        self.push(image, name)
-        entry = {"mediaType": OCI_MANIFEST, "digest": digest_of(manifest), "size": len(manifest)}
-        index = {
-            "schemaVersion": 2,
-            "mediaType": OCI_INDEX,
-            "manifests": [{**entry, "platform": {"os": "linux", "architecture": architecture()}}],
-        }
+        entries = []
+        for each in (*others, image):
+            self.push(each, name)
+            manifest, _ = manifest_of(each)
+            entry = {"mediaType": OCI_MANIFEST, "digest": digest_of(manifest), "size": len(manifest)}
+            platform = {"os": "linux", "architecture": each.machine or architecture()}
+            entries.append({**entry, "platform": platform})
+        index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
         self.push_manifest(repository, tag, json.dumps(index).encode(), OCI_INDEX)
         return f"{self.address}/{repository}:{tag}"
 

@@ -11,7 +11,7 @@ from minimanager.codec import to_proto
 from minimanager.decide.scheduler.why import Answer
 from minimanager.decide.slots import is_released
 from minimanager.decide.upkeep import roots_digest
-from minimanager.decide.wants import wants
+from minimanager.decide.wants import last_tries, wants
 from minimanager.domain.objects import (
     Cluster,
     JoinToken,
@@ -144,17 +144,22 @@ def hostname(snapshot: Snapshot, node_id: str) -> str:
 
 
 def live_tasks(snapshot: Snapshot, service_id: str) -> list[Task]:
-    """The service's tasks that have not ended, by slot, and those of a job that are done.
+    """The service's tasks that have not ended, by slot, those of a job that are done, and those that none follows.
 
     A task of a global service whose node is down is not there: nobody waits for it, and none takes its place.
     """
     service = snapshot.services.get(service_id)
     mode = service.spec.mode if service is not None else ServiceMode.REPLICATED
+    last = {task.id for task in last_tries(snapshot, service)} if service is not None else set()
     tasks = [
         task
         for task in snapshot.of_service(service_id).values()
         if not (mode.is_global and _on_lost_node(snapshot, task))
-        and (not snapshot.state(task).finished or (mode.is_job and task.desired_state is TaskState.COMPLETE))
+        and (
+            not snapshot.state(task).finished
+            or (mode.is_job and task.desired_state is TaskState.COMPLETE)
+            or task.id in last
+        )
     ]
     return sorted(tasks, key=lambda task: (task.slot, task.bound_node_id, task.id))
 

@@ -773,7 +773,9 @@ class ServiceProgress(_message.Message):
     def service(self) -> Global___ServiceView: ...
     @_builtins.property
     def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskView]:
-        """all live tasks of the service, and those of a job that are done"""
+        """All live tasks of the service, those of a job that are done, and those that have ended and that none follows: the
+        restart policy grants no other.
+        """
 
     @_builtins.property
     def stopped(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskView]:

@@ -16,7 +16,7 @@ GOLDEN = Path(__file__).parent / "golden" / "progress"
 SECOND = 1_000_000_000
 
 NEW, PENDING, PREPARING, STARTING, RUNNING, FAILED = 0, 64, 320, 448, 512, 704
-COMPLETE, SHUTDOWN = 576, 640
+COMPLETE, SHUTDOWN, REJECTED = 576, 640, 768
 
 Event = tuple[float, control.ServiceProgress | None]
 """Seconds since the start, and what was pushed then; None: only time passed."""
@@ -182,6 +182,35 @@ def test_an_end_is_convergence_only_when_it_is_good_and_for_good(state: int) -> 
     ended.service.service.spec.task.restart.condition = 2  # type: ignore[assignment]
     over.update(ended, canned.NOW_NS)
     assert (over.wake_ns is not None) is (state == COMPLETE)
+
+
+GIVEN_UP = canned.task(1, state=FAILED, desired=SHUTDOWN, error="task: non-zero exit (1)")
+
+
+@pytest.mark.parametrize(
+    ("tasks", "given_up"),
+    [
+        ([GIVEN_UP], True),
+        ([canned.task(1, state=REJECTED, desired=SHUTDOWN)], True),
+        ([canned.task(1, state=FAILED)], False),  # the manager has not decided yet
+        ([GIVEN_UP, canned.task(1, identity="t9", state=STARTING)], False),
+        ([canned.task(1, state=COMPLETE, desired=SHUTDOWN)], False),
+    ],
+)
+def test_a_place_is_given_up_when_its_last_task_has_failed(
+    tasks: list[control.TaskView], given_up: bool
+) -> None:
+    state = Convergence()
+    state.update(view(*tasks), canned.NOW_NS)
+    assert bool(state.failure) is given_up
+
+
+def test_what_was_given_up_says_which_task_and_why() -> None:
+    state = Convergence()
+    state.update(view(GIVEN_UP), canned.NOW_NS)
+    assert state.failure == (
+        "task web.1 failed and is not started again, as the restart policy says: task: non-zero exit (1)"
+    )
 
 
 def test_a_failure_during_the_monitor_period_starts_it_again() -> None:

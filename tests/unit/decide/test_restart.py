@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from minimanager.decide.wants import last_tries
 from minimanager.domain.objects import SECOND, RestartCondition, RestartPolicy, TaskState
 from support.simulation import Simulation, service, task_spec
 
@@ -53,6 +54,20 @@ def test_the_condition_decides(condition: RestartCondition, state: TaskState, ag
     sim.settle_over_time()
     assert len(sim.running()) == again
     assert len(sim.of()) == 1 + again
+    last = last_tries(sim.snapshot(), sim.services["web"])
+    assert last == ([] if again else sim.of())
+
+
+def test_before_the_decision_and_between_two_tries_no_try_is_the_last() -> None:
+    sim = started(RestartPolicy(max_attempts=1))
+    end(sim, TaskState.FAILED)
+    assert last_tries(sim.snapshot(), sim.services["web"]) == []  # the manager has not seen it yet
+    sim.settle()
+    assert last_tries(sim.snapshot(), sim.services["web"]) == []
+    sim.settle_over_time()
+    end(sim, TaskState.FAILED)
+    sim.settle_over_time()
+    assert [task.id for task in last_tries(sim.snapshot(), sim.services["web"])] == [sim.of()[-1].id]
 
 
 def test_a_slot_that_has_ended_for_good_begins_again_with_a_new_specification() -> None:
