@@ -30,7 +30,7 @@ class CallLimits:
     """Of one client."""
 
     per_second: int = 500
-    """Calls in the long run. On one core a manager answers about 800 lists of nodes a second to a client on the same."""
+    """Calls in the long run. On one core a manager answers about 800 lists of nodes a second to a client there."""
     burst: int = 2000
     """Calls at once, after a pause."""
     open: int = 1000
