@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := common manager worker cli tests bench scripts
 PROTOS := $(wildcard proto/miniproto/v1/*.proto)
 
-.PHONY: help setup demo demo-down test verify lint fix gen gen-check bench clean
+.PHONY: help setup demo demo-down test verify lint fix gen gen-check bench soak clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | column -t -s "$$(printf '\t')"
@@ -48,6 +48,9 @@ gen-check: ## fails when the generated code does not match proto/
 	  cmp -s "$$tmp/$$file" "proto/$$file" || { echo "proto/$$file is out of date: run 'make gen'"; exit 1; }; \
 	done
 	@$(BIN)/python -m minictl.client.generate --check
+
+soak: setup ## loss of power during writes, ROUNDS times (50)
+	scripts/as-root $(BIN)/python scripts/soak.py --rounds $(or $(ROUNDS),50)
 
 bench: ## the figures of the README
 	@scripts/setup --bench

@@ -55,6 +55,7 @@ from minimanager.control.leader import Election
 from minimanager.control.ledger_keeper import LedgerKeeper
 from minimanager.control.loop import Decide, ReconcileLoop
 from minimanager.control.secret_keeper import SecretKeeper
+from minimanager.control.space import SpaceKeeper
 from minimanager.control.sweeper import Sweeper
 from minimanager.control.upkeep import DRAIN_NS, UpkeepLoop
 from minimanager.decide.reconcile import affected, reconcile
@@ -128,6 +129,8 @@ class Parts:
     """None: nothing but the store knows how far the ledger went."""
     backups: BackupSchedule | None = None
     """None: only those that somebody asks for."""
+    space: SpaceKeeper | None = None
+    """None: the etcd is the user's, or there is none."""
     certificate_lifetime_ns: int = 0
     """Of every node certificate, whatever the cluster says; 0: as it says. For tests, which cannot wait for days."""
     drain_ns: int = DRAIN_NS
@@ -157,6 +160,7 @@ async def serve(
         clock=clock,
         ledger_anchor=paths.ledger_anchor,
         backups=backups,
+        space=SpaceKeeper(store, clock) if settings.etcd.managed else None,
         certificate_lifetime_ns=int(os.environ.get(CERTIFICATE_SECONDS, "0")) * SECOND,
         drain_ns=int(os.environ.get(DRAIN_SECONDS, DRAIN_NS // SECOND)) * SECOND,
     )
@@ -271,6 +275,8 @@ class Manager:
         logger.info(
             "Connected to etcd.", extra=fields(version=status.version, endpoints=",".join(status.endpoints))
         )
+        if parts.space is not None:
+            group.start_eternal("space", parts.space.run())
         await restore(
             parts.paths.restore, parts.settings, store=core.store, keys=core.keys, clock=parts.clock
         )

@@ -72,9 +72,10 @@ def _certificate(
 class EtcdProcess:
     """One member with a data directory of its own. `start` returns when it answers."""
 
-    def __init__(self, directory: Path, *, pki: Pki | None = None) -> None:
+    def __init__(self, directory: Path, *, pki: Pki | None = None, quota_bytes: int = 0) -> None:
         self._directory = directory
         self._pki = pki
+        self._quota_bytes = quota_bytes
         self._client_port, self._peer_port = free_port(), free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -142,6 +143,8 @@ class EtcdProcess:
             *("--initial-cluster", f"test={peer}", "--logger", "zap"),
             *("--max-txn-ops", str(MAX_TXN_OPS), "--max-request-bytes", str(MAX_REQUEST_BYTES)),
         ]
+        if self._quota_bytes:
+            command += ["--quota-backend-bytes", str(self._quota_bytes)]
         if self._pki:
             command += ["--client-cert-auth", "--trusted-ca-file", str(self._pki.ca)]
             command += ["--cert-file", str(self._pki.certificate), "--key-file", str(self._pki.key)]
@@ -149,9 +152,11 @@ class EtcdProcess:
 
 
 @contextlib.asynccontextmanager
-async def running_etcd(directory: Path, *, pki: Pki | None = None) -> AsyncIterator[EtcdProcess]:
+async def running_etcd(
+    directory: Path, *, pki: Pki | None = None, quota_bytes: int = 0
+) -> AsyncIterator[EtcdProcess]:
     """A started member; gone, whatever the test did to it, at the end."""
-    process = EtcdProcess(directory, pki=pki)
+    process = EtcdProcess(directory, pki=pki, quota_bytes=quota_bytes)
     try:
         await process.start()
         yield process

@@ -11,7 +11,7 @@ import inspect
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager, contextmanager, nullcontext
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -21,12 +21,14 @@ from grpc.aio import AbortError
 
 from minicommon.clock import SECOND
 from minicommon.errors import DeadlineError, InvalidArgumentError, MiniError
+from minicommon.identity.names import Caller
 from minicommon.identity.peer import Identity
 from minicommon.ids import new_id
 from minicommon.log import fields
 from minicommon.rpc import access, audit, errors
 from minicommon.rpc.audit import Journal, NoJournal
 from minicommon.rpc.gate import Context, Gate, check_access
+from minicommon.rpc.limits import CallLimits, Limiter, TooManyCallsError
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +45,17 @@ class Guard(grpc.aio.ServerInterceptor):
     """Wraps the handlers of a server whose callers pass through `gate`; `unary_seconds` limits unary calls."""
 
     def __init__(
-        self, gate: Gate, *, unary_seconds: float = UNARY_SECONDS, journal: Journal | None = None
+        self,
+        gate: Gate,
+        *,
+        unary_seconds: float = UNARY_SECONDS,
+        journal: Journal | None = None,
+        limits: CallLimits | None = None,
     ) -> None:
         self._gate = gate
         self._unary_seconds = unary_seconds
         self._journal = journal or NoJournal()
+        self._limiter = None if limits is None else Limiter(limits, time.monotonic_ns)
         self._streams: set[_Stream] = set()
 
     def recheck(self) -> None:
@@ -123,9 +131,12 @@ class Guard(grpc.aio.ServerInterceptor):
         try:
             caller = self._gate.identify(context)
             record.identity = caller
-            check_access(method, caller)
-            async with self._limited(method, context, unary=unary):
-                yield
+            with self._admitted(caller, context):
+                check_access(method, caller)
+                async with self._limited(method, context, unary=unary):
+                    yield
+        except TooManyCallsError as error:
+            await context.abort(errors.code_of(error), errors.details_of(error))
         except MiniError as error:
             code, details = errors.code_of(error), errors.details_of(error)
             record.write(code, details)
@@ -141,6 +152,14 @@ class Guard(grpc.aio.ServerInterceptor):
             await self._unexpected(method, context, error)
         else:
             record.write(_status(context))
+
+    def _admitted(self, caller: Identity, context: Context) -> AbstractContextManager[None]:
+        """Root on this machine has no limit: it could do worse. Who has no certificate is known by its address."""
+        if self._limiter is None or caller.caller is Caller.LOCAL:
+            return nullcontext()
+        if caller.caller is Caller.ANYONE:
+            return self._limiter.admitted(audit.address_of(context.peer()))
+        return self._limiter.admitted(str(caller))
 
     @asynccontextmanager
     async def _limited(self, method: str, context: Context, *, unary: bool) -> AsyncIterator[None]:

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from minicommon.clock import SECOND, Clock
-from minicommon.errors import MiniError, UnavailableError
+from minicommon.errors import MiniError, ResourceExhaustedError, UnavailableError
 from minicommon.supervise import EndedError
 
 from minimanager.store.api import CompactedError, Compare, LeaseGoneError, Put, Store
@@ -75,7 +75,7 @@ class Election:
                         await self._reign(lead(fence), lease_id, granted_at_ns)
             except* FencedError:
                 logger.warning("Another manager leads.", extra={"node_id": self._node_id})
-            except* (UnavailableError, LeaseGoneError) as errors:
+            except* (UnavailableError, ResourceExhaustedError, LeaseGoneError) as errors:
                 logger.warning("The election was interrupted.", extra={"reason": str(errors.exceptions[0])})
                 interrupted = True
             if (

@@ -8,10 +8,14 @@ from minicommon.clock import Clock
 from minicommon.rpc.audit import Journal
 from minicommon.rpc.gate import AnyoneGate, MemberGate
 from minicommon.rpc.guard import Guard
+from minicommon.rpc.limits import CallLimits
 
 from minimanager.domain.objects import ClientCertificate, RemovedNode
 from minimanager.store.cache import Cache
 from minimanager.store.keys import Kind
+
+JOIN_LIMITS = CallLimits(per_second=20, burst=1000, open=200)
+"""Of one address on the join port: a certificate costs a signature, and many nodes may come from behind one NAT."""
 
 
 def control_guard(*, cluster_id: str, cache: Cache, clock: Clock, journal: Journal | None = None) -> Guard:
@@ -19,7 +23,7 @@ def control_guard(*, cluster_id: str, cache: Cache, clock: Clock, journal: Journ
 
     refused = Refused(cache)
     gate = MemberGate(cluster_id=cluster_id, removed=refused.nodes, revoked=refused.clients, clock=clock)
-    return Guard(gate, journal=journal)
+    return Guard(gate, journal=journal, limits=CallLimits())
 
 
 async def end_refused(guard: Guard, cache: Cache) -> None:
@@ -59,4 +63,4 @@ class Refused:
 
 def join_guard(journal: Journal | None = None) -> Guard:
     """For the join port, where nobody has a certificate yet."""
-    return Guard(AnyoneGate(), journal=journal)
+    return Guard(AnyoneGate(), journal=journal, limits=JOIN_LIMITS)

@@ -19,6 +19,7 @@ from minicommon.errors import (
     InvalidArgumentError,
     NotFoundError,
     PermissionDeniedError,
+    ResourceExhaustedError,
     UnavailableError,
 )
 from minicommon.log import fields
@@ -211,7 +212,7 @@ class OneOffs:
                 await self._services.remove(service_id)
             except (ConflictError, FailedPreconditionError, NotFoundError):
                 continue  # somebody else removes it
-            except (UnavailableError, DeadlineError) as error:
+            except (UnavailableError, DeadlineError, ResourceExhaustedError) as error:
                 logger.warning(
                     "A container that has ended could not be removed; it will be tried again.",
                     extra=fields(service_id=service_id, error=error.message),

@@ -124,6 +124,8 @@ class StoreStatus:
     endpoints: tuple[str, ...]
     revision: int
     database_bytes: int
+    full: bool = False
+    """It refuses writes until space has been given back."""
 
 
 class Store(Protocol):

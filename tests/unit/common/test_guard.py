@@ -11,11 +11,20 @@ from typing import Any
 import grpc
 import pytest
 from minicommon import errors
-from minicommon.errors import DeadlineError, InvalidArgumentError, MiniError, PermissionDeniedError
+from minicommon.errors import (
+    DeadlineError,
+    InvalidArgumentError,
+    MiniError,
+    PermissionDeniedError,
+    ResourceExhaustedError,
+)
+from minicommon.identity.names import Caller
+from minicommon.identity.peer import Identity
 from minicommon.rpc.channel import unix_channel
 from minicommon.rpc.errors import CODES, MAX_DETAILS_BYTES, code_of, from_rpc, ours
-from minicommon.rpc.gate import AnyoneGate, LocalGate
+from minicommon.rpc.gate import AnyoneGate, Context, Gate, LocalGate
 from minicommon.rpc.guard import Guard
+from minicommon.rpc.limits import CallLimits
 from minicommon.rpc.server import listen_unix, local_server, new_server
 from miniproto.v1 import control_pb2, control_pb2_grpc, node_pb2, node_pb2_grpc
 
@@ -242,6 +251,27 @@ async def test_whom_the_gate_calls_anyone_reaches_nothing_of_the_control_api(
     await server.stop(None)
     refusal = next(record for record in caplog.records if record.levelno == logging.WARNING)
     assert vars(refusal)["result"] == "PERMISSION_DENIED"
+
+
+class NamedGate:
+    """Everybody is the same viewer."""
+
+    def identify(self, context: Context) -> Identity:
+        return Identity(Caller.VIEWER, "ci")
+
+
+@pytest.mark.parametrize(("gate", "answered"), [(NamedGate(), 2), (LocalGate(), 5)])
+async def test_a_client_that_calls_too_often_is_refused_and_root_is_not(
+    behavior: Behavior, tmp_path: Path, gate: Gate, answered: int
+) -> None:
+    server = new_server(Guard(gate, limits=CallLimits(per_second=1, burst=2)))
+    await _serve(server, behavior, tmp_path / "s")
+    async with unix_channel(tmp_path / "s") as opened:
+        outcomes = await asyncio.gather(*(_get(opened, "") for _ in range(5)), return_exceptions=True)
+    await server.stop(None)
+    refused = [outcome for outcome in outcomes if isinstance(outcome, ResourceExhaustedError)]
+    assert len(outcomes) - len(refused) == answered
+    assert all(error.message.startswith("viewer ci calls too often: ") for error in refused)
 
 
 async def test_the_local_socket_is_roots_and_replaces_a_dead_one(behavior: Behavior, tmp_path: Path) -> None:

@@ -15,7 +15,13 @@ import logging
 from typing import Protocol
 
 from minicommon.clock import SECOND, Clock
-from minicommon.errors import ConflictError, DeadlineError, MiniError, UnavailableError
+from minicommon.errors import (
+    ConflictError,
+    DeadlineError,
+    MiniError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
 from minicommon.log import fields
 from minicommon.supervise import Supervisor
 
@@ -136,7 +142,7 @@ class Presence:
                 await self._clock.sleep_until(deadline_ns)
             try:
                 news = await self._records.down(node_id, message, still=lambda: not self.connected(node_id))
-            except (UnavailableError, DeadlineError, ConflictError) as error:
+            except (UnavailableError, DeadlineError, ConflictError, ResourceExhaustedError) as error:
                 logger.warning(
                     "Node could not be recorded as down; trying again.",
                     extra=fields(node_id=node_id, error=error.message),

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from minicommon.errors import DeadlineError, UnavailableError
+from minicommon.errors import DeadlineError, ResourceExhaustedError, UnavailableError
 from minicommon.log import fields
 
 from minimanager.domain.objects import Meta, Task, TaskState, TaskStatus
@@ -70,7 +70,7 @@ class Reports:
             batch, self._pending = self._pending, {}
             try:
                 lost = await self._write_all(batch)
-            except (UnavailableError, DeadlineError) as error:
+            except (UnavailableError, DeadlineError, ResourceExhaustedError) as error:
                 extra = fields(node_id=self._node_id, statuses=len(batch), error=error.message)
                 logger.warning("Statuses could not be written; trying again.", extra=extra)
                 self._put_back(batch.values())

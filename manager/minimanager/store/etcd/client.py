@@ -37,6 +37,9 @@ from minimanager.store.etcd.watch import oldest_revision, watch
 REQUEST_TIMEOUT: Final = 5.0
 """Seconds until a request is given up: etcd's own limit for one is 5 s plus two elections (`server.go`, ReqTimeout)."""
 
+MAINTENANCE_TIMEOUT: Final = 120.0
+"""Seconds that a member has to be defragmented: enough for 8 GiB, the most that it may hold."""
+
 PAGE_KEYS: Final = 5_000
 """Keys per request when listing: a few megabytes, so that a long list does not hold up etcd's other readers."""
 
@@ -127,12 +130,41 @@ class EtcdStore:
             "status",
             lambda member, left: rpc_pb2_grpc.MaintenanceStub(member.channel).Status(request, timeout=left),
         )
-        return StoreStatus(response.version, self._endpoints.urls, response.header.revision, response.dbSize)
+        full = any("NOSPACE" in alarm for alarm in response.errors)
+        return StoreStatus(
+            response.version, self._endpoints.urls, response.header.revision, response.dbSize, full
+        )
+
+    async def reclaim(self, revision: int) -> None:
+        """Forget the history before `revision`, give its space back on every member, and disarm the alarm NOSPACE.
+
+        A member does not answer while it is defragmented, about a second per 100 MB. Raises UnavailableError.
+        """
+        await self.compact(revision)
+        for member in self._endpoints.members:
+            await self._maintain(member, "defragmentation", "Defragment", rpc_pb2.DefragmentRequest())
+        member = await self._endpoints.connected_within(self._timeout)
+        raised = await self._maintain(
+            member, "alarms", "Alarm", rpc_pb2.AlarmRequest(action=rpc_pb2.AlarmRequest.GET)
+        )
+        for alarm in raised.alarms:
+            if alarm.alarm == rpc_pb2.NOSPACE:
+                off = rpc_pb2.AlarmRequest(
+                    action=rpc_pb2.AlarmRequest.DEACTIVATE, memberID=alarm.memberID, alarm=alarm.alarm
+                )
+                await self._maintain(member, "alarms", "Alarm", off)
 
     async def close(self) -> None:
         await self._endpoints.close()
 
     # --- calls ---
+
+    async def _maintain(self, member: Member, what: str, method: str, request: Any) -> Any:
+        stub = rpc_pb2_grpc.MaintenanceStub(member.channel)
+        try:
+            return await getattr(stub, method)(request, timeout=MAINTENANCE_TIMEOUT)
+        except grpc.aio.AioRpcError as error:
+            raise errors.translate(error, f"etcd {what} on {member.url}") from error
 
     async def _page(self, request: Any) -> Any:
         return await self._read("list", lambda member, left: _kv(member).Range(request, timeout=left))

@@ -50,6 +50,10 @@ class Endpoints:
         self._suspects: set[str] = set()
 
     @property
+    def members(self) -> tuple[Member, ...]:
+        return tuple(self._members)
+
+    @property
     def urls(self) -> tuple[str, ...]:
         return tuple(member.url for member in self._members)
 

@@ -32,7 +32,9 @@ def translate(error: grpc.aio.AioRpcError, what: str) -> MiniError:
         return TooLargeError(f"{what}: refused by etcd, whose limits are lower than ours: {details}")
     if _NO_SPACE in details:
         return ResourceExhaustedError(
-            f"{what}: etcd's database is full ({details}); compact and defragment it"
+            f"{what}: etcd's database is full ({details}): what runs goes on, and nothing can be changed until space "
+            "has been given back; the managers see to it within seconds in an etcd of theirs, and in one of your "
+            "own you compact, defragment and disarm the alarm NOSPACE; then try again"
         )
     if code is grpc.StatusCode.NOT_FOUND and "lease" in details:
         return LeaseGoneError(f"{what}: {details}")
