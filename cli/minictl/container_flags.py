@@ -120,14 +120,15 @@ def apply_change(spec: ServiceSpec, parsed: Parsed) -> None:
         _change_hosts(container, parsed)
     if parsed.changed("mount-add", "mount-rm"):
         _change_mounts(container, parsed)
-    for name, value in parsed["sysctl-add"]:
-        container.sysctls[name] = value
     for name in parsed["sysctl-rm"]:
         container.sysctls.pop(name, None)
+    for name, value in parsed["sysctl-add"]:
+        container.sysctls[name] = value
     if parsed.changed("ulimit-add", "ulimit-rm"):
         found = {item.name: (item.name, item.soft, item.hard) for item in container.ulimits}
+        found = {name: item for name, item in found.items() if name not in parsed["ulimit-rm"]}
         found |= {item[0]: item for item in parsed["ulimit-add"]}
-        _set_ulimits(container, [found[name] for name in sorted(found) if name not in parsed["ulimit-rm"]])
+        _set_ulimits(container, [found[name] for name in sorted(found)])
     _apply_common(spec, parsed)
 
 

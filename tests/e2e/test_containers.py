@@ -232,3 +232,118 @@ def test_a_container_has_of_the_node_what_its_owner_allows(cluster: Cluster, sha
     text = "no suitable node (privileged not allowed on 1 node)"
     eventually(lambda: text in _ps(cluster, "mighty"), "it waits for a node that allows it")
     _remove(cluster, "mighty")
+
+
+SHOWS = """
+grep -E '^(Groups|CapEff|NoNewPrivs):' /proc/self/status | tr -s '[:space:]' ' '; echo
+pwd; echo "$A $B $C"; test -t 0 && echo terminal
+"""
+
+
+def test_a_process_has_the_rights_and_surroundings_that_its_flags_say(cluster: Cluster, shared: Path) -> None:
+    file = shared / "env"
+    file.write_text("# a comment\nA=from a file\nB=replaced\n")
+    lines = _report(
+        cluster,
+        shared,
+        SHOWS,
+        *("--cap-add", "CAP_SYS_TIME", "--cap-drop", "CHOWN", "--group", "4321"),
+        *("--security-opt", "no-new-privileges", "--workdir", "/var", "--tty"),
+        *("--env-file", str(file), "--env", "B=given", "--env", "C=3"),
+    )
+    # Docker's default capabilities are a80425fb: with SYS_TIME (25), without CHOWN (0).
+    assert lines == [
+        "Groups: 4321 CapEff: 00000000aa0425fa NoNewPrivs: 1 ",
+        *("/var", "from a file given 3", "terminal"),
+    ]
+
+
+def test_an_update_adds_and_removes_one_by_one(cluster: Cluster, shared: Path) -> None:
+    script = (
+        "(env | grep -E '^(KEPT|GONE|NEW)=' | sort; grep -E 'kept|gone|new' /etc/hosts; cat /etc/resolv.conf;"
+        "cat /proc/sys/net/core/somaxconn /proc/sys/net/ipv4/ip_default_ttl; ulimit -Sn; ls -d /old /fresh;"
+        "grep -E '^(Groups|CapEff):' /proc/self/status | tr -s '[:space:]' ' ')"
+        " > /out/.report 2>/dev/null; mv /out/.report /out/report; exec sleep 600"
+    )
+    before = (
+        *("--env", "KEPT=1", "--env", "GONE=1", "--host", "kept:10.1.0.1", "--host", "gone:10.1.0.2"),
+        *("--dns", "10.0.0.1", "--dns-search", "old", "--dns-option", "ndots:2"),
+        *("--sysctl", "net.core.somaxconn=77", "--ulimit", "nofile=64", "--cap-drop", "CHOWN"),
+        *("--mount", "type=tmpfs,target=/old", "--group", "11", "--container-label", "old=1"),
+    )
+    mount = ("--mount", f"type=bind,source={shared},target=/out", "--stop-grace-period", "0s")
+    _create(cluster, "changing", *mount, *before, "busybox:latest", "sh", "-c", script)
+    report = shared / "report"
+    assert eventually(lambda: report.exists() and report.read_text(), "it has reported").splitlines() == [
+        *("GONE=1", "KEPT=1", "10.1.0.1\tkept", "10.1.0.2\tgone"),
+        *("nameserver 10.0.0.1", "search old", "options ndots:2", "77", "64", "64", "/old"),
+        "Groups: 11 CapEff: 00000000a80425fa ",
+    ]
+    report.unlink()
+    changes = (
+        *(
+            "--env-rm",
+            "GONE",
+            "--env-add",
+            "NEW=1",
+            "--host-rm",
+            "gone:10.1.0.2",
+            "--host-add",
+            "new:10.1.0.3",
+        ),
+        *(
+            "--dns-rm",
+            "10.0.0.1",
+            "--dns-add",
+            "10.0.0.2",
+            "--dns-search-rm",
+            "old",
+            "--dns-search-add",
+            "lan",
+        ),
+        *("--dns-option-rm", "ndots:2", "--dns-option-add", "ndots:3"),
+        *("--sysctl-rm", "net.core.somaxconn", "--sysctl-add", "net.ipv4.ip_default_ttl=33"),
+        *("--ulimit-rm", "nofile", "--ulimit-add", "nofile=65", "--cap-add", "CHOWN"),
+        *(
+            "--mount-rm",
+            "/old",
+            "--mount-add",
+            "type=tmpfs,target=/fresh",
+            "--group-rm",
+            "11",
+            "--group-add",
+            "12",
+        ),
+        *("--container-label-rm", "old", "--container-label-add", "new=2"),
+    )
+    cluster.ctl(NODE, "service", "update", "--detach", *changes, "changing")
+    assert eventually(lambda: report.exists() and report.read_text(), "it has reported").splitlines() == [
+        *("KEPT=1", "NEW=1", "10.1.0.1\tkept", "10.1.0.3\tnew"),
+        *("nameserver 10.0.0.2", "search lan", "options ndots:3"),
+        *("4096", "33", "65", "/fresh", "Groups: 12 CapEff: 00000000a80425fb "),
+    ]
+    labels = ("ps", "--filter", "name=changing", "--format", "{{.Labels}}")
+    shown = cluster.ctl(NODE, *labels).stdout
+    assert ("new=2" in shown, "old=1" in shown) == (True, False)
+    _remove(cluster, "changing")
+
+
+def test_a_container_is_stopped_by_the_signal_that_it_wants(cluster: Cluster, shared: Path) -> None:
+    mount = ("--mount", f"type=bind,source={shared},target=/out")
+    script = "trap 'touch /out/stopped; exit' USR1; touch /out/runs; while :; do sleep 0.1; done"
+    _create(cluster, "polite", *mount, "--stop-signal", "SIGUSR1", "busybox:latest", "sh", "-c", script)
+    eventually((shared / "runs").exists, "it runs")
+    _remove(cluster, "polite")
+    eventually((shared / "stopped").exists, "it has had the signal")
+
+
+def test_attempts_come_to_an_end_which_is_an_error(cluster: Cluster) -> None:
+    policy = ("--restart-max-attempts", "1", "--restart-delay", "0s")
+    done = cluster.ctl(
+        *(NODE, "service", "create", "--name", "trying", *policy, "--entrypoint", "false", "whoami:1"),
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "task trying.1 failed and is not started again, as the restart policy says" in done.stderr
+    assert [line.split()[0] for line in _ps(cluster, "trying").splitlines()] == ["Failed", "Failed"]
+    _remove(cluster, "trying")
