@@ -274,7 +274,8 @@ def test_an_update_adds_and_removes_one_by_one(cluster: Cluster, shared: Path) -
     mount = ("--mount", f"type=bind,source={shared},target=/out", "--stop-grace-period", "0s")
     _create(cluster, "changing", *mount, *before, "busybox:latest", "sh", "-c", script)
     report = shared / "report"
-    assert eventually(lambda: report.exists() and report.read_text(), "it has reported").splitlines() == [
+    eventually(report.exists, "it has reported")
+    assert report.read_text().splitlines() == [
         *("GONE=1", "KEPT=1", "10.1.0.1\tkept", "10.1.0.2\tgone"),
         *("nameserver 10.0.0.1", "search old", "options ndots:2", "77", "64", "64", "/old"),
         "Groups: 11 CapEff: 00000000a80425fa ",
@@ -317,7 +318,8 @@ def test_an_update_adds_and_removes_one_by_one(cluster: Cluster, shared: Path) -
         *("--container-label-rm", "old", "--container-label-add", "new=2"),
     )
     cluster.ctl(NODE, "service", "update", "--detach", *changes, "changing")
-    assert eventually(lambda: report.exists() and report.read_text(), "it has reported").splitlines() == [
+    eventually(report.exists, "the new one has reported")
+    assert report.read_text().splitlines() == [
         *("KEPT=1", "NEW=1", "10.1.0.1\tkept", "10.1.0.3\tnew"),
         *("nameserver 10.0.0.2", "search lan", "options ndots:3"),
         *("4096", "33", "65", "/fresh", "Groups: 12 CapEff: 00000000a80425fb "),
