@@ -23,6 +23,7 @@ from minicommon.ids import new_id
 from minicommon.log import fields
 from minicommon.paths import NodePaths
 from minicommon.rpc.credentials import CredentialFiles, NodeCredentials, server_credentials
+from minicommon.rpc.limits import CallLimits
 from minicommon.rpc.server import add_health, add_reflection, listen_tls, listen_unix, new_server
 from minicommon.settings import EtcdSettings, ManagerSettings
 from minicommon.supervise import Supervisor
@@ -73,7 +74,7 @@ from minimanager.rpc.diagnostics import DiagnosticsServicer
 from minimanager.rpc.dispatcher.opener import Opener
 from minimanager.rpc.dispatcher.service import Dispatcher, manager_addresses
 from minimanager.rpc.encryption_keys import EncryptionKeysServicer, UnlockedServicer
-from minimanager.rpc.interceptors import control_guard, end_refused
+from minimanager.rpc.interceptors import CONTROL_LIMITS, JOIN_LIMITS, control_guard, end_refused
 from minimanager.rpc.join import JoinService
 from minimanager.rpc.join_listener import GrpcJoinListener, JoinListener
 from minimanager.rpc.join_tokens import JoinTokensServicer
@@ -107,6 +108,9 @@ CERTIFICATE_SECONDS = "MINI_TEST_CERTIFICATE_SECONDS"
 DRAIN_SECONDS = "MINI_TEST_DRAIN_SECONDS"
 """Environment variable: how long a change of the cluster key waits for writes under the old one, for tests of it."""
 
+NO_CALL_LIMITS = "MINI_TEST_NO_CALL_LIMITS"
+"""Environment variable: if it is set clients may call as often as they like, for tests that send rubbish all day."""
+
 STOP_GRACE = 3.0
 """Seconds that calls have to finish when the manager stops."""
 
@@ -134,6 +138,8 @@ class Parts:
     certificate_lifetime_ns: int = 0
     """Of every node certificate, whatever the cluster says; 0: as it says. For tests, which cannot wait for days."""
     drain_ns: int = DRAIN_NS
+    control_limits: CallLimits | None = CONTROL_LIMITS
+    join_limits: CallLimits | None = JOIN_LIMITS
 
 
 async def serve(
@@ -150,6 +156,7 @@ async def serve(
     if keyring is None:
         return
     store = EtcdStore(_with_key_in_use(settings.etcd, paths), clock=clock)
+    limited = NO_CALL_LIMITS not in os.environ
     parts = Parts(
         settings=settings,
         store=store,
@@ -163,6 +170,8 @@ async def serve(
         space=SpaceKeeper(store, clock) if settings.etcd.managed else None,
         certificate_lifetime_ns=int(os.environ.get(CERTIFICATE_SECONDS, "0")) * SECOND,
         drain_ns=int(os.environ.get(DRAIN_SECONDS, DRAIN_NS // SECOND)) * SECOND,
+        control_limits=CONTROL_LIMITS if limited else None,
+        join_limits=JOIN_LIMITS if limited else None,
     )
     try:
         await Manager(parts).run(stop)
@@ -224,12 +233,15 @@ class Manager:
             cache=self.core.cache,
             clock=parts.clock,
             journal=parts.journal,
+            limits=parts.control_limits,
         )
         self._server = new_server(self._guard)
         self._health = add_health(self._server)
         self._issuer = Issuer(self._sealer, lifetime_ns=parts.certificate_lifetime_ns)
         join = JoinService(self.core, self._sealer, managers=self._managers, issuer=self._issuer)
-        self._join: JoinListener = GrpcJoinListener(join, parts.credentials, journal=parts.journal)
+        self._join: JoinListener = GrpcJoinListener(
+            join, parts.credentials, journal=parts.journal, limits=parts.join_limits
+        )
         self._tasks = TasksServicer(self.core)
         self._streams = NodeStreams(self._hostname, ManagerPeers(self.core, parts.credentials))
         self._services = ServicesServicer(self.core, self._sealer)

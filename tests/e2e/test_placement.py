@@ -109,6 +109,21 @@ def test_every_operator_and_affinity_places_on_real_nodes(cluster: Cluster) -> N
         _settled(cluster, f"placed-{number}", wanted)
 
 
+def test_a_preference_fills_branches_evenly_before_nodes(cluster: Cluster) -> None:
+    for node, zone in (("core-01", "a"), ("core-02", "a"), ("core-03", "b")):
+        cluster.ctl("core-01", "node", "update", "--label-add", f"zone={zone}", node)
+    _create(cluster, "branches", "--placement-pref", "spread=node.labels.zone", "--replicas", "4")
+    _settled(cluster, "branches", {"core-01": 1, "core-02": 1, "core-03": 2})
+
+
+def test_a_host_port_is_one_tasks_own_per_node(cluster: Cluster) -> None:
+    _create(cluster, "ported", "-p", "mode=host,target=4567,published=8088", "--replicas", "4")
+    _settled(cluster, "ported", dict.fromkeys(SPEEDS, 1))
+    text = "no suitable node (host-mode port already in use on 3 nodes)"
+    assert text in cluster.ctl("core-01", "service", "ps", "--no-trunc", "ported").stdout
+    assert http_get(cluster.lab.client, "http://core-02:8088/peer").strip() == "10.77.0.99"
+
+
 def test_bin_packing_fills_one_node_first(cluster: Cluster) -> None:
     _create(cluster, "packed", "--placement-strategy", "binpack", "--reserve-memory", "8m", "--replicas", "3")
     eventually(lambda: list(_where(cluster, "packed").values()) == [3], "all three are on one node")
@@ -153,3 +168,23 @@ def test_a_task_that_fails_for_good_ends_the_wait_at_once(cluster: Cluster) -> N
     assert done.stderr.endswith(
         "task failing.1 failed and is not started again, as the restart policy says: task: non-zero exit (1)\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("flags", "code"),
+    [
+        (("--constraint", "node.labels.nowhere==1"), 4),
+        (("--health-tcp", "1", "--health-start-period", "1h"), 124),
+    ],
+)
+def test_what_does_not_come_about_in_time_has_an_exit_code(
+    cluster: Cluster, flags: tuple[str, ...], code: int
+) -> None:
+    name = f"late-{code}"
+    create = ("service", "create", "-q", "--name", name, "--update-deadline", "2s", *flags, "whoami:1")
+    done = cluster.ctl("core-01", *create, check=False)
+    assert (done.returncode, "no progress for 2s; it goes on in the background" in done.stderr) == (
+        code,
+        True,
+    )
+    cluster.ctl("core-01", "service", "rm", name)

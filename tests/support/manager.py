@@ -33,6 +33,7 @@ from minicommon.ids import new_id
 from minicommon.paths import NodePaths
 from minicommon.rpc.channel import join_channel, manager_channel, unix_channel
 from minicommon.rpc.credentials import CredentialFiles, NodeCredentials
+from minicommon.rpc.limits import CallLimits
 from minicommon.settings import Bootstrap, EtcdSettings, ManagerSettings, write_json
 from minimanager.app import Manager, Parts
 from minimanager.audit.journal import FileJournal
@@ -215,8 +216,10 @@ class InProcess(Reachable):
 
 
 @contextlib.asynccontextmanager
-async def manager_in_process(*, clock: Clock | None = None) -> AsyncIterator[InProcess]:
-    """A manager on a store in memory that serves, leads and has its cluster."""
+async def manager_in_process(
+    *, clock: Clock | None = None, limits: CallLimits | None = None
+) -> AsyncIterator[InProcess]:
+    """A manager on a store in memory that serves, leads and has its cluster; with `limits` on both its ports."""
     chosen = clock or SystemClock()
     with make_home(EtcdSettings(("memory",))) as home:
         store = MemoryStore(clock=chosen)
@@ -229,6 +232,8 @@ async def manager_in_process(*, clock: Clock | None = None) -> AsyncIterator[InP
             journal=FileJournal(home.paths.audit_dir, manager=home.settings.node_id),
             clock=chosen,
             ledger_anchor=home.paths.ledger_anchor,
+            control_limits=limits,
+            join_limits=limits,
         )
         manager, stop = Manager(parts), asyncio.Event()
         running = asyncio.create_task(manager.run(stop))

@@ -27,6 +27,9 @@ INTERNALS = re.compile(
     r"Traceback|site-packages|\.py\b|google\.protobuf|<class|minimanager|minicommon|miniworker|0x[0-9a-f]{6}"
 )
 
+_STRANGER = " is not connected to this manager"
+"""What a manager says with UNAVAILABLE of a node that it does not know, here an invented one: right, and no fault."""
+
 PATIENCE = 30.0
 
 AT_ONCE = 16
@@ -125,7 +128,8 @@ async def bombard(
             path = paths[number % len(paths)]
             code, details = await call(channel, path, rubbish.request(methods[path]))
             assert not INTERNALS.search(details), (path, details)
-            codes[code] = f"{path}: {details}"
+            if not details.endswith(_STRANGER):
+                codes[code] = f"{path}: {details}"
 
     async with asyncio.TaskGroup() as group:
         for _ in range(AT_ONCE):

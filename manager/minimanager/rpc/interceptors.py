@@ -14,16 +14,25 @@ from minimanager.domain.objects import ClientCertificate, RemovedNode
 from minimanager.store.cache import Cache
 from minimanager.store.keys import Kind
 
+CONTROL_LIMITS = CallLimits()
+"""Of one client on the control port, known by its certificate."""
+
 JOIN_LIMITS = CallLimits(per_second=20, burst=1000, open=200)
 """Of one address on the join port: a certificate costs a signature, and many nodes may come from behind one NAT."""
 
 
-def control_guard(*, cluster_id: str, cache: Cache, clock: Clock, journal: Journal | None = None) -> Guard:
+def control_guard(
+    *,
+    cluster_id: str,
+    cache: Cache,
+    clock: Clock,
+    journal: Journal | None = None,
+    limits: CallLimits | None = CONTROL_LIMITS,
+) -> Guard:
     """For the control port and the unix socket: members and clients of this cluster, and root on this machine."""
-
     refused = Refused(cache)
     gate = MemberGate(cluster_id=cluster_id, removed=refused.nodes, revoked=refused.clients, clock=clock)
-    return Guard(gate, journal=journal, limits=CallLimits())
+    return Guard(gate, journal=journal, limits=limits)
 
 
 async def end_refused(guard: Guard, cache: Cache) -> None:
@@ -61,6 +70,6 @@ class Refused:
         return self._clients
 
 
-def join_guard(journal: Journal | None = None) -> Guard:
+def join_guard(journal: Journal | None = None, limits: CallLimits | None = JOIN_LIMITS) -> Guard:
     """For the join port, where nobody has a certificate yet."""
-    return Guard(AnyoneGate(), journal=journal, limits=JOIN_LIMITS)
+    return Guard(AnyoneGate(), journal=journal, limits=limits)

@@ -10,10 +10,11 @@ from typing import Protocol
 from grpc import aio
 from minicommon.rpc.audit import Journal
 from minicommon.rpc.credentials import NodeCredentials, server_credentials
+from minicommon.rpc.limits import CallLimits
 from minicommon.rpc.server import listen_tls, new_server
 from miniproto.v1 import join_pb2_grpc
 
-from minimanager.rpc.interceptors import join_guard
+from minimanager.rpc.interceptors import JOIN_LIMITS, join_guard
 
 STOP_SECONDS = 5.0
 """For joins that are under way when the manager stops."""
@@ -38,14 +39,16 @@ class GrpcJoinListener:
         load: Callable[[], NodeCredentials],
         *,
         journal: Journal | None = None,
+        limits: CallLimits | None = JOIN_LIMITS,
     ) -> None:
         self._servicer = servicer
+        self._limits = limits
         self._journal = journal
         self._load = load
         self._server: aio.Server | None = None
 
     async def start(self, address: str) -> int:
-        server = new_server(join_guard(self._journal))
+        server = new_server(join_guard(self._journal, self._limits))
         join_pb2_grpc.add_JoinServicer_to_server(self._servicer, server)
         port = listen_tls(server, address, server_credentials(self._load, client_certificate=False))
         await server.start()

@@ -47,7 +47,8 @@ BROKEN = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNA
 
 
 @pytest.fixture
-async def process(tmp_path: Path) -> AsyncIterator[ManagerProcess]:
+async def process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ManagerProcess]:
+    monkeypatch.setenv("MINI_TEST_NO_CALL_LIMITS", "1")  # or most of it would be refused unread
     async with running_etcd(tmp_path / "etcd") as etcd, manager_process(etcd.settings) as running:
         yield running
 

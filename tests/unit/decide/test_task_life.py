@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 from minimanager.decide.node_health import ORPHAN_AFTER_NS
 from minimanager.decide.restart import GATE_TIMEOUT_NS
+from minimanager.decide.scheduler.demand import FAILURE_WINDOW_NS, MAX_FAILURES
 from minimanager.domain.belongings import Belongings
 from minimanager.domain.objects import (
     HOUR,
@@ -18,10 +19,12 @@ from minimanager.domain.objects import (
     ClusterSpec,
     FailureAction,
     NodeState,
+    Placement,
     RestartCondition,
     RestartPolicy,
     RolloutState,
     ServiceMode,
+    ServiceSpec,
     Task,
     TaskState,
     UpdateConfig,
@@ -76,6 +79,20 @@ def test_states_have_the_numbers_of_swarm() -> None:
         pytest.param(UpdateConfig().monitor_ns, 5 * SECOND, id="monitor: api/defaults/service.go"),
         pytest.param(UpdateConfig().max_failure_millionths, 0, id="ratio: api/defaults/service.go"),
         pytest.param(UpdateConfig().order, UpdateOrder.STOP_FIRST, id="order: api/defaults/service.go"),
+        pytest.param(
+            ServiceSpec().rollback, UpdateConfig(), id="rollback as update: api/defaults/service.go"
+        ),
+        pytest.param(ServiceSpec().mode, ServiceMode.REPLICATED, id="mode: service_create.md"),
+        pytest.param(ServiceSpec().replicas, 1, id="replicas: service_create.md"),
+        pytest.param(ServiceSpec().max_concurrent, 0, id="max concurrent is the replicas: service_create.md"),
+        pytest.param(Placement(), Placement((), (), 0), id="no rule of placement: service_create.md"),
+        pytest.param(MAX_FAILURES, 5, id="failures that push a node last: scheduler.go"),
+        pytest.param(FAILURE_WINDOW_NS, 300 * SECOND, id="within: scheduler.go"),
+        pytest.param(
+            ["updating", "paused", "completed", "rollback_started", "rollback_paused", "rollback_completed"],
+            [state.name.lower() for state in RolloutState],
+            id="update states: api/types/swarm/service.go",
+        ),
     ],
 )
 def test_defaults_are_those_of_swarm(ours: object, swarm: object) -> None:
