@@ -1,4 +1,4 @@
-"""A layer's archive, kept as what is not in the unpacked files: with these it gives the same bytes, and so the same digest.
+"""A layer's archive, kept as what is not in the unpacked files: with these it gives the same bytes again.
 
 Layers are kept unpacked only. An archive made anew of the files would have another digest, and its image another id. So
 the unpacker notes, in order, every byte of the archive but the content of its regular files, for which it notes the

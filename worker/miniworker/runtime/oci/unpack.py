@@ -106,7 +106,9 @@ class Unpacker:
     def _node(self, archive: tarfile.TarFile, entry: tarfile.TarInfo, path: str) -> None:
         if entry.isreg():
             source = archive.extractfile(entry)
-            if entry.size and not entry.issparse():  # of a sparse one the archive has other bytes than the file
+            if (
+                entry.size and not entry.issparse()
+            ):  # of a sparse one the archive has other bytes than the file
                 self._splitter.content(path, entry.offset_data, entry.size)
             with open(path, "xb") as target:
                 if source is not None:
