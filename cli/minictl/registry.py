@@ -1,4 +1,4 @@
-"""What `service create` and `service update` ask of an image's registry, and who for: Docker's own configuration.
+"""What commands ask of an image's registry, and who for: Docker's own configuration.
 
 A tag is resolved to the digest that it stands for, so that every node runs the same, and to the platforms it is made
 for. Who logs in where is read from `~/.docker/config.json` and the helpers that it names, as `docker login` left it.
@@ -69,7 +69,10 @@ def _auth(context: Context, spec: ServiceSpec, warnings: list[str]) -> RegistryA
         domain = parse_reference(image).domain
     except InvalidArgumentError:
         return None  # the manager says what is wrong with it
-    found = login(context.environment, domain)
+    try:
+        found = login(context.environment, domain)
+    except CliError as error:
+        raise CliError(f"--with-registry-auth: {error}") from error
     if found is None:
         warnings.append(
             f"--with-registry-auth: nobody has logged in to {domain} here, so nodes will pull {image} as anybody"
@@ -114,6 +117,18 @@ def _resolve(context: Context, image: str, auth: RegistryAuth | None) -> Any:
         return None
 
 
+def authorize(context: Context, request: Any) -> None:
+    """Put the user's login for the registry of `request.ref` into the request, if there is one. Raises CliError."""
+    from minicommon.reference import parse_reference
+
+    try:
+        domain = parse_reference(request.ref).domain
+    except InvalidArgumentError:
+        return  # the daemon says what is wrong with it
+    if (found := login(context.environment, domain)) is not None:
+        request.registry_auth.username, request.registry_auth.password = found
+
+
 def login(environment: Mapping[str, str], domain: str) -> tuple[str, str] | None:
     """User and password for a registry: its own helper, the general one, or what is in the file.
 
@@ -142,9 +157,9 @@ def _read(path: str) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise CliError(f"--with-registry-auth: {path} cannot be read: {error}") from error
+        raise CliError(f"{path} cannot be read: {error}") from error
     if not isinstance(found, dict):
-        raise CliError(f"--with-registry-auth: {path} is not a JSON object")
+        raise CliError(f"{path} is not a JSON object")
     return found
 
 
@@ -168,7 +183,7 @@ def _decode(path: str, domain: str, entry: Mapping[str, Any]) -> tuple[str, str]
     except (binascii.Error, UnicodeDecodeError):
         colon = ""
     if not colon:
-        raise CliError(f"--with-registry-auth: the entry for {domain} in {path} is not user and password")
+        raise CliError(f"the entry for {domain} in {path} is not user and password")
     return user, password.rstrip("\0")
 
 
@@ -183,17 +198,17 @@ def _ask(helper: str, key: str) -> tuple[str, str] | None:
             [program, "get"], input=key, capture_output=True, text=True, timeout=_HELPER_SECONDS
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise CliError(f"--with-registry-auth: {program} cannot be asked: {error}") from error
+        raise CliError(f"{program} cannot be asked: {error}") from error
     told = done.stdout.strip()
     if done.returncode != 0:
         if "credentials not found" in told:
             return None
-        raise CliError(f"--with-registry-auth: {program} failed: {told or done.stderr.strip()}")
+        raise CliError(f"{program} failed: {told or done.stderr.strip()}")
     try:
         answer = json.loads(told)
         user, secret = str(answer["Username"]), str(answer["Secret"])
     except (ValueError, KeyError, TypeError):
-        raise CliError(f"--with-registry-auth: {program} did not answer as a credential helper") from None
+        raise CliError(f"{program} did not answer as a credential helper") from None
     if user == _TOKEN_USER:
         raise CliError(_no_token(key))
     return user, secret
@@ -201,6 +216,6 @@ def _ask(helper: str, key: str) -> tuple[str, str] | None:
 
 def _no_token(registry: str) -> str:
     return (
-        f"--with-registry-auth: the login for {registry} is an identity token, which nodes cannot use yet; "
+        f"the login for {registry} is an identity token, which nodes cannot use yet; "
         "log in with a user and a password or access token"
     )

@@ -48,10 +48,18 @@ SHORTCUTS = {
         "Forward local ports to ports of a container, wherever it runs",
     ),
     "ps": ("container", "ls", "List containers"),
+    "pull": ("image", "pull", "Download an image from a registry to this node"),
+    "push": ("image", "push", "Upload an image of this node to a registry"),
     "rm": ("container", "rm", "Remove one or more containers of `minictl run`"),
     "rmi": ("image", "rm", "Remove one or more images"),
     "run": ("container", "run", "Create and run a new container from an image"),
+    "save": (
+        "image",
+        "save",
+        "Save one or more images of this node to a tar archive (streamed to STDOUT by default)",
+    ),
     "stats": ("container", "stats", "Display a live stream of container resource usage statistics"),
+    "tag": ("image", "tag", "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE"),
     "top": ("container", "top", "Display the running processes of a container"),
     "trace": (
         "network",

@@ -308,6 +308,41 @@ class _Images(node_pb2_grpc.ImagesServicer):
             await context.abort(grpc.StatusCode.NOT_FOUND, "No such image: none:latest")
         return node_pb2.RemoveImageResponse(untagged=[request.ref], deleted=["sha256:" + "0" * 64])
 
+    async def Pull(
+        self, request: node_pb2.PullImageRequest, context: Context
+    ) -> AsyncIterator[node_pb2.PullImageProgress]:
+        self.world.requests.append(request)
+        if request.ref == "none:latest":
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "manifest unknown: none")
+        yield node_pb2.PullImageProgress(status="pulling")
+        done = node_pb2.PulledImage(reference=f"reg/{request.ref}", digest="sha256:" + "d" * 64, fresh=True)
+        yield node_pb2.PullImageProgress(done=done)
+
+    async def Push(
+        self, request: node_pb2.PushImageRequest, context: Context
+    ) -> AsyncIterator[node_pb2.PushImageProgress]:
+        self.world.requests.append(request)
+        yield node_pb2.PushImageProgress(status="abc: Pushed")
+        yield node_pb2.PushImageProgress(done=node_pb2.PushedImage(digest="sha256:" + "d" * 64, size_bytes=7))
+
+    async def Save(
+        self, request: node_pb2.SaveImagesRequest, context: Context
+    ) -> AsyncIterator[node_pb2.SaveImagesChunk]:
+        if "none" in request.refs:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "No such image: none:latest")
+        yield node_pb2.SaveImagesChunk(data=b"arch")
+        yield node_pb2.SaveImagesChunk(data=b"ive")
+
+    async def Tag(self, request: node_pb2.TagImageRequest, context: Context) -> node_pb2.TagImageResponse:
+        self.world.requests.append(request)
+        return node_pb2.TagImageResponse()
+
+    async def Prune(
+        self, request: node_pb2.PruneImagesRequest, context: Context
+    ) -> node_pb2.PruneImagesResponse:
+        self.world.requests.append(request)
+        return node_pb2.PruneImagesResponse(untagged=["a:1"], deleted=["sha256:1"], freed_bytes=2_000_000)
+
 
 class _Volumes(node_pb2_grpc.VolumesServicer):
     def __init__(self, world: World) -> None:

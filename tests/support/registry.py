@@ -21,6 +21,10 @@ from support.images import OCI_INDEX, OCI_MANIFEST, Image, architecture, digest_
 PROGRAM = "docker-registry"
 _READY = "listening on"
 
+USER, PASSWORD = "ann", "secret"
+_HTPASSWD = "ann:$2b$05$P7fZ/bVZVDde3aXiibhh8OadfMpXOn0SM7VPT70bV.NFldclDB7iO\n"
+"""Those two, as the registry wants them told (bcrypt)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Registry:
@@ -80,19 +84,32 @@ def is_installed() -> bool:
     return shutil.which(PROGRAM) is not None
 
 
-@contextmanager
-def serve(folder: Path, address: str, *, prefix: Sequence[str] = ()) -> Iterator[Registry]:
-    """Run a registry with its storage in `folder` at `address` (host:port) until the block ends.
-
-    `prefix` goes before its command: `ip netns exec NAME` puts it on another host.
-    """
+def configure(folder: Path, address: str, *, login: bool = False) -> Path:
+    """The configuration of a registry with its storage in `folder`; with `login` it knows nobody but USER."""
     config = folder / "config.yml"
+    htpasswd = folder / "htpasswd"
+    htpasswd.write_text(_HTPASSWD)
     config.write_text(
         "version: 0.1\n"
         "log: {level: info}\n"
         f"storage: {{filesystem: {{rootdirectory: {folder / 'storage'}}}, delete: {{enabled: true}}}}\n"
         f"http: {{addr: '{address}'}}\n"
+        + (f"auth: {{htpasswd: {{realm: test, path: {htpasswd}}}}}\n" if login else "")
     )
+    return config
+
+
+@contextmanager
+def serve(
+    folder: Path, address: str, *, prefix: Sequence[str] = (), login: bool = False
+) -> Iterator[Registry]:
+    """Run a registry with its storage in `folder` at `address` (host:port) until the block ends.
+
+    With `login` it knows nobody but USER.
+
+    `prefix` goes before its command: `ip netns exec NAME` puts it on another host.
+    """
+    config = configure(folder, address, login=login)
     process = subprocess.Popen(
         [*prefix, PROGRAM, "serve", str(config)],
         stdin=subprocess.DEVNULL,

@@ -9,6 +9,7 @@ from minicommon.errors import MiniError, NotFoundError
 from minictl import values
 from minictl.command import Command
 from minictl.commands import common
+from minictl.commands.image_transfer import PLATFORM, PULL, PUSH, SAVE
 from minictl.errors import CliError, FailedError
 from minictl.flags import Flag
 
@@ -121,12 +122,38 @@ def _rm(context: Context, parsed: Parsed) -> int:
     return 0
 
 
-_PLATFORM = Flag(
-    "platform",
-    'Formatted as "os[/arch[/variant]]" (e.g., "linux/amd64")',
-    kind=values.STRING,
-    later=True,
-)
+def _prune(context: Context, parsed: Parsed) -> int:
+    from minicommon.units import human_size
+
+    from minictl.client import messages
+
+    every = parsed["all"]
+    if not parsed["force"] and not _agreed(context, every=every):
+        raise CliError("image prune has been cancelled")
+    pruned = context.call("Images/Prune", messages.PruneImagesRequest(all=every), timeout=None)
+    lines = [f"untagged: {name}" for name in pruned.untagged] + [
+        f"deleted: {name}" for name in pruned.deleted
+    ]
+    if lines:
+        context.print("Deleted Images:\n" + "".join(f"{line}\n" for line in lines))
+    context.print(f"Total reclaimed space: {human_size(pruned.freed_bytes)}")
+    return 0
+
+
+def _agreed(context: Context, *, every: bool) -> bool:
+    which = "all images without at least one container associated to them" if every else "all dangling images"
+    context.out.write(f"WARNING! This will remove {which}.\nAre you sure you want to continue? [y/N] ")
+    context.out.flush()
+    return sys.stdin.readline().strip().lower() == "y"
+
+
+def _tag(context: Context, parsed: Parsed) -> int:
+    from minictl.client import messages
+
+    ref, name = parsed.arguments
+    context.call("Images/Tag", messages.TagImageRequest(ref=ref, name=name))
+    return 0
+
 
 COMMANDS = (
     Command(
@@ -136,7 +163,7 @@ COMMANDS = (
         shown_aliases=("minictl image load", "minictl load"),
         flags=(
             Flag("input", "Read from tar archive file, instead of STDIN", short="i", kind=values.STRING),
-            _PLATFORM,
+            PLATFORM,
             Flag("quiet", "Suppress the load output", short="q"),
         ),
     ),
@@ -159,6 +186,20 @@ COMMANDS = (
         ),
     ),
     Command(
+        "prune",
+        "Remove unused images of this node",
+        _prune,
+        flags=(
+            Flag("all", "Remove all unused images, not just dangling ones", short="a"),
+            Flag(
+                "filter", 'Provide filter values (e.g. "until=<timestamp>")', kind=values.STRING, later=True
+            ),
+            Flag("force", "Do not prompt for confirmation", short="f"),
+        ),
+    ),
+    PULL,
+    PUSH,
+    Command(
         "rm",
         "Remove one or more images",
         _rm,
@@ -170,7 +211,17 @@ COMMANDS = (
         flags=(
             Flag("force", "Force removal of the image", short="f"),
             Flag("no-prune", "Do not delete untagged parents", later=True),
-            _PLATFORM,
+            PLATFORM,
         ),
+    ),
+    SAVE,
+    Command(
+        "tag",
+        "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE",
+        _tag,
+        arguments="SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]",
+        least=2,
+        most=2,
+        shown_aliases=("minictl image tag", "minictl tag"),
     ),
 )

@@ -338,6 +338,31 @@ class ImagesStub:
                 request_serializer=miniproto_dot_v1_dot_node__pb2.RemoveImageRequest.SerializeToString,
                 response_deserializer=miniproto_dot_v1_dot_node__pb2.RemoveImageResponse.FromString,
                 _registered_method=True)
+        self.Pull = channel.unary_stream(
+                '/mini.v1.Images/Pull',
+                request_serializer=miniproto_dot_v1_dot_node__pb2.PullImageRequest.SerializeToString,
+                response_deserializer=miniproto_dot_v1_dot_node__pb2.PullImageProgress.FromString,
+                _registered_method=True)
+        self.Push = channel.unary_stream(
+                '/mini.v1.Images/Push',
+                request_serializer=miniproto_dot_v1_dot_node__pb2.PushImageRequest.SerializeToString,
+                response_deserializer=miniproto_dot_v1_dot_node__pb2.PushImageProgress.FromString,
+                _registered_method=True)
+        self.Save = channel.unary_stream(
+                '/mini.v1.Images/Save',
+                request_serializer=miniproto_dot_v1_dot_node__pb2.SaveImagesRequest.SerializeToString,
+                response_deserializer=miniproto_dot_v1_dot_node__pb2.SaveImagesChunk.FromString,
+                _registered_method=True)
+        self.Tag = channel.unary_unary(
+                '/mini.v1.Images/Tag',
+                request_serializer=miniproto_dot_v1_dot_node__pb2.TagImageRequest.SerializeToString,
+                response_deserializer=miniproto_dot_v1_dot_node__pb2.TagImageResponse.FromString,
+                _registered_method=True)
+        self.Prune = channel.unary_unary(
+                '/mini.v1.Images/Prune',
+                request_serializer=miniproto_dot_v1_dot_node__pb2.PruneImagesRequest.SerializeToString,
+                response_deserializer=miniproto_dot_v1_dot_node__pb2.PruneImagesResponse.FromString,
+                _registered_method=True)
         self.Resolve = channel.unary_unary(
                 '/mini.v1.Images/Resolve',
                 request_serializer=miniproto_dot_v1_dot_node__pb2.ResolveImageRequest.SerializeToString,
@@ -366,6 +391,38 @@ class ImagesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Pull(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Push(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Save(self, request, context):
+        """An archive that Load takes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Tag(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Prune(self, request, context):
+        """Removes the images that no container uses.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Resolve(self, request, context):
         """Asks the registry; changes nothing.
         """
@@ -390,6 +447,31 @@ def add_ImagesServicer_to_server(servicer, server):
                     servicer.Remove,
                     request_deserializer=miniproto_dot_v1_dot_node__pb2.RemoveImageRequest.FromString,
                     response_serializer=miniproto_dot_v1_dot_node__pb2.RemoveImageResponse.SerializeToString,
+            ),
+            'Pull': grpc.unary_stream_rpc_method_handler(
+                    servicer.Pull,
+                    request_deserializer=miniproto_dot_v1_dot_node__pb2.PullImageRequest.FromString,
+                    response_serializer=miniproto_dot_v1_dot_node__pb2.PullImageProgress.SerializeToString,
+            ),
+            'Push': grpc.unary_stream_rpc_method_handler(
+                    servicer.Push,
+                    request_deserializer=miniproto_dot_v1_dot_node__pb2.PushImageRequest.FromString,
+                    response_serializer=miniproto_dot_v1_dot_node__pb2.PushImageProgress.SerializeToString,
+            ),
+            'Save': grpc.unary_stream_rpc_method_handler(
+                    servicer.Save,
+                    request_deserializer=miniproto_dot_v1_dot_node__pb2.SaveImagesRequest.FromString,
+                    response_serializer=miniproto_dot_v1_dot_node__pb2.SaveImagesChunk.SerializeToString,
+            ),
+            'Tag': grpc.unary_unary_rpc_method_handler(
+                    servicer.Tag,
+                    request_deserializer=miniproto_dot_v1_dot_node__pb2.TagImageRequest.FromString,
+                    response_serializer=miniproto_dot_v1_dot_node__pb2.TagImageResponse.SerializeToString,
+            ),
+            'Prune': grpc.unary_unary_rpc_method_handler(
+                    servicer.Prune,
+                    request_deserializer=miniproto_dot_v1_dot_node__pb2.PruneImagesRequest.FromString,
+                    response_serializer=miniproto_dot_v1_dot_node__pb2.PruneImagesResponse.SerializeToString,
             ),
             'Resolve': grpc.unary_unary_rpc_method_handler(
                     servicer.Resolve,
@@ -478,6 +560,141 @@ class Images:
             '/mini.v1.Images/Remove',
             miniproto_dot_v1_dot_node__pb2.RemoveImageRequest.SerializeToString,
             miniproto_dot_v1_dot_node__pb2.RemoveImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pull(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mini.v1.Images/Pull',
+            miniproto_dot_v1_dot_node__pb2.PullImageRequest.SerializeToString,
+            miniproto_dot_v1_dot_node__pb2.PullImageProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Push(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mini.v1.Images/Push',
+            miniproto_dot_v1_dot_node__pb2.PushImageRequest.SerializeToString,
+            miniproto_dot_v1_dot_node__pb2.PushImageProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Save(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mini.v1.Images/Save',
+            miniproto_dot_v1_dot_node__pb2.SaveImagesRequest.SerializeToString,
+            miniproto_dot_v1_dot_node__pb2.SaveImagesChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Tag(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mini.v1.Images/Tag',
+            miniproto_dot_v1_dot_node__pb2.TagImageRequest.SerializeToString,
+            miniproto_dot_v1_dot_node__pb2.TagImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Prune(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mini.v1.Images/Prune',
+            miniproto_dot_v1_dot_node__pb2.PruneImagesRequest.SerializeToString,
+            miniproto_dot_v1_dot_node__pb2.PruneImagesResponse.FromString,
             options,
             channel_credentials,
             insecure,

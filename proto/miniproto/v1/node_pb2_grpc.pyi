@@ -107,6 +107,13 @@ class ImagesStub:
     Load: _grpc.StreamUnaryMultiCallable[_node_pb2.LoadImageChunk, _node_pb2.LoadImageResponse]
     List: _grpc.UnaryUnaryMultiCallable[_node_pb2.ListImagesRequest, _node_pb2.ListImagesResponse]
     Remove: _grpc.UnaryUnaryMultiCallable[_node_pb2.RemoveImageRequest, _node_pb2.RemoveImageResponse]
+    Pull: _grpc.UnaryStreamMultiCallable[_node_pb2.PullImageRequest, _node_pb2.PullImageProgress]
+    Push: _grpc.UnaryStreamMultiCallable[_node_pb2.PushImageRequest, _node_pb2.PushImageProgress]
+    Save: _grpc.UnaryStreamMultiCallable[_node_pb2.SaveImagesRequest, _node_pb2.SaveImagesChunk]
+    """An archive that Load takes."""
+    Tag: _grpc.UnaryUnaryMultiCallable[_node_pb2.TagImageRequest, _node_pb2.TagImageResponse]
+    Prune: _grpc.UnaryUnaryMultiCallable[_node_pb2.PruneImagesRequest, _node_pb2.PruneImagesResponse]
+    """Removes the images that no container uses."""
     Resolve: _grpc.UnaryUnaryMultiCallable[_node_pb2.ResolveImageRequest, _node_pb2.ResolveImageResponse]
     """Asks the registry; changes nothing."""
 
@@ -116,6 +123,13 @@ class ImagesAsyncStub(ImagesStub):
     Load: _aio.StreamUnaryMultiCallable[_node_pb2.LoadImageChunk, _node_pb2.LoadImageResponse]  # type: ignore[assignment]
     List: _aio.UnaryUnaryMultiCallable[_node_pb2.ListImagesRequest, _node_pb2.ListImagesResponse]  # type: ignore[assignment]
     Remove: _aio.UnaryUnaryMultiCallable[_node_pb2.RemoveImageRequest, _node_pb2.RemoveImageResponse]  # type: ignore[assignment]
+    Pull: _aio.UnaryStreamMultiCallable[_node_pb2.PullImageRequest, _node_pb2.PullImageProgress]  # type: ignore[assignment]
+    Push: _aio.UnaryStreamMultiCallable[_node_pb2.PushImageRequest, _node_pb2.PushImageProgress]  # type: ignore[assignment]
+    Save: _aio.UnaryStreamMultiCallable[_node_pb2.SaveImagesRequest, _node_pb2.SaveImagesChunk]  # type: ignore[assignment]
+    """An archive that Load takes."""
+    Tag: _aio.UnaryUnaryMultiCallable[_node_pb2.TagImageRequest, _node_pb2.TagImageResponse]  # type: ignore[assignment]
+    Prune: _aio.UnaryUnaryMultiCallable[_node_pb2.PruneImagesRequest, _node_pb2.PruneImagesResponse]  # type: ignore[assignment]
+    """Removes the images that no container uses."""
     Resolve: _aio.UnaryUnaryMultiCallable[_node_pb2.ResolveImageRequest, _node_pb2.ResolveImageResponse]  # type: ignore[assignment]
     """Asks the registry; changes nothing."""
 
@@ -140,6 +154,43 @@ class ImagesServicer(metaclass=_abc_1.ABCMeta):
         request: _node_pb2.RemoveImageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.RemoveImageResponse, _abc.Awaitable[_node_pb2.RemoveImageResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Pull(
+        self,
+        request: _node_pb2.PullImageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_node_pb2.PullImageProgress], _abc.AsyncIterator[_node_pb2.PullImageProgress]]: ...
+
+    @_abc_1.abstractmethod
+    def Push(
+        self,
+        request: _node_pb2.PushImageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_node_pb2.PushImageProgress], _abc.AsyncIterator[_node_pb2.PushImageProgress]]: ...
+
+    @_abc_1.abstractmethod
+    def Save(
+        self,
+        request: _node_pb2.SaveImagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_node_pb2.SaveImagesChunk], _abc.AsyncIterator[_node_pb2.SaveImagesChunk]]:
+        """An archive that Load takes."""
+
+    @_abc_1.abstractmethod
+    def Tag(
+        self,
+        request: _node_pb2.TagImageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.TagImageResponse, _abc.Awaitable[_node_pb2.TagImageResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Prune(
+        self,
+        request: _node_pb2.PruneImagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.PruneImagesResponse, _abc.Awaitable[_node_pb2.PruneImagesResponse]]:
+        """Removes the images that no container uses."""
 
     @_abc_1.abstractmethod
     def Resolve(

@@ -100,6 +100,50 @@ def test_the_login_goes_along_only_when_asked(
     assert not created(world).HasField("registry_auth")
 
 
+def test_pull_and_push_say_what_docker_says_and_bring_the_login(
+    minictl: Run, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auths = {"reg.example": {"username": "ann", "password": "secret"}}
+    (tmp_path / "config.json").write_text(json.dumps({"auths": auths}))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    assert minictl("pull", "reg.example/app").stdout.splitlines() == [
+        "Using default tag: latest",
+        "latest: Pulling from app",
+        f"Digest: {DIGEST}",
+        "Status: Downloaded newer image for reg.example/app:latest",
+        "reg/reg.example/app:latest",
+    ]
+    assert minictl("image", "pull", "-q", "app:1").stdout == "reg/app:1\n"
+    assert minictl("push", "reg.example/app:1").stdout.splitlines() == [
+        "The push refers to repository [reg.example/app]",
+        "abc: Pushed",
+        f"1: digest: {DIGEST} size: 7",
+    ]
+    expected = objects.RegistryAuth(username="ann", password="secret")
+    assert [each.HasField("registry_auth") for each in world.requests] == [True, False, True]
+    assert world.requests[0].registry_auth == world.requests[2].registry_auth == expected
+    done = minictl("pull", "none")
+    assert (done.returncode, done.stderr) == (1, "Error response from daemon: manifest unknown: none\n")
+
+
+def test_save_tag_and_prune(minictl: Run, world: World, tmp_path: Path) -> None:
+    assert minictl("save", "app:1").stdout == "archive"
+    target = tmp_path / "app.tar"
+    assert minictl("image", "save", "-o", str(target), "app:1", "b").returncode == 0
+    assert target.read_bytes() == b"archive"
+    target.unlink()
+    assert minictl("save", "-o", str(target), "none").returncode == 1
+    assert list(tmp_path.glob("*.tar*")) == [], "nothing half written is left"
+    minictl("tag", "app:1", "other:2")
+    assert world.requests == [node_pb2.TagImageRequest(ref="app:1", name="other:2")]
+    assert minictl("image", "prune", stdin=b"n\n").returncode == 1
+    assert len(world.requests) == 1
+    assert minictl("image", "prune", "-af").stdout == (
+        "Deleted Images:\nuntagged: a:1\ndeleted: sha256:1\n\nTotal reclaimed space: 2MB\n"
+    )
+    assert world.requests[-1] == node_pb2.PruneImagesRequest(all=True)
+
+
 @pytest.fixture
 def volumes(world: World) -> dict[str, node_pb2.Volume]:
     for volume in (

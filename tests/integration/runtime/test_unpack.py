@@ -18,6 +18,9 @@ from support.images import File, digest_of, directory, layer_tar
 
 pytestmark = pytest.mark.root
 
+CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
+"""cap_net_bind_service=ep"""
+
 
 async def _unpack(folder: Path, blob: bytes, tar: bytes | None = None) -> Path:
     """Unpack through the real child process; the layer's directory."""
@@ -55,11 +58,10 @@ async def test_every_compression(tmp_path: Path, compress: object) -> None:
 
 
 async def test_capabilities_of_files_are_kept(tmp_path: Path) -> None:
-    value = bytes.fromhex("0100000200040000000000000000000000000000")  # cap_net_bind_service=ep
     tree = await _unpack(
-        tmp_path, layer_tar({"ping": File(b"", 0o755, xattrs={"security.capability": value})})
+        tmp_path, layer_tar({"ping": File(b"", 0o755, xattrs={"security.capability": CAPABILITY})})
     )
-    assert os.getxattr(tree / "ping", "security.capability") == value
+    assert os.getxattr(tree / "ping", "security.capability") == CAPABILITY
 
 
 async def test_whiteouts_are_what_overlayfs_expects(tmp_path: Path) -> None:
@@ -111,3 +113,38 @@ async def test_damage_is_an_error_and_leaves_nothing(tmp_path: Path, damage: obj
 async def test_another_content_than_promised_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="layer digest mismatch"):
         await _unpack(tmp_path, layer_tar({"f": File(b"1")}), layer_tar({"f": File(b"2")}))
+
+
+def _archive_again(folder: Path, tar: bytes) -> bytes:
+    diff_id = digest_of(tar)
+    return b"".join(LayerStore(folder).archive(diff_id, diff_id))
+
+
+async def test_an_unpacked_layer_is_given_away_byte_by_byte(tmp_path: Path) -> None:
+    layer = {
+        "a": directory(),
+        **{f"a/{number}": File(os.urandom(number * 37)) for number in range(60)},
+        "a/large": File(os.urandom(3_000_001), xattrs={"security.capability": CAPABILITY}),
+        "a/other": File(hardlink="a/large"),
+        "b": File(link="/a"),
+        "b/through": File(b"by way of a link"),
+        "a/.wh.gone": File(),
+        "a/" + "n" * 200: File(b"a long name"),
+    }
+    tar = layer_tar(layer) + bytes(70_000)
+    await _unpack(tmp_path, gzip.compress(tar), tar)
+    assert _archive_again(tmp_path, tar) == tar
+
+
+async def test_a_layer_that_was_changed_on_disk_is_not_given_away(tmp_path: Path) -> None:
+    tar = layer_tar({"file": File(b"content")})
+    tree = await _unpack(tmp_path, tar)
+    (tree / "file").write_bytes(b"CONTENT")
+    with pytest.raises(ImageError, match="is not as it was"):
+        _archive_again(tmp_path, tar)
+    (tree / "file").write_bytes(b"more")
+    with pytest.raises(ImageError, match="not the file of 7 bytes"):
+        _archive_again(tmp_path, tar)
+    (tree.parent / "notes").unlink()
+    with pytest.raises(ImageError, match="pull or load it again"):
+        _archive_again(tmp_path, tar)

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from minicommon.errors import MiniError
 
+from miniworker.runtime.image_values import PrunedImages, PulledImage, PushedImage
 from miniworker.runtime.interactive import Command, Conversation
 
 SECOND = 1_000_000_000
@@ -513,6 +514,25 @@ class Images(Protocol):
 
         Raises RegistryUnreachableError, soon where the image is here anyway.
         """
+
+    async def fetch(
+        self, ref: str, *, login: Login | None = None, progress: Progress | None = None
+    ) -> PulledImage:
+        """Make the image present as its registry has it; unlike a task's pull, a registry that fails is an error."""
+
+    async def push(
+        self, ref: str, *, login: Login | None = None, progress: Progress | None = None
+    ) -> PushedImage:
+        """Give the image to the registry that its name is of."""
+
+    def save(self, refs: tuple[str, ...]) -> AsyncIterator[bytes]:
+        """The images as an archive that `load` takes, with the names that they were asked for by, in pieces."""
+
+    async def tag(self, ref: str, name: str) -> None:
+        """Give the image one more name, which another image loses."""
+
+    async def prune(self, *, every: bool = False) -> PrunedImages:
+        """Remove the images without a tag, or all, that no container uses."""
 
     async def remove_image(self, ref: str, *, force: bool = False) -> ImageRemoval:
         """Untag, and delete what is left without a name. Refused while a container uses it, unless forced."""

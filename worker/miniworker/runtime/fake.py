@@ -10,19 +10,15 @@ import asyncio
 import io
 import stat
 import tarfile
-import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import closing
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from minicommon.clock import Clock, SystemClock
 from minicommon.errors import MiniError
 
 from miniworker.runtime.api import (
     ALL_LOGS,
-    NO_HEALTH_CHECK,
     Commit,
     Container,
     ContainerConfig,
@@ -31,9 +27,6 @@ from miniworker.runtime.api import (
     Execution,
     Exit,
     HealthCheck,
-    ImageError,
-    ImageInfo,
-    ImageRemoval,
     Login,
     LogLine,
     LogQuery,
@@ -43,19 +36,16 @@ from miniworker.runtime.api import (
     NoSuchVolumeError,
     PathStat,
     Progress,
-    RegistryUnreachableError,
-    ResolvedImage,
     RuntimeFaultError,
     RuntimeInfo,
     Usage,
     Volume,
     VolumeError,
 )
+from miniworker.runtime.fake_images import FakeImages
 from miniworker.runtime.interactive import Command, Conversation, Size
 from miniworker.runtime.oci import names
-from miniworker.runtime.oci.archive import Archive
 from miniworker.runtime.oci.digest import of_bytes
-from miniworker.runtime.oci.manifest import image_config
 
 _KILLED = 137
 _FIRST_PID = 1000
@@ -76,15 +66,6 @@ class Behavior:
     """The text of the RuntimeFaultError that starting it raises."""
     echo: bool = False
     """It writes what it reads, and ends when there is no more."""
-
-
-@dataclass(slots=True)
-class _Image:
-    id: str
-    references: list[str]
-    created_at_ns: int
-    size_bytes: int
-    health: HealthCheck = NO_HEALTH_CHECK
 
 
 @dataclass(slots=True)
@@ -171,6 +152,10 @@ class FakeRuntime:
         """Whether an image of this full name can be pulled."""
         return name in self._registry
 
+    def serve(self, name: str) -> None:
+        """From now on an image of this full name can be pulled."""
+        self._registry.add(name)
+
     def users_of(self, volume: str) -> tuple[str, ...]:
         """The containers that were given this named volume."""
         return tuple(
@@ -191,7 +176,7 @@ class FakeRuntime:
         if name.full in self._registry:
             if progress is not None:
                 progress(f"pulling {name.familiar}")
-            self.images.put(of_bytes(name.full.encode()), name.full, self._clock.now_ns(), 0)
+            self.images.arrive(name.full, self._clock.now_ns())
         return self.images.find(image).id
 
     async def create(self, config: ContainerConfig) -> None:
@@ -533,93 +518,6 @@ class _FakeAttachment:
 
     async def close(self) -> None:
         return
-
-
-class FakeImages:
-    """Implements `Images`: real archives, whose layers it does not look at."""
-
-    def __init__(self, runtime: FakeRuntime) -> None:
-        self._runtime = runtime
-        self._images: dict[str, _Image] = {}
-
-    def put(
-        self,
-        image_id: str,
-        reference: str,
-        created_at_ns: int,
-        size_bytes: int,
-        health: HealthCheck = NO_HEALTH_CHECK,
-    ) -> None:
-        """The image is there, under this full reference; empty: under none."""
-        for other in self._images.values():
-            if reference in other.references:
-                other.references.remove(reference)
-        image = self._images.setdefault(image_id, _Image(image_id, [], created_at_ns, size_bytes, health))
-        if reference:
-            image.references.append(reference)
-
-    def find(self, ref: str) -> _Image:
-        """By reference or id. Raises ImageError."""
-        if ref in self._images:
-            return self._images[ref]
-        name = names.parse(ref)
-        for image in self._images.values():
-            if name.full in image.references:
-                return image
-        raise ImageError(f"No such image: {name.familiar}")
-
-    async def load(self, chunks: AsyncIterator[bytes]) -> tuple[str, ...]:
-        loaded: list[str] = []
-        data = b"".join([chunk async for chunk in chunks])
-        with tempfile.NamedTemporaryFile(prefix="fake-images-") as file:
-            file.write(data)
-            file.flush()
-            with closing(Archive(Path(file.name))) as archive:
-                found = archive.images()
-        for image in found:
-            settings = image_config(image.config)
-            references = [names.parse(reference).full for reference in image.references]
-            for reference in references or [""]:
-                self.put(
-                    of_bytes(image.config), reference, settings.created_at_ns, len(data), settings.health
-                )
-            loaded += [names.shorten(reference) for reference in references] or [of_bytes(image.config)]
-        return tuple(loaded)
-
-    async def resolve(self, ref: str, *, login: Login | None = None) -> ResolvedImage:
-        name = names.parse(ref)
-        if not self._runtime.serves(name.full):
-            raise RegistryUnreachableError(f"registry {name.registry} does not answer")
-        return ResolvedImage(of_bytes(name.full.encode()), (("linux", "amd64"),))
-
-    async def list_images(self) -> tuple[ImageInfo, ...]:
-        newest = sorted(self._images.values(), key=lambda image: (-image.created_at_ns, image.id))
-        return tuple(
-            ImageInfo(
-                id=image.id,
-                references=tuple(map(names.shorten, image.references)),
-                digests=(),
-                created_at_ns=image.created_at_ns,
-                size_bytes=image.size_bytes,
-            )
-            for image in newest
-        )
-
-    async def remove_image(self, ref: str, *, force: bool = False) -> ImageRemoval:
-        image = self.find(ref)
-        by_id = ref == image.id
-        going = tuple(image.references) if by_id else (names.parse(ref).full,)
-        last = by_id or len(image.references) == 1
-        users = self._runtime.users(image.id)
-        if last and users and not force:
-            raise ImageError(
-                f'conflict: unable to remove repository reference "{ref}" (must force) - '
-                f"container {users[0][:12]} is using its referenced image {image.id[7:19]}"
-            )
-        image.references = [reference for reference in image.references if reference not in going]
-        if last:
-            del self._images[image.id]
-        return ImageRemoval(tuple(map(names.shorten, going)), (image.id,) if last else ())
 
 
 class FakeVolumes:

@@ -32,7 +32,8 @@ _PATIENCE_S = 5.0
 LINE_BYTES = 1 << 20
 """Of one JSON message in a stream."""
 
-Query = Mapping[str, str | int | bool]
+Query = Mapping[str, str | int | bool | tuple[str, ...]]
+"""Of several values each is a parameter of that name."""
 
 
 class EngineError(RuntimeFaultError):
@@ -146,9 +147,12 @@ class Engine:
 
     def _target(self, path: str, query: Query | None) -> str:
         words = {
-            key: str(int(value) if isinstance(value, bool) else value) for key, value in (query or {}).items()
+            key: value if isinstance(value, tuple) else str(int(value) if isinstance(value, bool) else value)
+            for key, value in (query or {}).items()
         }
-        return f"{self._prefix}{quote(path, safe='/:@')}" + (f"?{urlencode(words)}" if words else "")
+        return f"{self._prefix}{quote(path, safe='/:@')}" + (
+            f"?{urlencode(words, doseq=True)}" if words else ""
+        )
 
     def _gone(self, error: Exception) -> EngineGoneError:
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""The Engine's images: pulled, loaded, listed, resolved, removed by it.
+"""The Engine's images: moved in and out, listed, resolved, removed by it.
 
 Archives are read here first: what older Engines do not know (OCI layouts, zstd) is passed on as what `docker save`
 writes, and what is no archive is refused in one way everywhere.
@@ -26,7 +26,8 @@ from miniworker.runtime.api import (
     ResolvedImage,
 )
 from miniworker.runtime.docker import handle, repack
-from miniworker.runtime.docker.engine import Engine, EngineError, NotFoundError, messages
+from miniworker.runtime.docker.engine import Engine, EngineError, NotFoundError, Query, messages
+from miniworker.runtime.image_values import PrunedImages, PulledImage, PushedImage
 from miniworker.runtime.oci import names
 
 _NONE = ("<none>:<none>", "<none>@<none>")
@@ -117,18 +118,93 @@ class DockerImages:
         local = await self.find(image)
         if local and name.digest:
             return local
-        repository = names.shorten(name.full) if name.digest else name.familiar.rpartition(":")[0]
-        query = {"fromImage": repository} | ({} if name.digest else {"tag": name.tag})
         try:
-            async with self._engine.stream(
-                "POST", "/images/create", query, headers=_authority(login)
-            ) as answer:
-                await self._follow(answer, progress, name.familiar)
+            await self._create(name, login, progress)
         except (EngineError, ImageError) as error:
             if local:
                 return local
             raise ImageError(f"No such image: {name.familiar} ({error})") from None
         return await self.find(image) or image
+
+    async def _create(self, name: names.ImageName, login: Login | None, progress: Progress | None) -> None:
+        """Have the Engine pull it. Raises EngineError, ImageError."""
+        repository = names.shorten(name.full) if name.digest else _repository(name)
+        query = {"fromImage": repository} | ({} if name.digest else {"tag": name.tag})
+        async with self._engine.stream("POST", "/images/create", query, headers=_authority(login)) as answer:
+            await self._follow(answer, progress, f"pulling {name.familiar}")
+
+    async def fetch(
+        self, ref: str, *, login: Login | None = None, progress: Progress | None = None
+    ) -> PulledImage:
+        name = names.parse(ref)
+        before = await self.find(ref)
+        try:
+            await self._create(name, login, progress)
+        except (EngineError, ImageError) as error:
+            raise _registry_error(str(error)) from None
+        told = await self.inspect(ref)
+        known = (each.partition("@") for each in told["RepoDigests"] or ())
+        digests = [digest for repository, _, digest in known if repository == _repository(name)]
+        return PulledImage(
+            name.full, name.digest or (digests[-1] if digests else ""), fresh=told["Id"] != before
+        )
+
+    async def push(
+        self, ref: str, *, login: Login | None = None, progress: Progress | None = None
+    ) -> PushedImage:
+        name = names.parse(ref)
+        if name.digest:
+            raise ImageError(f"cannot push a digest reference: {name.familiar}")
+        if not await self.find(ref):
+            raise ImageError(f"An image does not exist locally with the tag: {name.familiar}")
+        path = f"/images/{_repository(name)}/push"
+        pushed = None
+        try:
+            async with self._engine.stream(
+                "POST", path, {"tag": name.tag}, headers=_authority(login)
+            ) as answer:
+                async for message in messages(answer):
+                    if "error" in message:
+                        raise _registry_error(str(message["error"]))
+                    if "Digest" in (aux := message.get("aux") or {}):
+                        pushed = PushedImage(str(aux["Digest"]), int(aux["Size"]))
+                    if progress is not None and message.get("id") and not message.get("progress"):
+                        progress(f"{message['id']}: {message.get('status', '')}")
+        except EngineError as error:
+            raise _registry_error(str(error)) from None
+        if pushed is None:
+            raise ImageError(f"the Docker Engine did not say that {name.familiar} has been pushed")
+        return pushed
+
+    async def save(self, refs: tuple[str, ...]) -> AsyncIterator[bytes]:
+        for ref in refs:
+            await self.inspect(ref)  # else the Engine breaks off in the middle
+        async with self._engine.stream("GET", "/images/get", {"names": refs}) as answer:
+            async for data in answer.content.iter_any():
+                yield data
+
+    async def tag(self, ref: str, name: str) -> None:
+        wanted = names.parse(name)
+        if wanted.digest:
+            raise ImageError("refusing to create a tag with a digest reference")
+        query = {"repo": _repository(wanted), "tag": wanted.tag}
+        try:
+            await self._engine.post(f"/images/{ref}/tag", query=query)
+        except NotFoundError:
+            raise ImageError(f"No such image: {_shown(ref)}") from None
+        except EngineError as error:
+            raise ImageError(str(error)) from None
+
+    async def prune(self, *, every: bool = False) -> PrunedImages:
+        filters = json.dumps({"dangling": {"false" if every else "true": True}})
+        told = await self._engine.post("/images/prune", query={"filters": filters})
+        items = told["ImagesDeleted"] or ()
+        own = handle.own_ids()
+        return PrunedImages(
+            untagged=tuple(each["Untagged"] for each in items if "Untagged" in each),
+            deleted=tuple(each["Deleted"] for each in items if each.get("Deleted", "") not in ("", *own)),
+            freed_bytes=int(told["SpaceReclaimed"]),
+        )
 
     async def find(self, ref: str) -> str:
         """The image's id; empty: it is not here."""
@@ -151,16 +227,16 @@ class DockerImages:
 
     async def commit(self, container: str, commit: Commit) -> str:
         name = names.parse(commit.reference) if commit.reference else None
-        query: dict[str, str | int | bool] = {
+        query: Query = {
             "container": container,
             "author": commit.author,
             "comment": commit.message,
             "pause": commit.pause,
         }
         if commit.changes:
-            query["changes"] = "\n".join(commit.changes)
+            query = {**query, "changes": "\n".join(commit.changes)}
         if name is not None:
-            query |= {"repo": name.familiar.rpartition(":")[0], "tag": name.tag}
+            query = {**query, "repo": _repository(name), "tag": name.tag}
         try:
             return str((await self._engine.post("/commit", {}, query))["Id"])
         except NotFoundError:
@@ -169,13 +245,18 @@ class DockerImages:
             raise ImageError(str(error)) from None
 
     @staticmethod
-    async def _follow(answer: Any, progress: Progress | None, name: str = "") -> None:
+    async def _follow(answer: Any, progress: Progress | None, what: str = "") -> None:
         """Read the messages to the end. Raises ImageError for the one that says what went wrong."""
         async for message in messages(answer):
             if "error" in message:
                 raise ImageError(str(message["error"]))
             if progress is not None and (said := message.get("status")):
-                progress(f"pulling {name}: {' '.join(filter(None, (said, message.get('progress', ''))))}")
+                progress(f"{what}: {' '.join(filter(None, (said, message.get('progress', ''))))}")
+
+
+def _repository(name: names.ImageName) -> str:
+    """As the Engine knows it: without docker.io/library, and without tag or digest."""
+    return names.shorten(f"{name.registry}/{name.repository}:{name.tag or 'latest'}").rpartition(":")[0]
 
 
 def _info(told: Mapping[str, Any]) -> ImageInfo:

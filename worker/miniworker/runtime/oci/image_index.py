@@ -80,6 +80,11 @@ class ImageIndex:
         self._save()
         return merged
 
+    def add_digest(self, image_id: str, repo_digest: str) -> None:
+        """The image, if it is still here, is also known by this digest of a repository."""
+        if (record := self._records.get(image_id)) is not None:
+            self.put(dataclasses.replace(record, repo_digests=_union(record.repo_digests, (repo_digest,))))
+
     def drop_names(self, image_id: str, names: tuple[str, ...]) -> ImageRecord:
         """The record without these names."""
         self._records[image_id] = _without(self._records[image_id], lambda name: name in names)

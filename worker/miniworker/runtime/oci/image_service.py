@@ -1,14 +1,24 @@
-"""The node's images for `minictl image` and for containers: finding, loading, listing, removing."""
+"""The node's images for `minictl image` and for containers: finding, moving in and out, listing, removing."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
-from miniworker.runtime.api import Commit, ImageError, ImageInfo, ImageRemoval, Login, ResolvedImage
+from miniworker.runtime.api import (
+    Commit,
+    ImageError,
+    ImageInfo,
+    ImageRemoval,
+    Login,
+    Progress,
+    ResolvedImage,
+)
+from miniworker.runtime.image_values import PrunedImages, PulledImage, PushedImage
 from miniworker.runtime.oci import compression, names
 from miniworker.runtime.oci import digest as digests
 from miniworker.runtime.oci import manifest as manifests
@@ -16,16 +26,13 @@ from miniworker.runtime.oci.archive import Archive, ArchivedImage
 from miniworker.runtime.oci.commit import Origin, image_document
 from miniworker.runtime.oci.image_index import ImageRecord
 from miniworker.runtime.oci.image_store import ImageStore
+from miniworker.runtime.oci.pull import Puller
+from miniworker.runtime.oci.push import Pusher
 from miniworker.runtime.oci.records import ContainerRecord
+from miniworker.runtime.oci.save import write_archive
 
 Users = Callable[[], tuple[ContainerRecord, ...]]
 """The containers that exist, whatever their state."""
-
-
-class Resolver(Protocol):
-    """Asks registries; the puller has it."""
-
-    async def __call__(self, name: names.ImageName, *, login: Login | None = None) -> ResolvedImage: ...
 
 
 _SHORT = 12
@@ -35,10 +42,11 @@ _SHORT = 12
 class OciImages:
     """Implements `Images`."""
 
-    def __init__(self, store: ImageStore, users: Users, resolver: Resolver) -> None:
+    def __init__(self, store: ImageStore, users: Users, *, puller: Puller, pusher: Pusher) -> None:
         self._store = store
         self._users = users
-        self._resolver = resolver
+        self._puller = puller
+        self._pusher = pusher
 
     async def load(self, chunks: AsyncIterator[bytes]) -> tuple[str, ...]:
         raw = self._store.content.temporary()
@@ -82,7 +90,74 @@ class OciImages:
             blob.unlink(missing_ok=True)
 
     async def resolve(self, ref: str, *, login: Login | None = None) -> ResolvedImage:
-        return await self._resolver(names.parse(ref), login=login)
+        return await self._puller.resolve(names.parse(ref), login=login)
+
+    async def fetch(
+        self, ref: str, *, login: Login | None = None, progress: Progress | None = None
+    ) -> PulledImage:
+        name = names.parse(ref)
+        before = self._store.index.by_name(name.full)
+        record = await self._puller.pull(name, login=login, progress=progress, strict=True)
+        known = [each for each in record.repo_digests if each.startswith(name.with_digest(""))]
+        digest = name.digest or known[-1].rpartition("@")[2]
+        return PulledImage(name.full, digest, fresh=before is None or before.id != record.id)
+
+    async def push(
+        self, ref: str, *, login: Login | None = None, progress: Progress | None = None
+    ) -> PushedImage:
+        name = names.parse(ref)
+        if name.digest:
+            raise ImageError(f"cannot push a digest reference: {name.familiar}")
+        record = self._store.index.by_name(name.full)
+        if record is None:
+            raise ImageError(f"An image does not exist locally with the tag: {name.familiar}")
+        with self._kept():
+            return await self._pusher.push(record, name, login=login, progress=progress or _silent)
+
+    async def save(self, refs: tuple[str, ...]) -> AsyncIterator[bytes]:
+        found = [self.find(ref) for ref in refs]
+        file = self._store.content.temporary()
+        with self._kept():
+            try:
+                await asyncio.to_thread(write_archive, self._store, found, file)
+                with await asyncio.to_thread(file.open, "rb") as archive:
+                    while data := await asyncio.to_thread(archive.read, digests.CHUNK):
+                        yield data
+            finally:
+                file.unlink(missing_ok=True)
+
+    async def tag(self, ref: str, name: str) -> None:
+        record, _ = self.find(ref)
+        wanted = names.parse(name)
+        if wanted.digest:
+            raise ImageError("refusing to create a tag with a digest reference")
+        self._store.index.put(dataclasses.replace(record, references=(wanted.full,), repo_digests=()))
+
+    async def prune(self, *, every: bool = False) -> PrunedImages:
+        used = {user.image_id for user in self._users()}
+        going = [
+            record
+            for record in self._store.index.all()
+            if record.id not in used and (every or not record.references)
+        ]
+        sizes = {chain_id: self._store.layers.size(chain_id) for record in going for chain_id in record.chain}
+        for record in going:
+            self._store.index.delete(record.id)
+        layers = await asyncio.to_thread(self._collect)
+        return PrunedImages(
+            untagged=tuple(names.shorten(name) for record in going for name in record.names),
+            deleted=(*(record.id for record in going), *layers),
+            freed_bytes=sum(size for chain_id, size in sizes.items() if not self._store.layers.has(chain_id)),
+        )
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """No layer is cleared away while it is read."""
+        self._store.adding += 1
+        try:
+            yield
+        finally:
+            self._store.adding -= 1
 
     async def list_images(self) -> tuple[ImageInfo, ...]:
         return tuple(
@@ -177,6 +252,10 @@ def _decompress(source: Path, target: Path) -> None:
             shutil.copyfileobj(plain, file, digests.CHUNK)
     except compression.StreamError as error:
         raise ImageError(f"invalid archive: {error}") from error
+
+
+def _silent(_: str) -> None:
+    return
 
 
 def _short(image_id: str) -> str:

@@ -8,16 +8,17 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from miniworker.runtime.api import ImageError
 from miniworker.runtime.oci import digest as digests
+from miniworker.runtime.oci import split
 from miniworker.runtime.oci.locks import KeyedLocks
 
 
 class LayerStore:
-    """`<root>/layers/<chain id>/{fs,size}`; a directory that exists is complete and on the disk."""
+    """`<root>/layers/<chain id>/{fs,size,notes}`; a directory that exists is complete and on the disk."""
 
     def __init__(self, root: Path) -> None:
         self._root = root / "layers"
@@ -35,6 +36,10 @@ class LayerStore:
         """Bytes of its regular files."""
         return int((self._home(chain_id) / "size").read_text())
 
+    def archive(self, chain_id: str, diff_id: str) -> Iterator[bytes]:
+        """The layer as the archive that it was unpacked from, uncompressed. Raises ImageError. Blocks."""
+        return split.archive(self._home(chain_id) / "notes", self.tree(chain_id), diff_id)
+
     async def unpack(self, blob: Path, chain: Sequence[str], diff_id: str) -> None:
         """Unpack `blob` as the topmost layer of `chain`, unless it is there; its parents must be.
 
@@ -50,7 +55,7 @@ class LayerStore:
         try:
             (work / "fs").mkdir(mode=0o755)
             lower = [self.tree(parent) for parent in reversed(chain[:-1])]
-            answer = await _run_unpacker(blob, work / "fs", lower)
+            answer = await _run_unpacker(blob, work / "fs", work / "notes", lower)
             if "error" in answer:
                 raise ImageError(f"layer {diff_id} cannot be unpacked: {answer['error']}")
             if answer["diff_id"] != diff_id:
@@ -88,13 +93,14 @@ def _discard(path: Path) -> None:
         shutil.rmtree(path)
 
 
-async def _run_unpacker(blob: Path, target: Path, lower: Sequence[Path]) -> dict[str, str]:
+async def _run_unpacker(blob: Path, target: Path, notes: Path, lower: Sequence[Path]) -> dict[str, str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "miniworker.runtime.oci.unpack",
         str(blob),
         str(target),
+        str(notes),
         *map(str, lower),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,

@@ -41,19 +41,27 @@ class Puller:
         self._parallel = parallel
         self._clock = clock or SystemClock()
         self._silent_until_ns: dict[str, int] = {}
-        self._running: dict[tuple[str, Login | None], asyncio.Task[ImageRecord]] = {}
+        self._running: dict[tuple[str, Login | None, bool], asyncio.Task[ImageRecord]] = {}
 
     async def pull(
-        self, name: ImageName, *, login: Login | None = None, progress: Progress | None = None
+        self,
+        name: ImageName,
+        *,
+        login: Login | None = None,
+        progress: Progress | None = None,
+        strict: bool = False,
     ) -> ImageRecord:
-        """The image, newer from its registry if there is a newer one, else the local copy. Raises ImageError."""
+        """The image, newer from its registry if there is a newer one, else the local copy. Raises ImageError.
+
+        `strict`: without the registry's answer a local copy does not do.
+        """
         if name.digest and (pinned := self._store.index.by_name(name.full)):
             return pinned
-        key = (name.full, login)
+        key = (name.full, login, strict)
         task = self._running.get(key)
         if task is None:
             client = self._client.as_user(login)
-            work = self._pull(name, client, progress or _silent)
+            work = self._pull(name, client, progress or _silent, strict=strict)
             task = asyncio.create_task(work, name=f"pull {name.familiar}")
             self._running[key] = task
             task.add_done_callback(lambda _: self._running.pop(key, None))
@@ -100,14 +108,18 @@ class Puller:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _pull(self, name: ImageName, client: RegistryClient, progress: Progress) -> ImageRecord:
+    async def _pull(
+        self, name: ImageName, client: RegistryClient, progress: Progress, *, strict: bool
+    ) -> ImageRecord:
         local = self._store.index.by_name(name.full)
-        if local is not None and self._is_silent(name):
+        if local is not None and not strict and self._is_silent(name):
             return local
         self._store.adding += 1
         try:
             return await self._from_registry(name, client, local, progress)
         except ImageError as error:
+            if strict:
+                raise
             if local is None:
                 raise ImageError(f"No such image: {name.familiar} ({error})") from error
             level = logging.WARNING

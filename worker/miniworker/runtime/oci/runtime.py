@@ -55,6 +55,7 @@ from miniworker.runtime.oci.locks import KeyedLocks
 from miniworker.runtime.oci.observe import Observed, Observer
 from miniworker.runtime.oci.prepare import NodeParts, check_id, check_log_driver, named_volumes, prepare
 from miniworker.runtime.oci.pull import Puller
+from miniworker.runtime.oci.push import Pusher
 from miniworker.runtime.oci.records import ContainerFiles, ContainerRecord, Containers
 from miniworker.runtime.oci.registry.auth import Keyring
 from miniworker.runtime.oci.registry.client import RegistryClient
@@ -90,7 +91,9 @@ class OciRuntime:
         )
         self._rotator = Rotator()
         self.volumes = OciVolumes(self._node.volumes, containers.all)
-        self.images = OciImages(store, containers.all, self._puller.resolve)
+        self.images = OciImages(
+            store, containers.all, puller=self._puller, pusher=Pusher(store, self._client)
+        )
 
     async def recover(self) -> None:
         """Clear what a killed agent left half made or half removed."""

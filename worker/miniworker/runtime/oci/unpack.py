@@ -22,6 +22,7 @@ from typing import BinaryIO, cast
 
 from miniworker.runtime.oci import compression, syscalls
 from miniworker.runtime.oci.digest import CHUNK, FileHash
+from miniworker.runtime.oci.split import Splitter
 
 WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"
@@ -35,15 +36,17 @@ class UnpackError(Exception):
 
 
 class HashingReader:
-    """Reads a stream and hashes what passes."""
+    """Reads a stream, hashes what passes, and has it noted."""
 
-    def __init__(self, below: BinaryIO) -> None:
+    def __init__(self, below: BinaryIO, splitter: Splitter) -> None:
         self._below = below
+        self._splitter = splitter
         self.hash = FileHash()
 
     def read(self, size: int = -1) -> bytes:
         data = self._below.read(size)
         self.hash.update(data)
+        self._splitter.take(data)
         return data
 
     def drain(self) -> None:
@@ -55,7 +58,8 @@ class HashingReader:
 class Unpacker:
     """Applies the entries of one layer below the current root directory."""
 
-    def __init__(self, lower: tuple[int, ...] = ()) -> None:
+    def __init__(self, splitter: Splitter, lower: tuple[int, ...] = ()) -> None:
+        self._splitter = splitter
         self._lower = lower
         self._times: list[tuple[str, int]] = []
         self.size = 0
@@ -102,6 +106,10 @@ class Unpacker:
     def _node(self, archive: tarfile.TarFile, entry: tarfile.TarInfo, path: str) -> None:
         if entry.isreg():
             source = archive.extractfile(entry)
+            if (
+                entry.size and not entry.issparse()
+            ):  # of a sparse one the archive has other bytes than the file
+                self._splitter.content(path, entry.offset_data, entry.size)
             with open(path, "xb") as target:
                 if source is not None:
                     shutil.copyfileobj(source, target, CHUNK)
@@ -191,19 +199,21 @@ def _remove(path: str) -> None:
         Path(path).unlink(missing_ok=True)
 
 
-def unpack(blob: Path, target: Path, lower: list[Path]) -> tuple[str, int]:
+def unpack(blob: Path, target: Path, notes: Path, lower: list[Path]) -> tuple[str, int]:
     """Become a process rooted at `target` and unpack; (diff id, bytes of regular files). Raises UnpackError."""
     layers = tuple(os.open(path, os.O_PATH | os.O_DIRECTORY) for path in lower)
     sync = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
-    with compression.open_plain(blob) as plain:
+    with compression.open_plain(blob) as plain, notes.open("xb") as noted:
         os.chroot(target)
         os.chdir("/")
         os.umask(0)
-        stream = HashingReader(plain)
-        unpacker = Unpacker(layers)
+        splitter = Splitter(noted)
+        stream = HashingReader(plain, splitter)
+        unpacker = Unpacker(splitter, layers)
         try:
             unpacker.apply(stream)
             stream.drain()
+            splitter.close()
         except (tarfile.TarError, ValueError, *compression.StreamError) as error:
             raise UnpackError(str(error) or type(error).__name__) from error
     syscalls.sync_descriptor(sync)
@@ -211,10 +221,10 @@ def unpack(blob: Path, target: Path, lower: list[Path]) -> tuple[str, int]:
 
 
 def main() -> None:
-    """Arguments: blob, target, lower directories (topmost first). Prints one JSON object."""
-    blob, target, *lower = (Path(argument) for argument in sys.argv[1:])
+    """Arguments: blob, target, file for the notes, lower directories (topmost first). Prints one JSON object."""
+    blob, target, notes, *lower = (Path(argument) for argument in sys.argv[1:])
     try:
-        diff_id, size = unpack(blob, target, lower)
+        diff_id, size = unpack(blob, target, notes, lower)
     except (UnpackError, OSError) as error:
         sys.stdout.write(json.dumps({"error": str(error)}))
         sys.exit(1)

@@ -1,1 +1,1 @@
-"""A client of the Distribution API: what is needed to pull."""
+"""A client of the Distribution API: what is needed to pull and to push."""

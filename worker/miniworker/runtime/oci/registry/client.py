@@ -7,9 +7,11 @@ import json
 import ssl
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
+from typing import BinaryIO
 
 import aiohttp
 from minicommon.reference import DEFAULT_DOMAIN
+from yarl import URL
 
 from miniworker.runtime.api import ImageError, Login, RegistryUnreachableError
 from miniworker.runtime.oci import digest as digests
@@ -87,18 +89,29 @@ class RegistryClient:
 
     @asynccontextmanager
     async def request(
-        self, method: str, name: ImageName, path: str, *, headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        name: ImageName,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        push: bool = False,
+        body: bytes | BinaryIO | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A request below /v2/<repository>/, with whatever authorization it takes. Raises RegistryUnreachableError."""
+        """A request below /v2/<repository>/, with whatever authorization it takes. Raises RegistryUnreachableError.
+
+        `path` may also be a place that the registry has named, "/..." or a URL. A body that is a file is sent once:
+        ask for the place first, which gets the authorization.
+        """
         headers = dict(headers or {})
-        scope = f"repository:{name.repository}:pull"
+        scope = f"repository:{name.repository}:{'pull,push' if push else 'pull'}"
         key = (name.registry, scope)
         for attempt in range(2):
-            if key in self._authorization:
+            if key in self._authorization and self._is_own(name, path):
                 headers["Authorization"] = self._authorization[key]
-            response = await self._send(method, name, path, headers)
+            response = await self._send(method, name, path, headers, body)
             async with response:
-                if response.status == 401 and attempt == 0:
+                if response.status == 401 and attempt == 0 and (body is None or isinstance(body, bytes)):
                     self._authorization.pop(key, None)
                     header = response.headers.get("WWW-Authenticate", "")
                     answer = await self._authorize(name, header, scope)
@@ -108,11 +121,33 @@ class RegistryClient:
                 yield response
                 return
 
+    def _is_own(self, name: ImageName, path: str) -> bool:
+        """Whether it is the registry itself that is asked: nobody else is shown what it granted."""
+        return "://" not in path or URL(path).authority == URL(f"https://{self._host(name)}").authority
+
+    @staticmethod
+    def _host(name: ImageName) -> str:
+        return _HUB if name.registry == DEFAULT_DOMAIN else name.registry
+
+    def _url(self, scheme: str, name: ImageName, path: str) -> URL:
+        """As it is written: what a registry has named is not ours to quote anew. Raises ImageError."""
+        if "://" not in path:
+            below = "" if path.startswith("/") else f"/v2/{name.repository}/"
+            return URL(f"{scheme}://{self._host(name)}{below}{path}", encoded=True)
+        if not path.startswith("https://") and not self._is_lenient(name.registry):
+            raise ImageError(f"registry {name.registry} sends us to {path!r}, which is not https")
+        return URL(path, encoded=True)
+
     async def _send(
-        self, method: str, name: ImageName, path: str, headers: Mapping[str, str]
+        self,
+        method: str,
+        name: ImageName,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes | BinaryIO | None,
     ) -> aiohttp.ClientResponse:
         """Try https, then, where that is allowed, http; remember what answered."""
-        host = _HUB if name.registry == DEFAULT_DOMAIN else name.registry
+        host = self._host(name)
         lenient = self._is_lenient(name.registry)
         schemes = [self._scheme[host]] if host in self._scheme else ["https", *(["http"] if lenient else [])]
         failure: Exception | None = None
@@ -120,8 +155,9 @@ class RegistryClient:
             try:
                 response = await self._client().request(
                     method,
-                    f"{scheme}://{host}/v2/{name.repository}/{path}",
+                    self._url(scheme, name, path),
                     headers=headers,
+                    data=body,
                     ssl=not lenient,
                 )
             except (aiohttp.ClientError, TimeoutError, ssl.SSLError) as error:
@@ -188,18 +224,18 @@ class RegistryClient:
 _ACCEPT = {"Accept": ", ".join((*INDEX_TYPES, *MANIFEST_TYPES))}
 
 
-async def check_response(response: aiohttp.ClientResponse, name: ImageName) -> None:
-    """Raise ImageError for everything but 200 and 206, with what the registry says."""
+async def check_response(response: aiohttp.ClientResponse, name: ImageName, *, action: str = "pull") -> None:
+    """Raise ImageError for everything but success, with what the registry says."""
     status = response.status
-    if status in (200, 206):
+    if status in (200, 201, 202, 206):
         return
     said = _said(await response.content.read(65536))
     if status in (401, 403):
-        raise ImageError(f"pull access denied for {name.familiar}: unauthorized at {name.registry}{said}")
+        raise ImageError(f"{action} access denied for {name.familiar}: unauthorized at {name.registry}{said}")
     if status == 404:
         raise ImageError(f"manifest unknown: {name.registry} has no {name.repository} {name.target}{said}")
     if status == 429:
-        raise ImageError(f"too many requests: {name.registry} limits pulls{said}")
+        raise ImageError(f"too many requests: {name.registry} limits requests{said}")
     raise ImageError(f"{name.registry} answered {status} for {name.familiar}{said}")
 
 
