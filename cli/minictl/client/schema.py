@@ -231,7 +231,7 @@ MESSAGES: dict[str, str] = {
     "RunOutput": "1 output StreamOutput;2 task_id ?string;3 progress ?string;4 warning ?string",
     "TopRequest": "1 ref string;2 arguments *string",
     "StatsRequest": "1 refs *string;2 once bool",
-    "StatsResponse": "1 containers *ContainerUsage;2 node_id string;3 warning string",
+    "StatsResponse": "1 containers *ContainerUsage;2 node_id string;3 warning string;4 asked_node_ids *string",
     "CopyFromRequest": "1 ref string;2 path string;3 follow_link bool",
     "CopyToStart": "1 ref string;2 path string;3 keep_owners bool",
     "CopyToInput": "1 start CopyToStart;2 data ?bytes;3 end ?bool",

@@ -85,6 +85,7 @@ class ContainersServicer(streams_pb2_grpc.ContainersServicer):
             wanted = {node_id: [] for node_id in self._nodes.connected()}
             for warning in self._away(snapshot):
                 yield pb.StatsResponse(warning=warning)
+        yield pb.StatsResponse(asked_node_ids=sorted(wanted))
         streams = [
             self._usage(snapshot, node_id, pb.StatsQuery(container_ids=ids, once=request.once))
             for node_id, ids in wanted.items()

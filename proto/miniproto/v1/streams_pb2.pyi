@@ -1956,11 +1956,16 @@ class StatsResponse(_message.Message):
     CONTAINERS_FIELD_NUMBER: _builtins.int
     NODE_ID_FIELD_NUMBER: _builtins.int
     WARNING_FIELD_NUMBER: _builtins.int
+    ASKED_NODE_IDS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     warning: _builtins.str
     @_builtins.property
     def containers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContainerUsage]:
         """of one node, all of those that were asked for"""
+
+    @_builtins.property
+    def asked_node_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """In one before all answers, and nothing else there: whose answers are to come."""
 
     def __init__(
         self,
@@ -1968,10 +1973,11 @@ class StatsResponse(_message.Message):
         containers: _abc.Iterable[Global___ContainerUsage] | None = ...,
         node_id: _builtins.str = ...,
         warning: _builtins.str = ...,
+        asked_node_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["containers", b"containers", "node_id", b"node_id", "warning", b"warning"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_node_ids", b"asked_node_ids", "containers", b"containers", "node_id", b"node_id", "warning", b"warning"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

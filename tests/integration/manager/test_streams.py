@@ -195,6 +195,7 @@ async def test_inspect_and_stats(three: Site) -> None:
     assert (details.info.id, details.info.task_name) == (view.task.id, "web.1")
     assert tuple(details.arguments) == RUNS
     samples = [each async for each in three.containers.Stats(pb.StatsRequest(once=True))]
+    assert list(samples[0].asked_node_ids) == sorted(node.node_id for node in three.nodes)
     (used,) = [usage for sample in samples for usage in sample.containers]
     assert used.id == view.task.id
     assert used.node_hostname == three.node(view.task.node_id).hostname
