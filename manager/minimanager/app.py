@@ -72,6 +72,7 @@ from minimanager.rpc.core import Core
 from minimanager.rpc.deliveries import DeliveriesServicer
 from minimanager.rpc.diagnostics import DiagnosticsServicer
 from minimanager.rpc.dispatcher.opener import Opener
+from minimanager.rpc.dispatcher.presence import RECONNECT_GRACE_NS
 from minimanager.rpc.dispatcher.service import Dispatcher, manager_addresses
 from minimanager.rpc.encryption_keys import EncryptionKeysServicer, UnlockedServicer
 from minimanager.rpc.interceptors import CONTROL_LIMITS, JOIN_LIMITS, control_guard, end_refused
@@ -108,6 +109,9 @@ CERTIFICATE_SECONDS = "MINI_TEST_CERTIFICATE_SECONDS"
 DRAIN_SECONDS = "MINI_TEST_DRAIN_SECONDS"
 """Environment variable: how long a change of the cluster key waits for writes under the old one, for tests of it."""
 
+RECONNECT_SECONDS = "MINI_TEST_RECONNECT_SECONDS"
+"""Environment variable: how long a node whose connection was cut has to come back, for tests on busy machines."""
+
 NO_CALL_LIMITS = "MINI_TEST_NO_CALL_LIMITS"
 """Environment variable: if it is set clients may call as often as they like, for tests that send rubbish all day."""
 
@@ -138,6 +142,7 @@ class Parts:
     certificate_lifetime_ns: int = 0
     """Of every node certificate, whatever the cluster says; 0: as it says. For tests, which cannot wait for days."""
     drain_ns: int = DRAIN_NS
+    reconnect_grace_ns: int = RECONNECT_GRACE_NS
     control_limits: CallLimits | None = CONTROL_LIMITS
     join_limits: CallLimits | None = JOIN_LIMITS
 
@@ -170,6 +175,7 @@ async def serve(
         space=SpaceKeeper(store, clock) if settings.etcd.managed else None,
         certificate_lifetime_ns=int(os.environ.get(CERTIFICATE_SECONDS, "0")) * SECOND,
         drain_ns=int(os.environ.get(DRAIN_SECONDS, DRAIN_NS // SECOND)) * SECOND,
+        reconnect_grace_ns=int(os.environ.get(RECONNECT_SECONDS, "0")) * SECOND or RECONNECT_GRACE_NS,
         control_limits=CONTROL_LIMITS if limited else None,
         join_limits=JOIN_LIMITS if limited else None,
     )
@@ -307,7 +313,9 @@ class Manager:
         if parts.backups is not None:
             scheduled = ScheduledBackups(parts.backups, self._backups, parts.clock)
             group.start_eternal("backups", scheduled.run())
-        self._dispatcher = Dispatcher(core, group, self._sealer, self._streams)
+        self._dispatcher = Dispatcher(
+            core, group, self._sealer, self._streams, reconnect_grace_ns=parts.reconnect_grace_ns
+        )
         group.start_eternal("dispatcher", self._dispatcher.run())
         group.start_eternal("one-off containers", self._one_offs.run_forever())
         self._add_services(self._dispatcher)

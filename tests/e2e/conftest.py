@@ -27,10 +27,11 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """Daemons on three hosts, not yet members of anything."""
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """Daemons on three hosts, not yet members of anything; a module that kills them says `PATIENT`."""
+    patient = getattr(request.module, "PATIENT", False)
     with Lab(f"e{os.getpid() % 10000}", HOSTS) as lab:
-        cluster = Cluster(lab, worker_options=["--insecure-registry", REGISTRY])
+        cluster = Cluster(lab, worker_options=["--insecure-registry", REGISTRY], patient=patient)
         cluster.start(*HOSTS)
         yield cluster
 

@@ -25,7 +25,7 @@ ROTATED = "canary-5b1e9c-its-successor"
 def cluster(archives: dict[str, Path]) -> Iterator[Cluster]:
     """A manager and two workers."""
     with Lab(f"s{os.getpid() % 10000}", NODES) as lab:
-        cluster = Cluster(lab)
+        cluster = Cluster(lab, patient=True)
         cluster.start(*NODES)
         cluster.ctl("core-01", "swarm", "init", "--advertise-addr", lab["core-01"].address)
         token = cluster.ctl("core-01", "swarm", "join-token", "-q", "worker").stdout.strip()

@@ -14,6 +14,9 @@ from support.load import Load
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
 
+PATIENT = True
+"""Daemons are killed and must find what they left, however long their start takes here."""
+
 NODES = ("core-01", "core-02", "core-03")
 PORT = 4567
 CHECKS = (
@@ -167,7 +170,4 @@ def test_our_own_processes_may_be_killed_and_restarted(web: Cluster, program: st
         else:
             _replace_child(web, "core-01", program, signal)
         eventually(lambda: _ready(web) and len(_running(web)) == 3, "all is as it was")
-    if (
-        program != "mini-worker"
-    ):  # a daemon that needs more than 3 s to come back under this load loses its tasks
-        assert set(_lines(web, *running)) == before
+    assert set(_lines(web, *running)) == before

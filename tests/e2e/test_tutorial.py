@@ -14,6 +14,9 @@ from support.pty import OnTerminal
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 
+PATIENT = True
+"""Daemons are killed and must find what they left, however long their start takes here."""
+
 NODES = ("core-01", "core-02", "core-03")
 
 

@@ -48,8 +48,13 @@ def eventually(condition: Callable[[], T], what: str, *, timeout: float = 30, in
 class Cluster:
     """The daemons of a lab's hosts."""
 
-    def __init__(self, lab: Lab, *, worker_options: Sequence[str] = ()) -> None:
+    def __init__(self, lab: Lab, *, worker_options: Sequence[str] = (), patient: bool = False) -> None:
+        """`patient`: a node whose daemon was killed has half a minute to be back, for tests of what it then finds.
+
+        Else it has 2.5 s, which a busy machine may need for the start of Python alone.
+        """
         self.lab = lab
+        self._env = {"MINI_TEST_RECONNECT_SECONDS": "30"} if patient else {}
         self.daemons: dict[str, subprocess.Popen[bytes]] = {}
         self._worker_options = tuple(worker_options)
 
@@ -63,7 +68,7 @@ class Cluster:
                 str(host.directory / "data"),
                 *self._worker_options,
             ]
-            self.daemons[name] = host.start(command, log="mini-worker.log")
+            self.daemons[name] = host.start(command, log="mini-worker.log", env=self._env)
         for name in names:
             eventually(lambda name=name: self._answers(name), f"mini-worker answers on {name}")  # type: ignore[misc]
 

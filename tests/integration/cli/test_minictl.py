@@ -139,7 +139,15 @@ def test_interrupting_the_wait_on_a_terminal(minictl: Run, world: World, tmp_pat
         "x",
         "whoami:1",
     ]
-    process = subprocess.Popen(command, stdout=theirs, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command,
+        stdout=theirs,
+        stderr=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # it may be ignored here, as in a job of nohup
+    )
     os.close(theirs)
     printed = b""
     while b"preparing" not in printed:

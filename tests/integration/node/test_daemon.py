@@ -36,7 +36,7 @@ with context.wrap_socket(socket.create_connection(("10.77.0.11", 2379))) as link
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
     with Lab(f"n{os.getpid() % 10000}", (FIRST, SECOND)) as lab:
-        cluster = Cluster(lab)
+        cluster = Cluster(lab, patient=True)
         cluster.start(FIRST, SECOND)
         yield cluster
     for daemon in cluster.daemons.values():

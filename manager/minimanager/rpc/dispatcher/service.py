@@ -63,9 +63,16 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
     """Sessions of this manager. `run` must be going on while streams are served."""
 
     def __init__(
-        self, core: Core, supervisor: Supervisor, sealer: ClusterSealer, streams: NodeStreams
+        self,
+        core: Core,
+        supervisor: Supervisor,
+        sealer: ClusterSealer,
+        streams: NodeStreams,
+        *,
+        reconnect_grace_ns: int = RECONNECT_GRACE_NS,
     ) -> None:
         self._core = core
+        self._reconnect_grace_ns = reconnect_grace_ns
         self._opener = Opener(sealer)
         self._streams = streams
         self._records = NodeRecords(core)
@@ -100,7 +107,7 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
         )
         self._presence.arrive(node_id, session)
         reserve_ns, reservation = _reservation(snapshot, node_id, spec)
-        grace_ns, message = RECONNECT_GRACE_NS, LOST
+        grace_ns, message = self._reconnect_grace_ns, LOST
         try:
             await self._records.ready(node_id, arrival, reservation=reservation)
             logger.info("Session opened.", extra=fields(node_id=node_id, session_id=session.session_id))
