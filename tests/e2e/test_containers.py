@@ -349,3 +349,55 @@ def test_attempts_come_to_an_end_which_is_an_error(cluster: Cluster) -> None:
     assert "task trying.1 failed and is not started again, as the restart policy says" in done.stderr
     assert [line.split()[0] for line in _ps(cluster, "trying").splitlines()] == ["Failed", "Failed"]
     _remove(cluster, "trying")
+
+
+def test_an_update_gives_and_takes_files_and_devices(cluster: Cluster, shared: Path) -> None:
+    for kind in ("secret", "config"):
+        cluster.ctl(NODE, kind, "create", "given", "-", input=f"a {kind}")
+    script = (
+        "(cat /run/secrets/given /etc/given; echo; ls /dev/first /dev/second) > /out/.report 2>/dev/null;"
+        "mv /out/.report /out/report; exec sleep 600"
+    )
+    mount = ("--mount", f"type=bind,source={shared},target=/out", "--stop-grace-period", "0s")
+    device = ("--device", "/dev/null:/dev/first")
+    _create(cluster, "taking", *mount, *device, "busybox:latest", "sh", "-c", script)
+    report = shared / "report"
+
+    def reported() -> list[str]:
+        eventually(report.exists, "it has reported")
+        lines = report.read_text().splitlines()
+        report.unlink()
+        return lines
+
+    def update(*words: str) -> None:
+        cluster.ctl(NODE, "service", "update", "--detach", *words, "taking")
+
+    assert reported() == ["", "/dev/first"]
+    update(
+        *("--secret-add", "given", "--config-add", "source=given,target=/etc/given"),
+        *("--device-rm", "/dev/first", "--device-add", "/dev/zero:/dev/second"),
+    )
+    assert reported() == ["a secreta config", "/dev/second"]
+    update("--secret-rm", "given", "--config-rm", "given")
+    assert reported() == ["", "/dev/second"]
+    _remove(cluster, "taking")
+
+
+def test_the_times_of_checks_and_checks_that_are_taken_away(cluster: Cluster) -> None:
+    slow = ("--health-cmd", "sleep 60", "--health-timeout", "100ms", "--health-interval", "100ms")
+    policy = ("--health-retries", "1", "--restart-condition", "none", "--stop-grace-period", "0s")
+    _create(cluster, "slow", *slow, *policy, "busybox:latest", "sleep", "600")
+    eventually(lambda: "unhealthy container" in _ps(cluster, "slow"), "its check takes too long")
+    cluster.ctl(NODE, "service", "update", "--detach", "--no-healthcheck", "slow")
+    eventually(lambda: _ps(cluster, "slow").startswith("Running"), "nothing is checked any more")
+    _remove(cluster, "slow")
+
+    ready = ("--ready-interval", "100ms", "--ready-timeout", "1s", "--ready-start-period", "1s")
+    _create(cluster, "open", "--ready-tcp", "4567", *ready, "whoami:1")
+    _create(cluster, "closed", "--ready-tcp", "1", *ready, "whoami:1")
+    eventually(
+        lambda: (told := _ps(cluster, "open")).startswith("Running") and "not" not in told, "it is ready"
+    )
+    eventually(lambda: "readiness check failed" in _ps(cluster, "closed"), "it says that it is not")
+    for name in ("open", "closed"):
+        _remove(cluster, name)
