@@ -72,7 +72,6 @@ from minimanager.rpc.core import Core
 from minimanager.rpc.deliveries import DeliveriesServicer
 from minimanager.rpc.diagnostics import DiagnosticsServicer
 from minimanager.rpc.dispatcher.opener import Opener
-from minimanager.rpc.dispatcher.presence import RECONNECT_GRACE_NS
 from minimanager.rpc.dispatcher.service import Dispatcher, manager_addresses
 from minimanager.rpc.encryption_keys import EncryptionKeysServicer, UnlockedServicer
 from minimanager.rpc.interceptors import CONTROL_LIMITS, JOIN_LIMITS, control_guard, end_refused
@@ -142,7 +141,7 @@ class Parts:
     certificate_lifetime_ns: int = 0
     """Of every node certificate, whatever the cluster says; 0: as it says. For tests, which cannot wait for days."""
     drain_ns: int = DRAIN_NS
-    reconnect_grace_ns: int = RECONNECT_GRACE_NS
+    reconnect_grace_ns: int = 0
     control_limits: CallLimits | None = CONTROL_LIMITS
     join_limits: CallLimits | None = JOIN_LIMITS
 
@@ -175,7 +174,7 @@ async def serve(
         space=SpaceKeeper(store, clock) if settings.etcd.managed else None,
         certificate_lifetime_ns=int(os.environ.get(CERTIFICATE_SECONDS, "0")) * SECOND,
         drain_ns=int(os.environ.get(DRAIN_SECONDS, DRAIN_NS // SECOND)) * SECOND,
-        reconnect_grace_ns=int(os.environ.get(RECONNECT_SECONDS, "0")) * SECOND or RECONNECT_GRACE_NS,
+        reconnect_grace_ns=int(os.environ.get(RECONNECT_SECONDS, "0")) * SECOND,
         control_limits=CONTROL_LIMITS if limited else None,
         join_limits=JOIN_LIMITS if limited else None,
     )

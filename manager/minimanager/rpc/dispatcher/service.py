@@ -69,8 +69,9 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
         sealer: ClusterSealer,
         streams: NodeStreams,
         *,
-        reconnect_grace_ns: int = RECONNECT_GRACE_NS,
+        reconnect_grace_ns: int = 0,
     ) -> None:
+        """`reconnect_grace_ns`: how long a node has to come back, however long it was silent; 0: as `presence` says."""
         self._core = core
         self._reconnect_grace_ns = reconnect_grace_ns
         self._opener = Opener(sealer)
@@ -107,7 +108,7 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
         )
         self._presence.arrive(node_id, session)
         reserve_ns, reservation = _reservation(snapshot, node_id, spec)
-        grace_ns, message = self._reconnect_grace_ns, LOST
+        grace_ns, message = RECONNECT_GRACE_NS, LOST
         try:
             await self._records.ready(node_id, arrival, reservation=reservation)
             logger.info("Session opened.", extra=fields(node_id=node_id, session_id=session.session_id))
@@ -120,7 +121,10 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
             raise
         finally:
             logger.info("Session closed.", extra=fields(node_id=node_id, session_id=session.session_id))
-            self._presence.depart(node_id, session, grace_ns=min(grace_ns, session.left_ns), message=message)
+            grace_ns = min(grace_ns, session.left_ns)
+            if message is not SILENT:
+                grace_ns = max(grace_ns, self._reconnect_grace_ns)
+            self._presence.depart(node_id, session, grace_ns=grace_ns, message=message)
 
     async def _serve(
         self, session: NodeSession, messages: Messages, context: Context, reserve_ns: int
