@@ -86,7 +86,7 @@ async def test_a_user_that_the_image_does_not_know(runtime: OciRuntime) -> None:
 async def test_a_terminal_has_the_size_it_is_given_and_follows_it(runtime: OciRuntime) -> None:
     await _start(runtime)
     script = (
-        "stty size; trap 'stty size' WINCH; while :; do read line || break; [ $line = end ] && break; done"
+        "trap 'stty size' WINCH; stty size; while :; do read line || break; [ $line = end ] && break; done"
     )
     async with _talking(runtime, script, tty=True, stdin=True, size=Size(33, 101)) as conversation:
         await _until(conversation, b"33 101\r\n")

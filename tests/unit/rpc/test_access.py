@@ -88,6 +88,7 @@ NOT_IN_THE_JOURNAL = {
     "EncryptionKeys/Watch",
     "Images/List",
     "Images/Resolve",
+    "Images/Save",  # changes nothing, and the log of the daemon has it
     "Ingress/Status",
     "Join/RootCertificate",
     "JoinTokens/List",
