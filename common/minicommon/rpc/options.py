@@ -15,10 +15,10 @@ KEEPALIVE_MS: Final = 10_000
 KEEPALIVE_TIMEOUT_MS: Final = 5_000
 """How long a probe may stay unanswered before the connection counts as dead."""
 
-RECONNECT_MS: Final = 100
 CONNECT_MS: Final = 2_000
 """How long one attempt may take, TLS included: a busy machine takes more than the pause between two."""
 
+RECONNECT_MS: Final = 100
 LONGEST_RECONNECT_MS: Final = 2_000
 """Pauses between attempts to connect; gRPC's own begin at 1 s and grow to 120 s, far too long for a failover."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 from minicommon.clock import SECOND
@@ -19,11 +19,8 @@ class Bench:
         """How many of so many calls, one after the other, are answered."""
         answered = 0
         for _ in range(count):
-            try:
-                with self.limiter.admitted(name):
-                    answered += 1
-            except TooManyCallsError:
-                pass
+            with suppress(TooManyCallsError), self.limiter.admitted(name):
+                answered += 1
         return answered
 
 

@@ -106,9 +106,8 @@ class Unpacker:
     def _node(self, archive: tarfile.TarFile, entry: tarfile.TarInfo, path: str) -> None:
         if entry.isreg():
             source = archive.extractfile(entry)
-            if (
-                entry.size and not entry.issparse()
-            ):  # of a sparse one the archive has other bytes than the file
+            # Of a sparse one the archive has other bytes than the file.
+            if entry.size and not entry.issparse():
                 self._splitter.content(path, entry.offset_data, entry.size)
             with open(path, "xb") as target:
                 if source is not None:
