@@ -128,7 +128,7 @@ def _prune(context: Context, parsed: Parsed) -> int:
     from minictl.client import messages
 
     every = parsed["all"]
-    if not parsed["force"] and not _agreed(context, every=every):
+    if not parsed["force"] and not common.confirmed(context, _warning(every=every)):
         raise CliError("image prune has been cancelled")
     pruned = context.call("Images/Prune", messages.PruneImagesRequest(all=every), timeout=None)
     lines = [f"untagged: {name}" for name in pruned.untagged] + [
@@ -140,11 +140,9 @@ def _prune(context: Context, parsed: Parsed) -> int:
     return 0
 
 
-def _agreed(context: Context, *, every: bool) -> bool:
+def _warning(*, every: bool) -> str:
     which = "all images without at least one container associated to them" if every else "all dangling images"
-    context.out.write(f"WARNING! This will remove {which}.\nAre you sure you want to continue? [y/N] ")
-    context.out.flush()
-    return sys.stdin.readline().strip().lower() == "y"
+    return f"WARNING! This will remove {which}.\n"
 
 
 def _tag(context: Context, parsed: Parsed) -> int:

@@ -89,7 +89,7 @@ def _prune(context: Context, parsed: Parsed) -> int:
 
     _check(parsed["filter"], PRUNE_FILTERS)
     every = parsed["all"] or any(key == "all" and values.parse_bool(value) for key, value in parsed["filter"])
-    if not parsed["force"] and not _agreed(context, every=every):
+    if not parsed["force"] and not common.confirmed(context, _warning(every=every)):
         raise CliError("volume prune has been cancelled")
     wanted = [(key, value) for key, value in parsed["filter"] if key != "all"]
     found = context.call("Volumes/List", messages.ListVolumesRequest()).volumes
@@ -112,16 +112,9 @@ def _prune(context: Context, parsed: Parsed) -> int:
     return 0
 
 
-def _agreed(context: Context, *, every: bool) -> bool:
-    import sys
-
+def _warning(*, every: bool) -> str:
     which = "all" if every else "anonymous"
-    context.out.write(
-        f"WARNING! This will remove {which} local volumes not used by at least one container.\n"
-        "Are you sure you want to continue? [y/N] "
-    )
-    context.out.flush()
-    return sys.stdin.readline().strip().lower() == "y"
+    return f"WARNING! This will remove {which} local volumes not used by at least one container.\n"
 
 
 def _check(pairs: Iterable[tuple[str, str]], supported: tuple[str, ...]) -> None:
